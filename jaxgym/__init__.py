@@ -1,0 +1,32 @@
+"""jaxgym: visual puzzle games that live on the accelerator, rules and pictures as pure JAX functions."""
+
+from jaxgym.actions import INVALID, Actions
+from jaxgym.dialogue import Reply, prompt, read_reply, write_reply
+from jaxgym.engine import Played, branch, play, rollout
+from jaxgym.env import Env
+from jaxgym.game import Game, Outcome
+from jaxgym.registry import make, names
+from jaxgym.render import describe, render
+from jaxgym.sprites import Look, Sheet
+
+__all__ = [
+    "INVALID",
+    "Actions",
+    "Env",
+    "Game",
+    "Look",
+    "Outcome",
+    "Played",
+    "Reply",
+    "Sheet",
+    "branch",
+    "describe",
+    "make",
+    "names",
+    "play",
+    "prompt",
+    "read_reply",
+    "render",
+    "rollout",
+    "write_reply",
+]

@@ -1,0 +1,97 @@
+"""What is the same for every game: legality, freezing, branching, rollouts.
+
+An action that is illegal or unreadable (-1) leaves the state as it is and is reported; a finished board is frozen with
+zero reward. Games never check either.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxgym.game import Game, Outcome
+
+
+class Played(NamedTuple):
+    """What became of one answer."""
+
+    state: Any
+    reward: jax.Array  # float32 []: 0 when the answer changed nothing
+    over: jax.Array  # bool []: the board is finished, now or before
+    legal: jax.Array  # bool []: the answer was a legal move of a board still in play
+
+
+def select(condition: jax.Array, then: Any, otherwise: Any) -> Any:
+    """`jnp.where` over whole states, PRNG keys included."""
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), then, otherwise)
+
+
+def play(game: Game, state: Any, over: jax.Array, action: jax.Array, key: jax.Array) -> Played:
+    """Try one answer: action int32 [], anything outside [0, n) being unreadable."""
+    allowed = game.legal(state)
+    inside = (action >= 0) & (action < game.actions.n)
+    legal = inside & allowed[jnp.clip(action, 0, game.actions.n - 1)] & ~over
+    # A game is only ever asked for legal moves; what it does with the stand-in is thrown away.
+    outcome: Outcome = game.step(state, jnp.where(legal, action, jnp.argmax(allowed)).astype(jnp.int32), key)
+    return Played(
+        state=select(legal, outcome.state, state),
+        reward=jnp.where(legal, outcome.reward, jnp.float32(0)),
+        over=over | (legal & outcome.over),
+        legal=legal,
+    )
+
+
+def branch(
+    game: Game, state: Any, actions: jax.Array, key: jax.Array, luck: Literal["shared", "independent"] = "shared"
+) -> Played:
+    """Try n answers from one state in play: actions int32 [n] -> Played with a leading axis [n].
+
+    With shared luck equal actions have equal outcomes; with independent luck each has its own.
+    """
+    if luck not in ("shared", "independent"):
+        raise ValueError(f'luck={luck!r}: give "shared" or "independent"')
+    n = actions.shape[0]
+    keys = jax.random.split(key, n) if luck == "independent" else jnp.broadcast_to(key, (n, *key.shape))
+    return jax.vmap(lambda action, own: play(game, state, jnp.bool_(False), action, own))(actions, keys)
+
+
+class Rollout(NamedTuple):
+    """Every step of one board, leading axis [steps]."""
+
+    action: jax.Array  # int32: what was answered
+    reward: jax.Array  # float32
+    legal: jax.Array  # bool
+    over: jax.Array  # bool, after the step
+
+
+Player = Callable[[Any, jax.Array], jax.Array]  # (state, key) -> action
+
+
+def rollout(game: Game, player: Player, state: Any, key: jax.Array, steps: int) -> tuple[Any, Rollout]:
+    """Let a player act on one board for so many steps; a finished board stays as it ended. Returns the last state too."""
+
+    def step(carry: tuple[Any, jax.Array], step_key: jax.Array) -> tuple[tuple[Any, jax.Array], Rollout]:
+        state, over = carry
+        act_key, luck_key = jax.random.split(step_key)
+        action = player(state, act_key)
+        out = play(game, state, over, action, luck_key)
+        return (out.state, out.over), Rollout(action, out.reward, out.legal, out.over)
+
+    (state, _), steps_taken = jax.lax.scan(step, (state, jnp.bool_(False)), jax.random.split(key, steps))
+    return state, steps_taken
+
+
+def random_legal(game: Game) -> Player:
+    """A player who draws uniformly among the legal actions."""
+    return lambda state, key: jax.random.categorical(key, jnp.where(game.legal(state), 0.0, -jnp.inf)).astype(jnp.int32)
+
+
+def random_answer(game: Game) -> Player:
+    """A player who knows how to write an answer and nothing else."""
+    return lambda state, key: game.actions.guess(key)
+
+
+def teacher(game: Game) -> Player:
+    """A player who takes the action of the highest worth."""
+    return lambda state, key: jnp.argmax(game.values(state, key)).astype(jnp.int32)

@@ -1,0 +1,135 @@
+"""Env: one game as an environment of the gymnax-1.0 shape, `reset(key)` and `step(key, state, action)`.
+
+Both are pure functions of one board: `vmap` them for a batch, `jit` and `scan` them for speed. The state holds no key
+and no pixels, so it can be copied, stored and branched.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, get_args
+
+import jax
+import jax.numpy as jnp
+
+from jaxgym.actions import INVALID
+from jaxgym.engine import play
+from jaxgym.game import Game
+from jaxgym.render import render
+
+AutoReset = Literal["same_step", "next_step"]
+Observation = Literal["picture", "tiles"]
+Info = dict[str, Any]
+
+
+class EnvState(NamedTuple):
+    """One board under way."""
+
+    board: Any  # the game's own state
+    over: jax.Array  # bool []: the game has ended, won or stuck; never set by the time limit
+    steps: jax.Array  # int32 []: answers given so far, lost ones included
+    score: jax.Array  # float32 []: sum of the rewards so far
+
+
+@dataclass(frozen=True, eq=False)  # hashable by identity: its methods may be jitted, it may be a static argument
+class Env:
+    """A game with a time limit, an observation and, if wanted, auto-reset.
+
+    game: from `jaxgym.make`. max_steps: answers an episode may take. observe: "picture", uint8 [H, W, 3], or "tiles",
+    the sprite ids, int32 [R, C]. autoreset says what becomes of an episode that has ended:
+
+    - None: it is frozen. Every further step returns it unchanged with reward 0, still terminated or truncated.
+    - "same_step": the ending step returns a fresh board; `info["final_state"]` keeps the one that ended.
+    - "next_step": the ending step returns the board that ended; the step after it ignores its action and deals a
+      fresh one, with reward 0.
+
+    Raises ValueError for an argument that is none of these.
+    """
+
+    game: Game[Any]
+    max_steps: int = 100
+    autoreset: AutoReset | None = None
+    observe: Observation = "picture"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.game, Game):
+            raise ValueError(f"game={self.game!r}: give a Game, such as jaxgym.make(...) returns")
+        if not isinstance(self.max_steps, int) or isinstance(self.max_steps, bool) or self.max_steps < 1:
+            raise ValueError(f"max_steps={self.max_steps!r}: give a whole number, at least 1")
+        if self.autoreset is not None and self.autoreset not in get_args(AutoReset):
+            raise ValueError(f'autoreset={self.autoreset!r}: give None, "same_step" or "next_step"')
+        if self.observe not in get_args(Observation):
+            raise ValueError(f'observe={self.observe!r}: give "picture" or "tiles"')
+
+    def reset(self, key: jax.Array) -> tuple[jax.Array, EnvState]:
+        """Deal a board: key [] -> observation and state."""
+        state = self._deal(key)
+        return self.observation(state), state
+
+    def step(
+        self, key: jax.Array, state: EnvState, action: jax.Array | int
+    ) -> tuple[jax.Array, EnvState, jax.Array, jax.Array, jax.Array, Info]:
+        """Give one answer: (observation, state, reward float32 [], terminated bool [], truncated bool [], info).
+
+        An action, any integer [], that is illegal or unreadable (-1) changes nothing but costs a step. The time limit
+        truncates and does not terminate: `truncated` says that the limit came while the game could have gone on, so
+        its value may be bootstrapped; a game that ends on the very last step is terminated and not truncated.
+
+        info has the same entries at every step: `legal` bool [], the action was a legal move of a board in play;
+        `mask` bool [A], the legal actions of the returned state; `score` float32 [] and `steps` int32 [], those of
+        the episode that this step belongs to, before any reset of the same step; with autoreset="same_step" also
+        `final_state`, the EnvState before the reset (the returned one when nothing was reset).
+
+        The luck of a move depends on the key alone: the same under every kind of auto-reset.
+        """
+        luck_key, deal_key = jax.random.split(key)
+        ended_before = self._ended(state)
+        after, reward, legal = self._advance(luck_key, state, ended_before, action)
+        # `cond` deals only when it has to; under `vmap` it becomes a select.
+        if self.autoreset == "next_step":
+            after = jax.lax.cond(ended_before, lambda: self._deal(deal_key), lambda: after)
+        returned = after
+        if self.autoreset == "same_step":
+            returned = jax.lax.cond(self._ended(after), lambda: self._deal(deal_key), lambda: after)
+        info: Info = {
+            "legal": legal,
+            "mask": self.game.legal(returned.board),
+            "score": after.score,
+            "steps": after.steps,
+        }
+        if self.autoreset == "same_step":
+            info["final_state"] = after
+        truncated = self._ended(after) & ~after.over
+        return self.observation(returned), returned, reward, after.over, truncated, info
+
+    def observation(self, state: EnvState) -> jax.Array:
+        """What the player sees of a state: uint8 [H, W, 3], or int32 [R, C] with observe="tiles"."""
+        tiles = self.game.tiles(state.board)
+        return tiles if self.observe == "tiles" else render(self.game.sheet, tiles)
+
+    def _deal(self, key: jax.Array) -> EnvState:
+        return EnvState(self.game.reset(key), over=jnp.bool_(False), steps=jnp.int32(0), score=jnp.float32(0))
+
+    def _ended(self, state: EnvState) -> jax.Array:
+        return state.over | (state.steps >= self.max_steps)
+
+    def _advance(
+        self, key: jax.Array, state: EnvState, ended: jax.Array, action: jax.Array | int
+    ) -> tuple[EnvState, jax.Array, jax.Array]:
+        """The state after one answer, its reward and whether it was legal; nothing moves once the episode has ended."""
+        out = play(self.game, state.board, ended, _as_action(action, self.game.actions.n), key)
+        after = EnvState(
+            board=out.state,
+            over=jnp.where(ended, state.over, out.over),
+            steps=state.steps + (~ended).astype(jnp.int32),
+            score=state.score + out.reward,
+        )
+        return after, out.reward, out.legal
+
+
+def _as_action(action: jax.Array | int, n: int) -> jax.Array:
+    """Any integer as int32; what lies outside [0, n) becomes INVALID, so that no wide integer wraps into a move."""
+    wide = jnp.asarray(action)
+    if wide.shape != () or not jnp.issubdtype(wide.dtype, jnp.integer):
+        raise ValueError(f"action is one integer, not {wide.dtype}{list(wide.shape)}; vmap step over a batch")
+    if wide.dtype.itemsize < 4:  # too narrow to be compared with n
+        wide = wide.astype(jnp.int32)
+    return jnp.where((wide >= 0) & (wide < n), wide.astype(jnp.int32), jnp.int32(INVALID))

@@ -1,0 +1,41 @@
+"""The protocol: a game is a record of pure functions on one board.
+
+Callers `vmap`; a game never sees a batch, a time limit, an illegal action or a finished board (see `engine`).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import jax
+
+from jaxgym.actions import Actions
+from jaxgym.sprites import Sheet
+
+Key = jax.Array  # a typed PRNG key, []
+Action = jax.Array  # int32 []
+State = TypeVar("State")  # a NamedTuple of arrays: no key, no pixels
+
+
+class Outcome(NamedTuple):
+    """What one legal move leads to."""
+
+    state: Any
+    reward: jax.Array  # float32 []: the game's own score for this move
+    over: jax.Array  # bool []: finished, won or stuck
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Game(Generic[State]):
+    """One game at one difficulty with one look. Hashable by identity, so it may be a static argument of `jax.jit`."""
+
+    name: str
+    rules: str  # what the player is told
+    actions: Actions
+    sheet: Sheet
+    reset: Callable[[Key], State]
+    step: Callable[[State, Action, Key], Outcome]  # the action is legal; the engine guards the rest
+    legal: Callable[[State], jax.Array]  # bool [A]
+    tiles: Callable[[State], jax.Array]  # int32 [R, C] sprite ids
+    values: Callable[[State, Key], jax.Array]  # float32 [A]: a teacher's worth of every action, -inf where illegal
+    explain: Callable[[State, int], str]  # host: one or two sentences on why this action, which begin with its text

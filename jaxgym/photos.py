@@ -1,0 +1,159 @@
+"""Photos to play with: scanned digits that come with scikit-learn, or a local copy of CIFAR-10.
+
+Nothing is downloaded, and nothing that a file says is executed: a batch of CIFAR-10 is a pickle, so it is read by an
+unpickler that knows arrays, bytes, lists and numbers, and nothing else.
+"""
+
+import functools
+import importlib.util
+import io
+import os
+import pickle
+import tarfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+PER_CLASS = 200  # photos of a class that are kept at most, so that a sheet stays small
+_CLASSES, _SIDE = 10, 32  # of CIFAR-10
+_META, _BATCHES = "batches.meta", tuple(f"data_batch_{i}" for i in range(1, 6))
+_FOLDER = "cifar-10-batches-py"
+_MEND = 'give photos="digits", or the path of cifar-10-python.tar.gz or of its unpacked folder cifar-10-batches-py'
+
+
+class Photos(NamedTuple):
+    """Pictures and what they show."""
+
+    names: tuple[str, ...]  # of the classes
+    pictures: np.ndarray  # uint8 [N, h, w, 3]
+    labels: np.ndarray  # int32 [N], a class each
+
+
+def load(source: str | os.PathLike[str]) -> Photos:
+    """Load "digits", or CIFAR-10 from the path of its official Python archive or of the archive's unpacked folder.
+
+    At most `PER_CLASS` photos of a class are kept. Raises ValueError, one line that says how to mend it, when there is
+    no such path or when what lies there is not complete and sound.
+    """
+    return digits() if str(source) == "digits" else cifar(Path(source))
+
+
+@functools.cache
+def digits() -> Photos:
+    """Handwritten digits that come with scikit-learn: 8x8 scans drawn larger, dark on light; 0 is the last class."""
+    table = _digits_table()
+    scans = np.pad(table[:, :64].reshape(-1, 8, 8), ((0, 0), (1, 1), (1, 1)))  # paper around the ink
+    strip = Image.fromarray(scans.reshape(-1, 10))
+    large = np.asarray(strip.resize((40, 4 * strip.height), Image.Resampling.BICUBIC)).reshape(-1, 40, 40)
+    ink = np.clip(large / 16 * 1.7 - 0.35, 0, 1)  # steeper than the scan's own greys: enlarged edges stay crisp
+    grey = (255 - np.round(ink * 255)).astype(np.uint8)
+    labels = (table[:, 64].astype(np.int32) - 1) % _CLASSES
+    names = tuple(f"digit {(k + 1) % 10}" for k in range(_CLASSES))
+    return _keep(names, np.repeat(grey[..., None], 3, axis=3), labels)
+
+
+def _digits_table() -> np.ndarray:
+    """float32 [N, 65]: 8x8 amounts of ink, 0 to 16, and the digit."""
+    package = importlib.util.find_spec("sklearn")
+    for folder in (package.submodule_search_locations or ()) if package else ():
+        file = Path(folder, "datasets", "data", "digits.csv.gz")
+        if file.is_file():  # importing the package for this one file takes a second or more
+            return np.loadtxt(file, delimiter=",", dtype=np.float32)
+    raise ValueError('photos="digits" needs the data of scikit-learn: install scikit-learn, or give a path to CIFAR-10')
+
+
+def cifar(path: Path) -> Photos:
+    """CIFAR-10 from its archive or folder; see `load`."""
+    if not path.exists():
+        raise ValueError(f"photos={str(path)!r} does not exist: {_MEND}")
+    try:
+        found = dict(_folder(path) if path.is_dir() else _archive(path))
+    except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
+        raise ValueError(f"photos={str(path)!r} cannot be read ({error or 'it is cut short'}): {_MEND}") from None
+    missing = [name for name in (_META, *_BATCHES) if name not in found]
+    if missing:
+        raise ValueError(f"photos={str(path)!r} is not complete CIFAR-10, it lacks {', '.join(missing)}: {_MEND}")
+    names = _class_names(found[_META], path)
+    batches = [_batch(found[name], name, path) for name in _BATCHES]
+    return _keep(names, *(np.concatenate(parts) for parts in zip(*batches, strict=True)))
+
+
+def _folder(path: Path) -> Iterator[tuple[str, bytes]]:
+    inner = path / _FOLDER
+    for name in (_META, *_BATCHES):
+        file = (inner if inner.is_dir() else path) / name
+        if file.is_file():
+            yield name, file.read_bytes()
+
+
+def _archive(path: Path) -> Iterator[tuple[str, bytes]]:
+    with tarfile.open(path, "r:gz") as archive:
+        for member in archive:  # one pass: going back in a compressed file means reading it again
+            folder, _, name = member.name.removeprefix("./").rpartition("/")
+            data = archive.extractfile(member) if folder == _FOLDER and name in (_META, *_BATCHES) else None
+            if data is not None:
+                yield name, data.read()
+
+
+class _Unpickler(pickle.Unpickler):
+    """Reads arrays, strings, lists and numbers; refuses every other thing that a pickle can name."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        rebuild = np.zeros(0).__reduce__()[0]  # NumPy keeps it in a module whose name has changed over the years
+        known = {
+            ("numpy", "ndarray"): np.ndarray,
+            ("numpy", "dtype"): np.dtype,
+            ("numpy.core.multiarray", "_reconstruct"): rebuild,
+            ("numpy._core.multiarray", "_reconstruct"): rebuild,
+            ("_codecs", "encode"): lambda text, codec: text.encode("latin1"),  # how Python 3 writes bytes for Python 2
+        }
+        if (module, name) not in known:
+            raise pickle.UnpicklingError(f"it names {module}.{name}")
+        return known[module, name]
+
+
+def _unpickle(data: bytes, name: str, path: Path) -> dict[Any, Any]:
+    try:
+        content = _Unpickler(io.BytesIO(data), encoding="bytes").load()
+    except Exception as error:  # a damaged pickle may raise anything
+        why = " ".join(str(error).split())[:100]  # a hostile one may say anything
+        raise _unsound(path, name, f"it is not a pickle of arrays: {why}") from None
+    if not isinstance(content, dict):
+        raise _unsound(path, name, "it holds no dictionary")
+    return content
+
+
+def _class_names(data: bytes, path: Path) -> tuple[str, ...]:
+    names = _unpickle(data, _META, path).get(b"label_names")
+    if not isinstance(names, list) or not all(isinstance(name, bytes) and name.isalpha() for name in names):
+        raise _unsound(path, _META, "label_names is not a list of words")
+    if len(set(names)) != _CLASSES:
+        raise _unsound(path, _META, f"label_names are not {_CLASSES} different words")
+    return tuple(name.decode("ascii") for name in names)
+
+
+def _batch(data: bytes, name: str, path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """The pictures and labels of one batch file."""
+    content = _unpickle(data, name, path)
+    pixels, labels = content.get(b"data"), content.get(b"labels")
+    if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.shape[1:] != (3 * _SIDE**2,):
+        raise _unsound(path, name, f"data is not uint8 [N, {3 * _SIDE**2}]")
+    if not isinstance(labels, list) or len(labels) != len(pixels) or not len(labels):
+        raise _unsound(path, name, f"labels is not a list of {len(pixels)} numbers")
+    if not all(isinstance(label, int) and 0 <= label < _CLASSES for label in labels):
+        raise _unsound(path, name, f"some label is not a number from 0 to {_CLASSES - 1}")
+    return pixels.reshape(-1, 3, _SIDE, _SIDE).transpose(0, 2, 3, 1), np.array(labels, np.int32)
+
+
+def _unsound(path: Path, name: str, why: str) -> ValueError:
+    return ValueError(f"photos={str(path)!r} is damaged, {name}: {why}; {_MEND}")
+
+
+def _keep(names: tuple[str, ...], pictures: np.ndarray, labels: np.ndarray) -> Photos:
+    """The first photos of every class, class by class."""
+    kept = np.concatenate([np.flatnonzero(labels == k)[:PER_CLASS] for k in range(len(names))])
+    return Photos(names, np.ascontiguousarray(pictures[kept]), labels[kept])

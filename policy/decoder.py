@@ -1,0 +1,172 @@
+"""The decoder: grouped-query attention over a shared prompt and an own reply, SwiGLU, RMSNorm.
+
+Rows come in groups: `S` prompts, each continued by `G` replies. A prompt's keys and values are computed once and read by
+its whole group; in sampling and in training alike. Caches are values: arguments and results, never hidden state.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from policy.config import DecoderConfig
+from policy.layers import SwiGLU, linear
+from policy.positions import mrope_angles, rotate
+
+
+class Cache(NamedTuple):
+    """Keys (already rotated) and values, one array a layer, so that a step writes in place and copies nothing.
+
+    Keys lie with the tokens last: scores are then plain products that vectorise over tokens (20x faster on a CPU).
+    """
+
+    keys: tuple[jax.Array, ...]  # layers x [rows, kv_heads, head_dim, length]
+    values: tuple[jax.Array, ...]  # layers x [rows, kv_heads, length, head_dim]
+    valid: jax.Array  # bool [rows, length]: which entries may be attended to
+
+
+def empty_cache(config: DecoderConfig, rows: int, length: int, dtype: jnp.dtype) -> Cache:
+    """Room for so many tokens a row, none of them valid."""
+    heads, dim, layers = config.kv_heads, config.head_dim, config.layers
+    return Cache(
+        (jnp.zeros((rows, heads, dim, length), dtype),) * layers,
+        (jnp.zeros((rows, heads, length, dim), dtype),) * layers,
+        jnp.zeros((rows, length), jnp.bool_),
+    )
+
+
+class Attention(nnx.Module):
+    """Causal grouped-query attention; the keys are those of the prompt (if any) followed by the row's own."""
+
+    def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs) -> None:
+        self.config = config
+        c, inner = config, config.heads * config.head_dim
+        self.q = linear(c.width, inner, bias=c.qkv_bias, rngs=rngs)
+        self.k = linear(c.width, c.kv_heads * c.head_dim, bias=c.qkv_bias, rngs=rngs)
+        self.v = linear(c.width, c.kv_heads * c.head_dim, bias=c.qkv_bias, rngs=rngs)
+        self.out = linear(inner, c.width, bias=False, rngs=rngs, shrink=2 * c.layers)
+        if c.qk_norm:
+            self.q_norm = nnx.RMSNorm(c.head_dim, epsilon=c.eps, rngs=rngs)
+            self.k_norm = nnx.RMSNorm(c.head_dim, epsilon=c.eps, rngs=rngs)
+
+    def project(self, x: jax.Array, angles: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Rotated queries [B, kv, share, T, d]; rotated keys [B, kv, d, T] and values [B, kv, T, d] as a cache has them."""
+        c, (rows, length, _) = self.config, x.shape
+        q = self.q(x).reshape(rows, length, c.heads, c.head_dim)
+        k = self.k(x).reshape(rows, length, c.kv_heads, c.head_dim)
+        v = self.v(x).reshape(rows, length, c.kv_heads, c.head_dim)
+        if c.qk_norm:
+            q, k = self.q_norm(q), self.k_norm(k)
+        q, k = rotate(q, angles), rotate(k, angles)
+        q = q.reshape(rows, length, c.kv_heads, c.heads // c.kv_heads, c.head_dim)
+        return q.transpose(0, 2, 3, 1, 4), k.transpose(0, 2, 3, 1), v.transpose(0, 2, 1, 3)
+
+    def attend(
+        self,
+        q: jax.Array,  # [B, kv, share, T, d]
+        own: tuple[jax.Array, jax.Array, jax.Array],  # keys [B, kv, d, K], values [B, kv, K, d], mask bool [B, T, K]
+        prompt: tuple[jax.Array, jax.Array, jax.Array] | None,  # keys [S, kv, d, P], values [S, kv, P, d], bool [S, P]
+    ) -> jax.Array:
+        """Attention of B = S * G rows; rows s * G ... s * G + G - 1 share prompt s. Returns [B, T, width]."""
+        rows, kv, share, length, dim = q.shape
+        keys, values, mask = own
+        q = q.reshape(rows, kv, share * length, dim) * jnp.asarray(dim**-0.5, q.dtype)
+        scores = jnp.matmul(q, keys).astype(jnp.float32).reshape(rows, kv, share, length, -1)
+        scores = jnp.where(mask[:, None, None], scores, -jnp.inf).reshape(rows, kv, share * length, -1)
+        if prompt is None:
+            mixed = jnp.matmul(jax.nn.softmax(scores, axis=-1).astype(q.dtype), values)
+        else:
+            mixed = self._attend_both(q, scores, values, prompt)
+        mixed = mixed.reshape(rows, kv, share, length, dim).transpose(0, 3, 1, 2, 4)
+        return self.out(mixed.reshape(rows, length, kv * share * dim))
+
+    @staticmethod
+    def _attend_both(
+        q: jax.Array, scores: jax.Array, values: jax.Array, prompt: tuple[jax.Array, jax.Array, jax.Array]
+    ) -> jax.Array:
+        """One softmax over prompt and own keys: q [B, kv, N, d], own scores [B, kv, N, K] -> [B, kv, N, d]."""
+        (rows, kv, count, dim), (shared_keys, shared_values, valid) = q.shape, prompt
+        prompts = valid.shape[0]
+        group = rows // prompts
+        together = q.reshape(prompts, group, kv, count, dim).swapaxes(1, 2).reshape(prompts, kv, group * count, dim)
+        before = jnp.matmul(together, shared_keys).astype(jnp.float32)
+        before = jnp.where(valid[:, None, None], before, -jnp.inf)
+        apart = (prompts, kv, group, count)  # how a prompt's rows lie in `before`, and below in [B, kv, N]
+
+        def split(x: jax.Array) -> jax.Array:
+            return x.reshape(*apart, -1).swapaxes(1, 2).reshape(rows, kv, count, -1)
+
+        def join(x: jax.Array) -> jax.Array:
+            return x.reshape(prompts, group, kv, count, -1).swapaxes(1, 2).reshape(prompts, kv, group * count, -1)
+
+        peak = jnp.maximum(split(jnp.max(before, axis=-1)), jnp.max(scores, axis=-1, keepdims=True))
+        peak = jax.lax.stop_gradient(peak)
+        shared = jnp.exp(before - join(peak))
+        alone = jnp.exp(scores - peak)
+        total = split(jnp.sum(shared, axis=-1)) + jnp.sum(alone, axis=-1, keepdims=True)
+        mixed = split(jnp.matmul(shared.astype(q.dtype), shared_values)) + jnp.matmul(alone.astype(q.dtype), values)
+        return (mixed.astype(jnp.float32) / total).astype(q.dtype)
+
+
+class Block(nnx.Module):
+    """Attention and SwiGLU, each after an RMSNorm and added to what came in."""
+
+    def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs) -> None:
+        self.norm1 = nnx.RMSNorm(config.width, epsilon=config.eps, rngs=rngs)
+        self.attention = Attention(config, rngs=rngs)
+        self.norm2 = nnx.RMSNorm(config.width, epsilon=config.eps, rngs=rngs)
+        self.mlp = SwiGLU(config.width, config.hidden, config.layers, bias=False, rngs=rngs)
+
+
+class Decoder(nnx.Module):
+    """Embeddings in, normalised hidden states and caches out."""
+
+    def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs) -> None:
+        self.config = config
+        self.blocks = nnx.List([Block(config, rngs=rngs) for _ in range(config.layers)])
+        self.norm = nnx.RMSNorm(config.width, epsilon=config.eps, rngs=rngs)
+
+    def _angles(self, positions: jax.Array) -> jax.Array:
+        c = self.config
+        return mrope_angles(positions, c.head_dim, c.rope_theta, c.sections)
+
+    def read(
+        self, x: jax.Array, positions: jax.Array, valid: jax.Array, prompt: Cache | None = None
+    ) -> tuple[jax.Array, Cache]:
+        """Read whole sequences at once: x [B, T, width], positions int32 [3, B, T], valid bool [B, T].
+
+        Each token sees the valid ones up to itself, after those of its prompt. Also returns the cache.
+        """
+        length, angles = x.shape[1], self._angles(positions)
+        causal = jnp.tril(jnp.ones((length, length), jnp.bool_))
+        mask = (causal[None] & valid[:, None, :]) | jnp.eye(length, dtype=jnp.bool_)[None]  # a pad row sees itself: no NaN
+        keys, values = [], []
+        for i, block in enumerate(self.blocks):
+            q, k, v = block.attention.project(block.norm1(x), angles)
+            x = x + block.attention.attend(q, (k, v, mask), _layer(prompt, i))
+            x = x + block.mlp(block.norm2(x))
+            keys.append(k)
+            values.append(v)
+        return self.norm(x), Cache(tuple(keys), tuple(values), valid)
+
+    def extend(
+        self, x: jax.Array, positions: jax.Array, cache: Cache, step: jax.Array, prompt: Cache
+    ) -> tuple[jax.Array, Cache]:
+        """Read one more token a row, the `step`-th of its reply: x [B, 1, width], positions int32 [3, B, 1]."""
+        angles = self._angles(positions)
+        valid = jax.lax.dynamic_update_slice_in_dim(cache.valid, jnp.ones((x.shape[0], 1), jnp.bool_), step, axis=1)
+        keys, values = [], []
+        for i, block in enumerate(self.blocks):
+            q, k, v = block.attention.project(block.norm1(x), angles)
+            k = jax.lax.dynamic_update_slice_in_dim(cache.keys[i], k, step, axis=3)
+            v = jax.lax.dynamic_update_slice_in_dim(cache.values[i], v, step, axis=2)
+            x = x + block.attention.attend(q, (k, v, valid[:, None, :]), _layer(prompt, i))
+            x = x + block.mlp(block.norm2(x))
+            keys.append(k)
+            values.append(v)
+        return self.norm(x), Cache(tuple(keys), tuple(values), valid)
+
+
+def _layer(cache: Cache | None, i: int) -> tuple[jax.Array, jax.Array, jax.Array] | None:
+    return None if cache is None else (cache.keys[i], cache.values[i], cache.valid)

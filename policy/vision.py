@@ -1,0 +1,87 @@
+"""The vision tower: pictures -> image tokens, all on the device."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from policy.config import VisionConfig
+from policy.layers import SwiGLU, linear
+from policy.positions import patch_angles, patch_coordinates, rotate
+
+
+def patchify(pictures: jax.Array, config: VisionConfig) -> jax.Array:
+    """Normalise and cut pictures: uint8 [M, H, W, 3] -> float32 [M, patches, 3 * temporal * patch * patch].
+
+    Patches come block by block of merge x merge; the order is that of `transformers`' Qwen2-VL image processor.
+    """
+    count, height, width, _ = pictures.shape
+    p, m = config.patch, config.merge
+    rows, columns = height // p, width // p
+    x = pictures.astype(jnp.float32) / jnp.float32(255)
+    x = (x - jnp.asarray(config.mean, jnp.float32).reshape(1, 1, 1, 3)) / jnp.asarray(config.std, jnp.float32).reshape(1, 1, 1, 3)
+    x = x.reshape(count, rows // m, m, p, columns // m, m, p, 3).transpose(0, 1, 4, 2, 5, 7, 3, 6)
+    x = jnp.broadcast_to(x[:, :, :, :, :, :, None], (*x.shape[:6], config.temporal, p, p))
+    return x.reshape(count, rows * columns, config.patch_values)
+
+
+class VisionAttention(nnx.Module):
+    """Every patch of a picture attends to every other."""
+
+    def __init__(self, config: VisionConfig, *, rngs: nnx.Rngs) -> None:
+        self.heads = config.heads
+        self.qkv = linear(config.width, 3 * config.width, bias=True, rngs=rngs)
+        self.out = linear(config.width, config.width, bias=True, rngs=rngs, shrink=2 * config.layers)
+
+    def __call__(self, x: jax.Array, angles: jax.Array) -> jax.Array:
+        count, patches, width = x.shape
+        q, k, v = jnp.moveaxis(self.qkv(x).reshape(count, patches, 3, self.heads, -1), 2, 0)
+        q, k = rotate(q, angles[None]), rotate(k, angles[None])
+        # Batched products of matrices: keys lie with the patches last.
+        scores = jnp.matmul(q.transpose(0, 2, 1, 3), k.transpose(0, 2, 3, 1)).astype(jnp.float32)
+        weights = jax.nn.softmax(scores * q.shape[-1] ** -0.5, axis=-1).astype(x.dtype)
+        mixed = jnp.matmul(weights, v.transpose(0, 2, 1, 3)).transpose(0, 2, 1, 3)
+        return self.out(mixed.reshape(count, patches, width))
+
+
+class VisionBlock(nnx.Module):
+    """Attention and SwiGLU, each after an RMSNorm and added to what came in."""
+
+    def __init__(self, config: VisionConfig, *, rngs: nnx.Rngs) -> None:
+        self.norm1 = nnx.RMSNorm(config.width, epsilon=config.eps, rngs=rngs)
+        self.attention = VisionAttention(config, rngs=rngs)
+        self.norm2 = nnx.RMSNorm(config.width, epsilon=config.eps, rngs=rngs)
+        self.mlp = SwiGLU(config.width, config.hidden, config.layers, bias=True, rngs=rngs)
+
+    def __call__(self, x: jax.Array, angles: jax.Array) -> jax.Array:
+        x = x + self.attention(self.norm1(x), angles)
+        return x + self.mlp(self.norm2(x))
+
+
+class VisionTower(nnx.Module):
+    """Patch embedding, blocks, and the merger that makes merge x merge patches one token of the decoder's width."""
+
+    def __init__(self, config: VisionConfig, out_width: int, *, rngs: nnx.Rngs) -> None:
+        self.config = config
+        self.embed = linear(config.patch_values, config.width, bias=False, rngs=rngs)
+        if config.grid:
+            init = nnx.initializers.normal(0.5)  # learning where a cell stands wants a strong start
+            self.places = nnx.Param(init(rngs.params(), (config.grid, config.grid, config.width)))
+        self.blocks = nnx.List([VisionBlock(config, rngs=rngs) for _ in range(config.layers)])
+        self.norm = nnx.RMSNorm(config.width, epsilon=config.eps, rngs=rngs)
+        block = config.width * config.merge**2
+        self.merge_in = linear(block, block, bias=True, rngs=rngs)
+        self.merge_out = linear(block, out_width, bias=True, rngs=rngs)
+
+    def __call__(self, pictures: jax.Array) -> jax.Array:
+        """uint8 [M, H, W, 3] -> [M, image tokens, out_width]."""
+        config = self.config
+        rows, columns = pictures.shape[1] // config.patch, pictures.shape[2] // config.patch
+        where = patch_coordinates(rows, columns, config.merge)
+        x = self.embed(patchify(pictures, config))
+        if config.grid:
+            x = x + self.places[...][where[:, 0], where[:, 1]][None]
+        angles = jnp.asarray(patch_angles(where, config.head_dim, config.rope_theta))
+        for block in self.blocks:
+            x = block(x, angles)
+        x = self.norm(x).reshape(x.shape[0], -1, config.width * config.merge**2)
+        return self.merge_out(jax.nn.gelu(self.merge_in(x), approximate=False))

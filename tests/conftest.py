@@ -1,0 +1,102 @@
+"""What every test gets: strict numerics, every registered game with a recorded walk, and a game one can see through."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+import jaxgym
+from jaxgym import actions, engine, sprites
+from jaxgym.game import Game, Outcome
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-golden", action="store_true", help="write the golden files anew instead of comparing")
+
+
+@pytest.fixture(scope="session", params=jaxgym.names())
+def game(request: pytest.FixtureRequest) -> Game:
+    """Every registered game in turn, as `make` gives it."""
+    return jaxgym.make(request.param)
+
+
+class Walk(NamedTuple):
+    """Random legal play: leading axes [boards, steps], every entry before its step but `played`."""
+
+    state: Any
+    over: jax.Array
+    action: jax.Array
+    key: jax.Array
+    played: engine.Played
+
+
+BOARDS, STEPS = 16, 40
+
+
+@pytest.fixture(scope="session")
+def walk(game: Game) -> Walk:
+    """Boards of a game played at random, so that its laws are tried on more than fresh boards."""
+    player = engine.random_legal(game)
+
+    def board(key: jax.Array) -> Walk:
+        deal_key, play_key = jax.random.split(key)
+
+        def step(carry, key):
+            state, over = carry
+            act_key, luck_key = jax.random.split(key)
+            action = player(state, act_key)
+            played = engine.play(game, state, over, action, luck_key)
+            return (played.state, played.over), Walk(state, over, action, luck_key, played)
+
+        return jax.lax.scan(step, (game.reset(deal_key), jnp.bool_(False)), jax.random.split(play_key, STEPS))[1]
+
+    return jax.jit(jax.vmap(board))(jax.random.split(jax.random.key(7), BOARDS))
+
+
+@pytest.fixture(scope="session")
+def play(game: Game) -> Any:
+    """`engine.play` on the game, compiled once: (state, over, action, key) -> Played."""
+    return jax.jit(lambda *args: engine.play(game, *args))
+
+
+class Corridor(NamedTuple):
+    cell: jax.Array  # int32 []
+    coin: jax.Array  # int32 []: drawn anew at every move
+
+
+LENGTH = 5
+
+
+@pytest.fixture(scope="session")
+def corridor() -> Game:
+    """A walk along five cells, from the left end to the right one: 1 a step to the right, 0 to the left."""
+
+    def coin(key):
+        return jax.random.randint(key, (), 0, 1 << 20, jnp.int32)
+
+    def step(state, action, key):
+        right = action == 1
+        cell = state.cell + jnp.where(right, jnp.int32(1), jnp.int32(-1))
+        return Outcome(Corridor(cell, coin(key)), right.astype(jnp.float32), cell == LENGTH - 1)
+
+    return Game(
+        name="corridor",
+        rules="Walk to the right end.",
+        actions=actions.moves(("left", "right")),
+        sheet=sprites.draw(
+            ["floor", "walker"],
+            [None, lambda pen, size: pen.ellipse((size // 4, size // 4, size // 2, size // 2), fill=(200, 0, 0))],
+            (1, LENGTH),
+            sprites.Look(),
+        ),
+        reset=lambda key: Corridor(jnp.int32(0), coin(key)),
+        step=step,
+        legal=lambda state: jnp.stack([state.cell > 0, state.cell < LENGTH - 1]),
+        tiles=lambda state: (jnp.arange(LENGTH, dtype=jnp.int32) == state.cell).astype(jnp.int32)[None],
+        values=lambda state, key: jnp.stack([jnp.where(state.cell > 0, jnp.float32(0), -jnp.inf), jnp.float32(1)]),
+        explain=lambda state, action: f"{('left', 'right')[action]}: the end is to the right.",
+    )

@@ -1,0 +1,163 @@
+"""What the engine owes every game: legality, freezing, branching, rollouts."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxgym
+from jaxgym import engine
+
+HUGE = 2**31 - 1
+
+
+def same(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def test_unreadable_and_illegal_answers_change_nothing(game, walk):
+    masks = np.asarray(jax.jit(jax.vmap(jax.vmap(game.legal)))(walk.state))
+    board, step, illegal = np.argwhere(~masks & ~np.asarray(walk.over)[..., None])[0]
+    state = jax.tree.map(lambda x: x[board, step], walk.state)
+    n = game.actions.n
+    bad = jnp.array([-1, -2, n, n + 1, HUGE, -HUGE - 1, illegal], jnp.int32)
+    tried = jax.jit(lambda s: engine.branch(game, s, bad, jax.random.key(0)))(state)
+    for i in range(len(bad)):
+        same(jax.tree.map(lambda x, i=i: x[i], tried.state), state)
+    assert not np.asarray(tried.legal).any()
+    assert not np.asarray(tried.reward).any()
+    assert not np.asarray(tried.over).any()
+
+
+def test_a_legal_answer_is_the_games_own_step(game, walk):
+    state, action, key = jax.tree.map(lambda x: x[0, 0], (walk.state, walk.action, walk.key))
+    outcome = jax.jit(game.step)(state, action, key)
+    played = jax.tree.map(lambda x: x[0, 0], walk.played)
+    same(outcome.state, played.state)
+    assert outcome.reward == played.reward and outcome.over == played.over and played.legal
+
+
+def test_a_finished_board_is_frozen(walk, play):
+    state, action, key = jax.tree.map(lambda x: x[0, 0], (walk.state, walk.action, walk.key))
+    out = play(state, jnp.bool_(True), action, key)
+    same(out.state, state)
+    assert out.over and not out.legal and out.reward == 0
+
+
+def test_a_lost_answer_never_ends_the_game(corridor):
+    """Not even where the only legal move would."""
+    game = dataclasses.replace(corridor, legal=lambda state: jnp.array([False, True]))
+    state = game.reset(jax.random.key(0))._replace(cell=jnp.int32(3))
+    for answer, over in ((-1, False), (0, False), (1, True)):
+        assert engine.play(game, state, jnp.bool_(False), jnp.int32(answer), jax.random.key(1)).over == over
+
+
+def test_corridor_ends_at_its_end(corridor):
+    """The marks of a whole game, answer by answer: illegal, three to the right, back, to the end, and nothing after."""
+    state, over = corridor.reset(jax.random.key(0)), jnp.bool_(False)
+    seen = []
+    for answer in (0, 1, 1, 1, 0, 1, 1, 1, 0):
+        out = engine.play(corridor, state, over, jnp.int32(answer), jax.random.key(answer))
+        state, over = out.state, out.over
+        seen.append((int(state.cell), float(out.reward), bool(out.legal), bool(over)))
+    assert seen == [
+        (0, 0, False, False),
+        (1, 1, True, False),
+        (2, 1, True, False),
+        (3, 1, True, False),
+        (2, 0, True, False),
+        (3, 1, True, False),
+        (4, 1, True, True),
+        (4, 0, False, True),
+        (4, 0, False, True),
+    ]
+
+
+# Branching
+
+
+def test_shared_luck_gives_equal_actions_equal_outcomes(game, walk):
+    state, action, key = jax.tree.map(lambda x: x[0, 0], (walk.state, walk.action, walk.key))
+    actions = jnp.stack([action, jnp.int32(-1), action])
+    tried = jax.jit(lambda s: engine.branch(game, s, actions, key))(state)
+    same(*(jax.tree.map(lambda x, i=i: x[i], tried) for i in (0, 2)))
+    same(jax.tree.map(lambda x: x[0], tried), jax.tree.map(lambda x: x[0, 0], walk.played))
+    assert np.asarray(tried.legal).tolist() == [True, False, True]
+
+
+def test_independent_luck_differs(corridor):
+    state = corridor.reset(jax.random.key(0))
+    actions = jnp.ones(16, jnp.int32)
+    coins = {
+        luck: np.unique(engine.branch(corridor, state, actions, jax.random.key(2), luck).state.coin).size
+        for luck in ("shared", "independent")
+    }
+    assert coins == {"shared": 1, "independent": 16}
+
+
+def test_independent_luck_in_2048():
+    game = jaxgym.make("2048")
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def boards(luck):
+        state = game.reset(jax.random.key(0))
+        actions = jnp.full(16, jnp.argmax(game.legal(state)), jnp.int32)
+        return jax.vmap(game.tiles)(engine.branch(game, state, actions, jax.random.key(2), luck).state)
+
+    assert len({np.asarray(board).tobytes() for board in boards("independent")}) > 4
+    assert len({np.asarray(board).tobytes() for board in boards("shared")}) == 1
+
+
+def test_luck_is_one_of_two_words(corridor):
+    with pytest.raises(ValueError, match="independent"):
+        engine.branch(corridor, corridor.reset(jax.random.key(0)), jnp.zeros(1, jnp.int32), jax.random.key(0), "own")
+
+
+# Rollouts
+
+
+def test_rollout_records_what_happened(corridor):
+    state, steps = engine.rollout(
+        corridor, lambda state, key: jnp.int32(1), corridor.reset(jax.random.key(0)), jax.random.key(1), 6
+    )
+    assert state.cell == 4
+    assert steps.action.tolist() == [1] * 6
+    assert steps.reward.tolist() == [1, 1, 1, 1, 0, 0]
+    assert steps.legal.tolist() == [True] * 4 + [False] * 2
+    assert steps.over.tolist() == [False] * 3 + [True] * 3
+
+
+def test_players(corridor):
+    keys = jax.random.split(jax.random.key(3), 64)
+    middle = corridor.reset(keys[0])._replace(cell=jnp.int32(2))
+    start = corridor.reset(keys[0])
+
+    def answers(player, state):
+        return np.asarray(jax.vmap(lambda key: player(corridor)(state, key))(keys))
+
+    assert set(answers(engine.random_legal, middle)) == {0, 1}
+    assert set(answers(engine.random_legal, start)) == {1}
+    assert set(answers(engine.random_answer, start)) == {0, 1}
+    assert set(answers(engine.teacher, middle)) == {1}
+
+
+@pytest.mark.parametrize("player", [engine.random_legal, engine.random_answer, engine.teacher])
+def test_players_answer_the_same_under_x64(corridor, player):
+    middle = corridor.reset(jax.random.key(0))._replace(cell=jnp.int32(2))
+    answers = jax.vmap(lambda key: player(corridor)(middle, key))
+    keys = jax.random.split(jax.random.key(3), 64)
+    expected = answers(keys)
+    with jax.enable_x64(True):
+        wide = answers(keys)
+    assert wide.dtype == jnp.int32
+    same(wide, expected)
+
+
+def test_select_takes_whole_states_and_keys():
+    keys = jax.random.split(jax.random.key(0))
+    chosen = engine.select(jnp.bool_(False), {"key": keys[0], "x": jnp.ones(3)}, {"key": keys[1], "x": jnp.zeros(3)})
+    assert chosen["key"] == keys[1]
+    assert not chosen["x"].any()

@@ -1,0 +1,1 @@
+"""train: GRPO on visual games. `python -m train.main --games all`."""

@@ -1,0 +1,108 @@
+"""One frozen record per concern; what a run is made of, nothing else. Every field is a flag of `train.main`."""
+
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from typing import Any, Literal
+
+
+def flag(default: Any, help: str) -> Any:
+    """A field with its line of help."""
+    return field(default=default, metadata={"help": help})
+
+
+def _check(part: Any, **least: float) -> None:
+    for name, bound in least.items():
+        value = getattr(part, name)
+        if not value >= bound:
+            raise ValueError(f"{type(part).__name__.lower()} {name}={value}: must be at least {bound:g}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Supervised:
+    """Learning from written replies: the base model's format, the cold start's teacher."""
+
+    steps: int = flag(0, "optimizer steps; 0 skips the phase")
+    boards: int = flag(16, "boards of each game in a step")
+    lr: float = flag(2e-3, "peak learning rate (AdamW, warm-up and cosine)")
+    decision: float = flag(1.0, "weight of the tokens that first name the action, against the teacher's whole distribution")
+    dense: float = flag(1.0, "weight of reading cells and legal actions straight off the image tokens")
+
+    def __post_init__(self) -> None:
+        _check(self, steps=0, boards=1, lr=0.0, decision=0.0, dense=0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grpo:
+    """Group relative policy optimization (arXiv 2402.03300)."""
+
+    updates: int = flag(60, "optimizer steps; 0 skips the phase")
+    states: int = flag(16, "boards of each game in an update")
+    group: int = flag(8, "replies tried from each board")
+    lr: float = flag(3e-4, "peak learning rate")
+    kl: float = flag(1e-2, "weight of the k3 estimate of the KL divergence from the model before RL")
+    clip: float = flag(0.2, "the ratio of probabilities counts within 1 - clip and 1 + clip")
+    temperature: float = flag(1.0, "of sampling, in training and in evaluation")
+    format: float = flag(1.0, "reward of a reply whose three blocks stand once each, in order")
+    perception: float = flag(1.0, "reward of a board read without a mistake; a share of it for a share of cells")
+    exact: bool = flag(False, "reward only boards read without a mistake")
+
+    def __post_init__(self) -> None:
+        _check(self, updates=0, states=1, group=2, lr=0.0, kl=0.0, clip=0.0, temperature=1e-3, format=0.0, perception=0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """VLM-Gym's protocol."""
+
+    boards: int = flag(256, "fresh boards of each game")
+
+    def __post_init__(self) -> None:
+        _check(self, boards=2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """A whole run."""
+
+    games: tuple[str, ...] = flag(("all",), "names separated by commas, or all")
+    model: str = flag("small", "a preset (tiny, small, medium) trained from scratch, or the folder of a saved model")
+    recipe: Literal["g0", "g1"] = flag("g1", "g0: RL from the base model; g1: a cold start from the teacher in between")
+    states: Literal["random", "own", "mix"] = flag("mix", "whose play the boards of RL come from")
+    seed: int = flag(0, "of everything that is drawn")
+    photos: str = flag("digits", "pictures of shisen_sho_photo: digits, or the path of a CIFAR-10 archive or folder")
+    picture: int = flag(0, "side of the pictures in pixels; 0: one block of patches a cell")
+    run: str = flag("", "folder of the run, made anew (default: runs/ and the date)")
+    base: Supervised = Supervised(steps=250)
+    coldstart: Supervised = Supervised(steps=1000)
+    grpo: Grpo = Grpo()
+    evaluation: Evaluation = Evaluation()
+
+    @property
+    def phases(self) -> tuple[str, ...]:
+        """What is trained, in order."""
+        wanted = {"base": self.base.steps, "coldstart": self.coldstart.steps * (self.recipe == "g1"), "grpo": self.grpo.updates}
+        return tuple(phase for phase, steps in wanted.items() if steps)
+
+    def length(self, phase: str) -> int:
+        """Optimizer steps of a phase."""
+        part = getattr(self, phase)
+        return part.updates if isinstance(part, Grpo) else part.steps
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @staticmethod
+    def from_dict(record: dict[str, Any]) -> "Config":
+        """Inverse of `to_dict`, also after JSON; raises ValueError for what no field is called."""
+        return _build(Config, record)
+
+
+def _build(kind: Any, record: dict[str, Any]) -> Any:
+    known = {f.name: f for f in fields(kind)}
+    if unknown := set(record) - set(known):
+        raise ValueError(f"the configuration has no {', '.join(sorted(unknown))}")
+    values = {}
+    for name, value in record.items():
+        default = known[name].default
+        values[name] = _build(type(default), value) if is_dataclass(default) else tuple(value) if isinstance(value, list) else value
+    return kind(**values)
+

@@ -1,0 +1,142 @@
+"""Games in tokens: a tokenizer from the games' own words, and each game's texts as token ids.
+
+The only place that knows how a reply lies in tokens. Texts are made and read on the host; boards stay on the device.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from transformers import PreTrainedTokenizerFast
+
+import jaxgym
+from jaxgym.engine import random_legal, rollout
+from jaxgym.game import Game
+from policy import VLM
+from policy import tokenizer as tokens
+
+_GLUE = ("<perception>", "</perception><think>", "</think><answer>", "</answer>")
+
+
+def phrases(game: Game[Any]) -> list[str]:
+    """What becomes one token each: the blocks' borders, cells of a board, cells of an action, the prompt's sentences."""
+    names = list(dict.fromkeys(game.sheet.names))
+    parts = sorted({part for name in game.actions.names for part in _parts(name)})
+    return [*_GLUE, *_sentences(game), *(name + end for name in names for end in ("", " | ", "\n")), *parts]
+
+
+def _parts(action: str) -> list[str]:
+    """`(0, 1) (2, 3)` -> `(0, 1) ` and `(2, 3)`; a move is one part."""
+    first, gap, second = action.partition(") (")
+    return [first + ") ", "(" + second] if gap else [action]
+
+
+def _sentences(game: Game[Any]) -> list[str]:
+    return [line + "\n" for line in jaxgym.prompt(game).splitlines()]
+
+
+def build_tokenizer(games: Sequence[Game[Any]], key: jax.Array, boards: int = 64) -> PreTrainedTokenizerFast:
+    """A tokenizer for these games: their phrases, and merges learned from explanations of random play."""
+    corpus = []
+    for game in games:
+        reset_key, play_key = jax.random.split(jax.random.fold_in(key, len(corpus)))
+
+        def played(reset_key: jax.Array, play_key: jax.Array, game: Game[Any] = game) -> Any:
+            state, steps = rollout(game, random_legal(game), game.reset(reset_key), play_key, 8)
+            return state, jax.random.categorical(play_key, jnp.where(game.legal(state), 0.0, -jnp.inf)), steps.over[-1]
+
+        keys = jax.random.split(reset_key, boards), jax.random.split(play_key, boards)
+        states, actions, over = jax.device_get(jax.jit(jax.vmap(played))(*keys))
+        corpus += [game.explain(take(states, i), int(actions[i])) for i in range(boards) if not over[i]]
+    return tokens.build([phrase for game in games for phrase in phrases(game)], corpus)
+
+
+def take(states: Any, i: int) -> Any:
+    """One board of a batch."""
+    return jax.tree.map(lambda leaf: leaf[i], states)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Language:
+    """One game as one model writes and reads it."""
+
+    game: Game[Any]
+    tokenizer: PreTrainedTokenizerFast
+    prompt: np.ndarray  # int32 [P]: picture and prompt
+    answers: np.ndarray  # int32 [A, L]: every action's text, padded with -1
+    cells: np.ndarray  # int32 [R * C]: the image token in the middle of every cell
+    stop: int
+    pad: int
+    room: int  # tokens that the longest reply needs
+
+    def encode_replies(self, texts: Sequence[str], length: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Replies with their stop token: ids int32 [B, R] padded on the right, lengths int32 [B]."""
+        rows = [[*ids, self.stop] for ids in self.tokenizer(list(texts), add_special_tokens=False).input_ids]
+        longest = max(map(len, rows))
+        length = length or longest
+        if longest > length:
+            raise ValueError(f"{self.game.name}: a reply of {longest} tokens does not fit into {length}")
+        ids = np.full((len(rows), length), self.pad, np.int32)
+        for target, row in zip(ids, rows, strict=True):
+            target[: len(row)] = row
+        return ids, np.asarray([len(row) for row in rows], np.int32)
+
+    def decode_replies(self, ids: np.ndarray, lengths: np.ndarray) -> list[str]:
+        """Texts of sampled replies, without their stop token; ids int32 [B, R], lengths int32 [B]."""
+        rows = [
+            row[: n - 1] if n and row[n - 1] == self.stop else row[:n]
+            for row, n in zip(ids.tolist(), lengths.tolist(), strict=True)
+        ]
+        return self.tokenizer.batch_decode(rows, skip_special_tokens=False)
+
+    def decision(self, ids: np.ndarray, actions: np.ndarray) -> np.ndarray:
+        """Where each reply first names its action: int32 [B], -1 where it does not. From there on it is copied."""
+        found = np.full(len(ids), -1, np.int32)
+        for i, (row, action) in enumerate(zip(ids, actions, strict=True)):
+            text = self.answers[action]
+            text = text[text >= 0]
+            windows = np.lib.stride_tricks.sliding_window_view(row, len(text))
+            hits = np.flatnonzero((windows == text).all(1))
+            found[i] = hits[0] if len(hits) else -1
+        return found
+
+
+def speak(vlm: VLM, game: Game[Any]) -> Language:
+    """Prepare a game for a model; raises ValueError when its picture does not fit the model's patches."""
+    board = jax.eval_shape(lambda key: game.tiles(game.reset(key)), jax.random.key(0)).shape
+    rows, columns = vlm.config.image_tokens(*game.sheet.canvas(*board))
+    tokenizer = vlm.tokenizer
+    prompt = tokens.prompt_ids(tokenizer, jaxgym.prompt(game), rows * columns)
+    encoded = tokenizer(list(game.actions.names), add_special_tokens=False).input_ids
+    answers = np.full((len(encoded), max(map(len, encoded))), -1, np.int32)
+    for target, row in zip(answers, encoded, strict=True):
+        target[: len(row)] = row
+    return Language(
+        game=game,
+        tokenizer=tokenizer,
+        prompt=np.asarray(prompt, np.int32),
+        answers=answers,
+        cells=_middles(game, board, vlm.config.vision.patch * vlm.config.vision.merge, columns),
+        stop=vlm.config.stop_id,
+        pad=vlm.config.pad_id,
+        room=_room(game, tokenizer),
+    )
+
+
+def _middles(game: Game[Any], board: tuple[int, ...], side: int, columns: int) -> np.ndarray:
+    """The image token (of `side` pixels, `columns` of them in a row) under the middle of each cell."""
+    origin, tile = game.sheet.origin(*board), game.sheet.tile
+    row, column = ((start + tile * np.arange(n) + tile // 2) // side for start, n in zip(origin, board, strict=True))
+    return (row[:, None] * columns + column[None]).ravel().astype(np.int32)
+
+
+def _room(game: Game[Any], tokenizer: PreTrainedTokenizerFast) -> int:
+    """Tokens of a reply to a fresh board with its longest words, and a margin for the explanation."""
+    state = game.reset(jax.random.key(0))
+    action = int(jnp.argmax(game.legal(state)))
+    board = jaxgym.describe(game.sheet, game.tiles(state))
+    text = jaxgym.write_reply(board, game.explain(state, action), game.actions.format(action))
+    return len(tokenizer.encode(text, add_special_tokens=False)) + 12

@@ -1,0 +1,102 @@
+"""Optimizer steps: gradients game by game, one update from their mean."""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from policy.vlm import Model, Params
+from train import coldstart, grpo
+
+
+class TrainState(NamedTuple):
+    """What learning changes."""
+
+    params: Params
+    heads: dict[str, dict[str, jax.Array]]  # of every game; they exist in training only
+    optimizer: optax.OptState
+
+
+def optimizer(lr: float, steps: int) -> optax.GradientTransformation:
+    """AdamW with gradients clipped to norm 1, a warm-up over a tenth of the steps (at most 50) and a cosine to 5 %."""
+    warmup = min(50, max(1, steps // 10))
+    schedule = optax.warmup_cosine_decay_schedule(0.0, lr, warmup, max(steps, warmup + 1), lr * 0.05)
+    return optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule, b2=0.98, weight_decay=0.01))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def apply(
+    rule: optax.GradientTransformation, state: TrainState, gradients: tuple[tuple[Params, dict[str, Any]], ...]
+) -> tuple[TrainState, jax.Array]:
+    """One update from the mean of the games' gradients; heads belong to one game each. Also the gradient's norm."""
+    n = jnp.float32(len(gradients))
+    mean = jax.tree.map(lambda *leaves: sum(leaves[1:], leaves[0]) / n, *(params for params, _ in gradients))
+    heads = {name: jax.tree.map(lambda leaf: leaf / n, head) for _, own in gradients for name, head in own.items()}
+    trained = (state.params, {name: state.heads[name] for name in heads})
+    updates, inner = rule.update((mean, heads), state.optimizer, trained)
+    params, changed = optax.apply_updates(trained, updates)
+    return TrainState(params, {**state.heads, **changed}, inner), optax.tree.norm((mean, heads))
+
+
+def start(rule: optax.GradientTransformation, params: Params, heads: dict[str, Any], *, with_heads: bool) -> TrainState:
+    """A phase begins with a fresh optimizer."""
+    return TrainState(params, heads, jax.jit(rule.init)((params, heads if with_heads else {})))
+
+
+supervised_gradients = jax.jit(
+    jax.value_and_grad(coldstart.loss, argnums=(1, 2), has_aux=True), static_argnums=0
+)  # arguments and reports are those of `coldstart.loss`
+
+
+class Tried(NamedTuple):
+    """Groups of replies to boards of one game: B = S * G rows, a board's group side by side."""
+
+    prompt: jax.Array  # int32 [P]
+    pictures: jax.Array  # uint8 [S, H, W, 3]
+    ids: jax.Array  # int32 [B, R]
+    lengths: jax.Array  # int32 [B]
+    logprobs: jax.Array  # float32 [B, R], of the sampler
+    rewards: jax.Array  # float32 [S, G]
+
+
+class Hyper(NamedTuple):
+    """Numbers of the objective, float32 []."""
+
+    temperature: jax.Array
+    kl: jax.Array
+    clip: jax.Array
+
+
+def grpo_loss(
+    graphdef: nnx.GraphDef[Model], params: Params, reference: Params, tried: Tried, hyper: Hyper
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Minus the clipped gain plus the KL to the reference, as means over a game's tokens; and what to report."""
+
+    def said(params: Params) -> tuple[jax.Array, jax.Array]:
+        model = nnx.merge(graphdef, params)
+        prompts = tried.pictures.shape[0]
+        prompt = jnp.broadcast_to(tried.prompt[None], (prompts, tried.prompt.shape[0]))
+        lengths = jnp.full(prompts, tried.prompt.shape[0], jnp.int32)
+        logits = model.continued(model.prefill(prompt, lengths, tried.pictures), tried.ids)
+        logprobs = jax.nn.log_softmax(logits / hyper.temperature, axis=-1)
+        return logprobs, jnp.take_along_axis(logprobs, tried.ids[..., None], axis=-1)[..., 0]
+
+    everything, logprobs = said(params)
+    _, frozen = said(reference)
+    mask = jnp.arange(tried.ids.shape[1], dtype=jnp.int32)[None] < tried.lengths[:, None]
+    gain = grpo.clipped_gain(logprobs, tried.logprobs, grpo.advantages(tried.rewards).reshape(-1), hyper.clip)
+    kl = grpo.masked_mean(grpo.k3(logprobs, jax.lax.stop_gradient(frozen)), mask)
+    entropy = -jnp.sum(jnp.where(jnp.isfinite(everything), jnp.exp(everything) * everything, 0.0), axis=-1)
+    ratio = jnp.exp(logprobs - tried.logprobs)
+    report = {
+        "kl": kl,
+        "entropy": grpo.masked_mean(entropy, mask),
+        "clipped": grpo.masked_mean((jnp.abs(ratio - 1) > hyper.clip).astype(jnp.float32), mask),
+    }
+    return hyper.kl * kl - grpo.masked_mean(gain, mask), report
+
+
+grpo_gradients = jax.jit(jax.value_and_grad(grpo_loss, argnums=1, has_aux=True), static_argnums=0)
