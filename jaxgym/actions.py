@@ -58,7 +58,7 @@ def moves(names: Sequence[str]) -> Actions:
         names=tuple(names),
         hint="one of " + ", ".join(names),
         read=lambda text: index.get(text, INVALID),
-        guess=lambda key: jax.random.randint(key, (), 0, len(names)),
+        guess=lambda key: jax.random.randint(key, (), 0, len(names), jnp.int32),
         cells=np.zeros((len(names), 0), np.int32),
     )
 
@@ -104,8 +104,8 @@ def _pairs(rows: int, columns: int, cells: np.ndarray, index: Callable[[int, int
     def guess(key: jax.Array) -> jax.Array:
         """Two different cells, uniformly."""
         first_key, other_key = jax.random.split(key)
-        first = jax.random.randint(first_key, (), 0, n)
-        other = (first + jax.random.randint(other_key, (), 1, n)) % n
+        first = jax.random.randint(first_key, (), 0, n, jnp.int32)
+        other = (first + jax.random.randint(other_key, (), 1, n, jnp.int32)) % n
         return jnp.asarray(table)[first, other]
 
     return Actions(

@@ -33,7 +33,8 @@ def play(game: Game, state: Any, over: jax.Array, action: jax.Array, key: jax.Ar
     inside = (action >= 0) & (action < game.actions.n)
     legal = inside & allowed[jnp.clip(action, 0, game.actions.n - 1)] & ~over
     # A game is only ever asked for legal moves; what it does with the stand-in is thrown away.
-    outcome: Outcome = game.step(state, jnp.where(legal, action, jnp.argmax(allowed)).astype(jnp.int32), key)
+    stand_in = jnp.argmax(allowed).astype(jnp.int32)
+    outcome: Outcome = game.step(state, jnp.where(legal, action, stand_in), key)
     return Played(
         state=select(legal, outcome.state, state),
         reward=jnp.where(legal, outcome.reward, jnp.float32(0)),
@@ -84,7 +85,9 @@ def rollout(game: Game, player: Player, state: Any, key: jax.Array, steps: int) 
 
 def random_legal(game: Game) -> Player:
     """A player who draws uniformly among the legal actions."""
-    return lambda state, key: jax.random.categorical(key, jnp.where(game.legal(state), 0.0, -jnp.inf)).astype(jnp.int32)
+    return lambda state, key: jax.random.categorical(
+        key, jnp.where(game.legal(state), jnp.float32(0), -jnp.inf)
+    ).astype(jnp.int32)
 
 
 def random_answer(game: Game) -> Player:

@@ -7,7 +7,7 @@ while gathering bytes does not. Pictures and words come from the same ids, so th
 import functools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -109,7 +109,11 @@ class Look:
         return tile
 
 
-@functools.partial(jax.tree_util.register_dataclass, data_fields=("lines", "background"), meta_fields=("names", "tile", "look"))
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=("lines", "background"),
+    meta_fields=("names", "tile", "picture", "patch"),
+)
 @dataclass(frozen=True, kw_only=True)
 class Sheet:
     """K sprites of T x T pixels and their names. A pytree: `vmap` over sheets of one size gives each board its look."""
@@ -118,17 +122,18 @@ class Sheet:
     background: jax.Array  # uint32 [3]: four pixels of the page
     names: tuple[str, ...]  # [K]; several sprites may share a name
     tile: int  # T, pixels
-    look: Look = field(repr=False)
+    picture: int  # side of the canvas, pixels; 0 for the board alone
+    patch: int  # pixels
 
     def canvas(self, rows: int, columns: int) -> tuple[int, int]:
         """Height and width of the picture of a board, in pixels."""
-        if self.look.picture:
-            return self.look.picture, self.look.picture
+        if self.picture:
+            return self.picture, self.picture
         return rows * self.tile, columns * self.tile
 
     def origin(self, rows: int, columns: int) -> tuple[int, int]:
         """Pixel of the board's top left corner in its picture: centred, on a whole patch where cells are."""
-        grain = self.look.patch if self.tile % self.look.patch == 0 else 4
+        grain = self.patch if self.tile % self.patch == 0 else 4
         height, width = self.canvas(rows, columns)
         return (height - rows * self.tile) // 2 // grain * grain, (width - columns * self.tile) // 2 // grain * grain
 
@@ -143,7 +148,14 @@ def sheet(names: Sequence[str], sprites: np.ndarray, look: Look) -> Sheet:
     count, tile = sprites.shape[:2]
     packed = np.ascontiguousarray(sprites).reshape(count * tile, tile * 3).view(np.uint32)
     page = np.array(THEMES[look.theme].page * 4, np.uint8).view(np.uint32)
-    return Sheet(lines=jnp.asarray(packed), background=jnp.asarray(page), names=tuple(names), tile=tile, look=look)
+    return Sheet(
+        lines=jnp.asarray(packed),
+        background=jnp.asarray(page),
+        names=tuple(names),
+        tile=tile,
+        picture=look.picture,
+        patch=look.patch,
+    )
 
 
 Painter = Callable[[ImageDraw.ImageDraw, int], None]  # draws on a cell of so many pixels

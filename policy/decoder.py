@@ -140,7 +140,9 @@ class Decoder(nnx.Module):
         """
         length, angles = x.shape[1], self._angles(positions)
         causal = jnp.tril(jnp.ones((length, length), jnp.bool_))
-        mask = (causal[None] & valid[:, None, :]) | jnp.eye(length, dtype=jnp.bool_)[None]  # a pad row sees itself: no NaN
+        mask = (causal[None] & valid[:, None, :]) | jnp.eye(length, dtype=jnp.bool_)[
+            None
+        ]  # a pad row sees itself: no NaN
         keys, values = [], []
         for i, block in enumerate(self.blocks):
             q, k, v = block.attention.project(block.norm1(x), angles)

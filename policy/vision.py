@@ -18,7 +18,9 @@ def patchify(pictures: jax.Array, config: VisionConfig) -> jax.Array:
     p, m = config.patch, config.merge
     rows, columns = height // p, width // p
     x = pictures.astype(jnp.float32) / jnp.float32(255)
-    x = (x - jnp.asarray(config.mean, jnp.float32).reshape(1, 1, 1, 3)) / jnp.asarray(config.std, jnp.float32).reshape(1, 1, 1, 3)
+    x = (x - jnp.asarray(config.mean, jnp.float32).reshape(1, 1, 1, 3)) / jnp.asarray(config.std, jnp.float32).reshape(
+        1, 1, 1, 3
+    )
     x = x.reshape(count, rows // m, m, p, columns // m, m, p, 3).transpose(0, 1, 4, 2, 5, 7, 3, 6)
     x = jnp.broadcast_to(x[:, :, :, :, :, :, None], (*x.shape[:6], config.temporal, p, p))
     return x.reshape(count, rows * columns, config.patch_values)

@@ -63,7 +63,9 @@ def _cast(params: Params, dtype: str) -> Params:
 
 
 def _name(path: Any) -> str:
-    return ".".join(str(getattr(step, "key", getattr(step, "idx", step))) for step in path if getattr(step, "name", "") != "value")
+    return ".".join(
+        str(getattr(step, "key", getattr(step, "idx", step))) for step in path if getattr(step, "name", "") != "value"
+    )
 
 
 def _named(params: Params) -> dict[str, Any]:

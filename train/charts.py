@@ -14,7 +14,7 @@ import numpy as np
 
 COLOURS = 8  # of `--s0` to `--s7`
 _DASHES = ("", "7 3", "2 3")
-_WIDTH = 380
+_WIDTH, _DOTS_WIDTH = 380, 290
 _RAW, _SMOOTH = 240, 120  # at most so many points and line segments are drawn of one line and phase
 
 
@@ -51,8 +51,10 @@ class Dot:
 
 def number(value: float, percent: bool = False) -> str:
     """A value to three digits: `97.3 %`, `1,070`, `0.0123`, `1e-6`."""
+    share = abs(value) * 100
     if percent:
-        text = f"{value * 100:.3g}\u202f%" if abs(value) < 0.9995 else f"{value * 100:.0f}\u202f%"
+        digits = f"{value * 100:.0f}" if share >= 99.95 else f"{value * 100:.{3 if share >= 1 else 2}g}"
+        text = ("\u22480" if 0 < share < 0.01 else digits) + "\u202f%"
     elif value == 0 or 1e-3 <= abs(value) < 100:
         text = f"{value:.3g}"
     elif abs(value) >= 1e6 or abs(value) < 1e-3:
@@ -75,8 +77,8 @@ def ticks(low: float, high: float, most: int) -> list[float]:
 
 
 def smooth(values: np.ndarray) -> np.ndarray:
-    """A centred moving average, float64 [n] -> float64 [n], over about a twelfth of the values."""
-    reach = min(len(values) // 24, 50)
+    """A centred moving average, float64 [n] -> float64 [n], over about an eighth of the values."""
+    reach = min(len(values) // 16, 50)
     kernel = np.ones(2 * reach + 1)
     return (
         np.convolve(values, kernel, "full")[reach : reach + len(values)]
@@ -119,11 +121,12 @@ def _axis(lines: Sequence[Line], *, percent: bool, log: bool, full: bool) -> _Ax
     if log and every.min() > 0 and high > 4 * low:
         return _Axis(low=low * 0.9, high=high * 1.1, log=True)
     low, high = min(low, 0.0), max(high, 1.0 if percent and full else 0.0)
-    if low == high:
+    if high - low < 1e-30:  # a constant zero, or nothing that can be told from it
         high = low + 1.0
-    steps = ticks(low, high, 4)
-    step = steps[1] - steps[0] if len(steps) > 1 else high - low
-    return _Axis(low=math.floor(low / step + 1e-9) * step, high=math.ceil(high / step - 1e-9) * step, log=False)
+    margin = 0.04 * (high - low)
+    return _Axis(
+        low=low - margin * (low < 0), high=high + margin * (high > 0 and not (percent and high == 1.0)), log=False
+    )
 
 
 def curves(
@@ -134,7 +137,7 @@ def curves(
     Phases are as wide as the time they took (within limits), each with its own steps. `percent` writes 0.5 as 50 %,
     with `full` up to 100 %; `log` takes a logarithmic axis where the values allow it.
     """
-    left, right, top, bottom = 42.0, _WIDTH - 84.0, 20.0, 172.0
+    left, right, top, bottom = 42.0, _WIDTH - 92.0, 20.0, 172.0
     shown = [p for p in phases if any(p.name in line.points for line in lines)]
     axis = _axis(lines, percent=percent, log=log, full=full)
     spans = _spans(shown, left, right)
@@ -197,10 +200,10 @@ def _steps(phases: Sequence[Phase], spans: Sequence[tuple[float, float]], bottom
     parts = []
     for phase, span in zip(phases, spans, strict=True):
         width, free = span[1] - span[0], span[0]
-        for step in ticks(phase.first, phase.last, max(1, int(width // 44))):
-            at, text = _across(phase, span, step), number(step)
+        for step in ticks(phase.first, phase.last, max(1, int(width // 44))) or [phase.last]:
+            at, text = _across(phase, span, step), f"{step:,g}"
             half = 3.0 * len(text)
-            if step == int(step) and at - half >= free - 4 and at + half <= span[1] + 2:
+            if step == int(step) and at - half >= free - 4:
                 parts.append(f'<path class="mark" d="M{at:.1f} {bottom:g}v4"/>')
                 parts.append(f'<text class="tick" x="{at:.1f}" y="{bottom + 15:g}" text-anchor="middle">{text}</text>')
                 free = at + half + 6
@@ -253,13 +256,13 @@ def _labels(
         parts.append(f'<path class="key" style="stroke:{colour}"{dashed} d="M{right + 5:g} {at:.1f}h14"/>')
         parts.append(f'<text class="label" style="fill:{colour}" x="{right + 23:g}" y="{at + 3:.1f}">')
         parts.append(_short(line.label))
-        parts.append(f'<tspan class="last" x="{right + 23:g}" dy="11">{number(value, percent)}</tspan></text>')
+        parts.append(f'<tspan class="last" x="{right + 23:g}" dy="12">{number(value, percent)}</tspan></text>')
     return "".join(parts)
 
 
 def dots(rows: Sequence[Dot], unit: str, name: str) -> str:
     """Means with their intervals, one a row, on one axis from zero; a faint line marks the best own row."""
-    left, right, top, height = 124.0, _WIDTH - 62.0, 6.0, 21.0
+    left, right, top, height = 118.0, _DOTS_WIDTH - 48.0, 6.0, 20.0
     bottom = top + height * len(rows)
     low, high = min([0.0, *(r.low for r in rows)]), max(r.high for r in rows)
     high = high if high > low else low + 1.0
@@ -268,7 +271,7 @@ def dots(rows: Sequence[Dot], unit: str, name: str) -> str:
         return left + (right - left) * (value - low) / (high - low)
 
     parts = []
-    for value in ticks(low, high, 4):
+    for value in ticks(low, high, 3):
         zero = " zero" if value == 0 else ""
         parts.append(f'<path class="grid{zero}" d="M{x(value):.1f} {top:g}V{bottom + 3:g}"/>')
         parts.append(f'<text class="tick" x="{x(value):.1f}" y="{bottom + 15:g}" text-anchor="middle">')
@@ -277,11 +280,11 @@ def dots(rows: Sequence[Dot], unit: str, name: str) -> str:
     for i, row in enumerate(rows):
         parts.append(_dot(row, x, top + height * (i + 0.5), left))
         if i and rows[i - 1].kind != "published" and row.kind == "published":
-            parts.append(f'<path class="border" d="M4 {top + height * i:g}H{_WIDTH - 4}"/>')
+            parts.append(f'<path class="border" d="M0 {top + height * i:g}H{_DOTS_WIDTH}"/>')
     parts.append(f'<text class="tick" x="{(left + right) / 2:g}" y="{bottom + 30:g}" text-anchor="middle">')
     parts.append(f"{html.escape(unit)}</text>")
     label = html.escape(f"{name}: " + ", ".join(f"{r.label} {number(r.mean)}" for r in rows))
-    return f'<svg viewBox="0 0 {_WIDTH} {bottom + 36:g}" role="img" aria-label="{label}">{"".join(parts)}</svg>'
+    return f'<svg viewBox="0 0 {_DOTS_WIDTH} {bottom + 36:g}" role="img" aria-label="{label}">{"".join(parts)}</svg>'
 
 
 def _dot(row: Dot, x: Callable[[float], float], y: float, left: float) -> str:
@@ -297,7 +300,7 @@ def _dot(row: Dot, x: Callable[[float], float], y: float, left: float) -> str:
     return (
         f'<g class="{row.kind}">{note}<text class="row" x="{left - 8:g}" y="{y + 4:g}" text-anchor="end">'
         f"{_short(row.label, 20)}</text>{mark}"
-        f'<text class="value" x="{_WIDTH - 4}" y="{y + 4:g}" text-anchor="end">{number(row.mean)}</text></g>'
+        f'<text class="value" x="{_DOTS_WIDTH}" y="{y + 4:g}" text-anchor="end">{number(row.mean)}</text></g>'
     )
 
 

@@ -19,7 +19,6 @@ from policy.vlm import Model, Params
 from train import rollout
 from train.grpo import masked_mean
 from train.language import Language, take
-from train.rollout import Boards
 
 _HEAD = 32  # width of the heads that judge pairs of cells
 
@@ -44,27 +43,26 @@ class Written(NamedTuple):
     decision: jax.Array  # int32 [n]: where the action is first named
 
 
-@functools.partial(jax.jit, static_argnums=(0, 4))
-def teach(game: Game[Any], boards: Boards, warmth: jax.Array, key: jax.Array, limit: int) -> tuple[Boards, Lesson]:
-    """A lesson on these boards, and the boards after a move. `warmth` scales the teacher's values: float32 [].
+@functools.partial(jax.jit, static_argnums=0)
+def opinion(game: Game[Any], state: Any, key: jax.Array) -> jax.Array:
+    """The teacher's worth of every action on every board: float32 [n, A], -inf where illegal."""
+    return jax.vmap(game.values)(state, jax.random.split(key, jax.tree.leaves(state)[0].shape[0]))
 
-    The distribution is softmax(values / warmth), infinite warmth being the uniform choice among all actions (the base
-    model's answers). Half of the moves are the lesson's own, half are random legal ones, so that boards of good and of
-    bad play are seen.
-    """
-    n = boards.steps.shape[0]
-    value_key, draw_key, play_key, luck_key = jax.random.split(key, 4)
-    legal = jax.vmap(game.legal)(boards.state)
-    values = jax.vmap(game.values)(boards.state, jax.random.split(value_key, n))
-    values = jnp.where(jnp.isinf(warmth), jnp.zeros_like(values), values / warmth)
-    wanted = jax.nn.softmax(values, axis=-1)
+
+def teach(game: Game[Any], state: Any, warmth: float | None, key: jax.Array) -> Lesson:
+    """A lesson on n boards: answers drawn from softmax(values / warmth), or from all actions alike (None)."""
+    value_key, draw_key = jax.random.split(key)
+    pictures, tiles = rollout.show(game, state)
+    n = tiles.shape[0]
+    if warmth is None:
+        legal = rollout.permitted(game, state)
+        wanted = jnp.full(legal.shape, 1 / legal.shape[1], jnp.float32)
+    else:
+        values = opinion(game, state, value_key)
+        legal, wanted = jnp.isfinite(values), jax.nn.softmax(values / jnp.float32(warmth), axis=-1)
     action = jax.random.categorical(draw_key, jnp.log(wanted)).astype(jnp.int32)
-    aimless = jax.random.categorical(play_key, jnp.where(legal, 0.0, -jnp.inf)).astype(jnp.int32)
-    own = (jnp.arange(n) % 2 == 0) & jnp.isfinite(warmth)
-    after, _ = rollout.advance(game, boards, jnp.where(own, action, aimless), luck_key, limit)
-    tiles = jax.vmap(game.tiles)(boards.state)
     words = jnp.asarray(word_of_sprite(game))[tiles].reshape(n, -1)
-    return after, Lesson(boards.state, tiles, words, rollout.pictures(game, boards.state), legal, wanted, action)
+    return Lesson(state, tiles, words, pictures, legal, wanted, action)
 
 
 def word_of_sprite(game: Game[Any]) -> np.ndarray:
@@ -73,16 +71,11 @@ def word_of_sprite(game: Game[Any]) -> np.ndarray:
     return np.asarray([index[name] for name in game.sheet.names], np.int32)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def measure_warmth(game: Game[Any], boards: Boards, key: jax.Array) -> jax.Array:
+def measure_warmth(game: Game[Any], state: Any, key: jax.Array) -> float:
     """The mean spread (standard deviation) of a teacher's values among the legal actions: the scale of its opinions."""
-    n = boards.steps.shape[0]
-    values = jax.vmap(game.values)(boards.state, jax.random.split(key, n))
-    legal = jnp.isfinite(values)
-    count = jnp.maximum(jnp.sum(legal, axis=1), 1).astype(jnp.float32)
-    mean = jnp.sum(jnp.where(legal, values, 0.0), axis=1) / count
-    spread = jnp.sqrt(jnp.sum(jnp.where(legal, (values - mean[:, None]) ** 2, 0.0), axis=1) / count)
-    return jnp.maximum(jnp.mean(spread), jnp.float32(1e-3))
+    values = np.asarray(opinion(game, state, key))
+    spreads = [float(np.std(row[np.isfinite(row)])) for row in values if np.isfinite(row).any()]
+    return max(float(np.mean(spreads)), 1e-3)
 
 
 def write(language: Language, lesson: Lesson, *, guess: bool) -> Written:

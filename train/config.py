@@ -1,7 +1,14 @@
 """One frozen record per concern; what a run is made of, nothing else. Every field is a flag of `train.main`."""
 
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
 from typing import Any, Literal
+
+from jaxgym import registry
+from policy.config import PRESETS
+
+
+POOL = 128  # boards of each game that are in play at once
 
 
 def flag(default: Any, help: str) -> Any:
@@ -16,6 +23,11 @@ def _check(part: Any, **least: float) -> None:
             raise ValueError(f"{type(part).__name__.lower()} {name}={value}: must be at least {bound:g}")
 
 
+def _check_divides(name: str, value: int) -> None:
+    if value < 1 or POOL % value:
+        raise ValueError(f"{name}={value}: must divide {POOL}, the number of boards in play (1, 2, 4, ... {POOL})")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Supervised:
     """Learning from written replies: the base model's format, the cold start's teacher."""
@@ -23,11 +35,14 @@ class Supervised:
     steps: int = flag(0, "optimizer steps; 0 skips the phase")
     boards: int = flag(16, "boards of each game in a step")
     lr: float = flag(2e-3, "peak learning rate (AdamW, warm-up and cosine)")
-    decision: float = flag(1.0, "weight of the tokens that first name the action, against the teacher's whole distribution")
+    decision: float = flag(
+        1.0, "weight of the tokens that first name the action, against the teacher's whole distribution"
+    )
     dense: float = flag(1.0, "weight of reading cells and legal actions straight off the image tokens")
 
     def __post_init__(self) -> None:
         _check(self, steps=0, boards=1, lr=0.0, decision=0.0, dense=0.0)
+        _check_divides("boards", self.boards)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +61,10 @@ class Grpo:
     exact: bool = flag(False, "reward only boards read without a mistake")
 
     def __post_init__(self) -> None:
-        _check(self, updates=0, states=1, group=2, lr=0.0, kl=0.0, clip=0.0, temperature=1e-3, format=0.0, perception=0.0)
+        _check_divides("states", self.states)
+        _check(
+            self, updates=0, states=1, group=2, lr=0.0, kl=0.0, clip=0.0, temperature=1e-3, format=0.0, perception=0.0
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,8 +97,28 @@ class Config:
     @property
     def phases(self) -> tuple[str, ...]:
         """What is trained, in order."""
-        wanted = {"base": self.base.steps, "coldstart": self.coldstart.steps * (self.recipe == "g1"), "grpo": self.grpo.updates}
+        scratch = self.model in PRESETS  # a saved model has its format already
+        wanted = {
+            "base": self.base.steps * scratch,
+            "coldstart": self.coldstart.steps * (self.recipe == "g1"),
+            "grpo": self.grpo.updates,
+        }
         return tuple(phase for phase, steps in wanted.items() if steps)
+
+    def names(self) -> tuple[str, ...]:
+        """The games of the run, each once; raises ValueError, with near misses, for one that does not exist."""
+        wanted = registry.names() if "all" in self.games else self.games
+        for name in wanted:
+            registry.find(name)
+        return tuple(dict.fromkeys(wanted))
+
+    def check(self) -> None:
+        """Raise ValueError for what can be known to be wrong before anything is made."""
+        self.names()
+        if self.model not in PRESETS and not Path(self.model).is_dir():
+            raise ValueError(f"model {self.model!r} is neither a preset ({', '.join(PRESETS)}) nor a folder")
+        if self.photos != "digits" and not Path(self.photos).exists():
+            raise ValueError(f"photos {self.photos!r} is neither 'digits' nor a path that exists")
 
     def length(self, phase: str) -> int:
         """Optimizer steps of a phase."""
@@ -103,6 +141,11 @@ def _build(kind: Any, record: dict[str, Any]) -> Any:
     values = {}
     for name, value in record.items():
         default = known[name].default
-        values[name] = _build(type(default), value) if is_dataclass(default) else tuple(value) if isinstance(value, list) else value
+        values[name] = (
+            _build(type(default), value)
+            if is_dataclass(default)
+            else tuple(value)
+            if isinstance(value, list)
+            else value
+        )
     return kind(**values)
-

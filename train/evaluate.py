@@ -1,8 +1,7 @@
 """VLM-Gym's protocol: fresh boards, a fixed number of steps, no warm-up, a lost step for whatever is not a legal move."""
 
-import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -15,7 +14,7 @@ from jaxgym.engine import Player
 from jaxgym.game import Game
 from train import rewards
 from train.language import Language
-from train.rollout import Boards, Replies, advance, deal, try_replies
+from train.rollout import BATCH, Boards, Replies, act, advance, fresh, try_replies
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,44 +62,54 @@ def interval(scores: np.ndarray) -> Score:
     return Score(mean, mean - half, mean + half, n)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 3))
-def play_out(game: Game[Any], player: Player, key: jax.Array, n: int) -> jax.Array:
-    """Scores, float32 [n], of a player who is a function on the device: an anchor."""
+class Standing(NamedTuple):
+    """Boards in the middle of the protocol, leading axis [n]."""
+
+    boards: Boards
+    over: jax.Array  # bool
+    total: jax.Array  # float32: the score so far
+
+
+def begin(game: Game[Any], key: jax.Array, n: int) -> Standing:
+    """Fresh boards."""
+    return Standing(fresh(game, key, n), jnp.zeros(n, jnp.bool_), jnp.zeros(n, jnp.float32))
+
+
+def proceed(game: Game[Any], now: Standing, actions: jax.Array, key: jax.Array) -> Standing:
+    """One step of the protocol with actions int32 [n]. A board that has ended answers nothing: its step is lost."""
     rules = protocol(game)
-
-    def step(carry: tuple[Boards, jax.Array, jax.Array], key: jax.Array) -> tuple[Any, None]:
-        boards, over, total = carry
-        act_key, luck_key = jax.random.split(key)
-        actions = jax.vmap(player)(boards.state, jax.random.split(act_key, n))
-        return tally(game, rules, boards, over, total, actions, luck_key), None
-
-    deal_key, play_key = jax.random.split(key)
-    start = deal(game, deal_key, n), jnp.zeros(n, jnp.bool_), jnp.zeros(n, jnp.float32)
-    return jax.lax.scan(step, start, jax.random.split(play_key, rules.steps))[0][2]
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def tally(
-    game: Game[Any],
-    rules: Protocol,
-    boards: Boards,
-    over: jax.Array,
-    total: jax.Array,
-    actions: jax.Array,
-    key: jax.Array,
-) -> tuple[Boards, jax.Array, jax.Array]:
-    """One step of the protocol: the boards after it, which are over, and the scores so far."""
-    # A board that has ended answers nothing: its step is lost, whatever is said.
-    moved, played = advance(game, boards, jnp.where(over, -1, actions), key, rules.steps + 1, redeal=rules.redeal)
+    limit = rules.steps + 1 if rules.redeal else None
+    boards, played = advance(game, now.boards, jnp.where(now.over, -1, actions), key, limit)
     gained = played.legal.astype(jnp.float32) if rules.score == "moves" else played.reward
-    return moved, over | (played.over & (not rules.redeal)), total + gained
+    over = now.over if rules.redeal else now.over | played.over
+    return Standing(boards, over, now.total + gained)
+
+
+def batches(n: int) -> list[int]:
+    """n boards as batches of the size that is compiled anyway, and what is left."""
+    return [BATCH] * (n // BATCH) + [n % BATCH] * (n % BATCH > 0)
+
+
+def play_out(game: Game[Any], player: Callable[[Game[Any]], Player], key: jax.Array, n: int) -> np.ndarray:
+    """Scores, float32 [n], of a player who is a function on the device: an anchor."""
+    scores = []
+    for i, size in enumerate(batches(n)):
+        deal_key, play_key = jax.random.split(jax.random.fold_in(key, i))
+        now = begin(game, deal_key, size)
+        for step in range(protocol(game).steps):
+            act_key, luck_key = jax.random.split(jax.random.fold_in(play_key, step))
+            now = proceed(game, now, act(game, player, now.boards.state, act_key), luck_key)
+            if bool(jnp.all(now.over)):
+                break
+        scores.append(np.asarray(now.total))
+    return np.concatenate(scores)
 
 
 def anchors(game: Game[Any], key: jax.Array, n: int) -> Iterator[tuple[str, Score]]:
     """What players without a model score: uniform random answers, random legal moves, the teacher."""
     players = {"random": engine.random_answer, "random_legal": engine.random_legal, "teacher": engine.teacher}
     for name, player in players.items():
-        yield name, interval(np.asarray(play_out(game, player(game), key, n)))
+        yield name, interval(play_out(game, player, key, n))
 
 
 class Result(NamedTuple):
@@ -119,36 +128,43 @@ class Result(NamedTuple):
 def evaluate(
     graphdef: Any, params: Any, language: Language, key: jax.Array, n: int, temperature: float
 ) -> Iterator[int | Result]:
-    """Let the model play n boards by the protocol. Yields the step after every step, and the result at the end."""
+    """Let the model play n boards by the protocol. Yields after every step how many boards x steps are behind it (of
+    n x the protocol's steps), and at the end the result.
+    """
     game, rules = language.game, protocol(language.game)
-    deal_key, play_key = jax.random.split(key)
-    boards, over, total = deal(game, deal_key, n), jnp.zeros(n, jnp.bool_), jnp.zeros(n, jnp.float32)
     seen: list[tuple[np.ndarray, ...]] = []
+    totals, lasted = [], []
     first: Replies | None = None
-    lasted = np.full(n, rules.steps)
-    for step in range(rules.steps):
-        reply_key, luck_key = jax.random.split(jax.random.fold_in(play_key, step))
-        tried = try_replies(graphdef, params, language, boards, reply_key, 1, temperature)
-        first = first or tried
-        playing = ~np.asarray(over)
-        good = rewards.game_reward(tried.legal, tried.score) > 0
-        r = tried.reading
-        seen.append(tuple(x[playing] for x in (r.cells, r.board, tried.legal, good, r.formatted)))
-        boards, over, total = tally(game, rules, boards, over, total, jnp.asarray(r.actions), luck_key)
-        lasted[playing & np.asarray(over)] = step + 1
-        yield step + 1
-        if bool(np.all(over)):
-            break
-    cells, board, legal, good, formatted = (np.concatenate(x) for x in zip(*seen, strict=True))
-    scores, finished = np.asarray(total), lasted[np.asarray(over)]
+    for i, size in enumerate(batches(n)):
+        deal_key, play_key = jax.random.split(jax.random.fold_in(key, i))
+        now, ended = begin(game, deal_key, size), np.full(size, rules.steps)
+        for step in range(rules.steps):
+            reply_key, luck_key = jax.random.split(jax.random.fold_in(play_key, step))
+            tried = try_replies(graphdef, params, language, now.boards.state, reply_key, 1, temperature)
+            first = first or tried
+            playing, good = ~np.asarray(now.over), rewards.game_reward(tried.legal, tried.score) > 0
+            r = tried.reading
+            seen.append(tuple(x[playing] for x in (r.cells, r.board, tried.legal, good, r.formatted)))
+            now = proceed(game, now, jnp.asarray(r.actions), luck_key)
+            ended[playing & np.asarray(now.over)] = step + 1
+            yield (i * BATCH) * rules.steps + size * (step + 1)
+            if bool(jnp.all(now.over)):
+                break
+        totals.append(np.asarray(now.total))
+        lasted.append(ended[np.asarray(now.over)])
     assert first is not None
-    yield Result(
-        score=interval(scores),
+    yield _summary(np.concatenate(totals), np.concatenate(lasted), seen, first)
+
+
+def _summary(totals: np.ndarray, lasted: np.ndarray, seen: list[tuple[np.ndarray, ...]], first: Replies) -> Result:
+    cells, board, legal, good, formatted = (np.concatenate(x) for x in zip(*seen, strict=True))
+    return Result(
+        score=interval(totals),
         cells=float(cells.mean()),
         board=float(board.mean()),
         legal=float(legal.mean()),
         reason=float(good[board > 0].mean()) if board.any() else 0.0,
         formatted=float(formatted.mean()),
-        cleared=float(finished.mean()) if len(finished) else None,
+        cleared=float(lasted.mean()) if len(lasted) else None,
         first=first,
     )

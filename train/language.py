@@ -8,12 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from transformers import PreTrainedTokenizerFast
 
 import jaxgym
-from jaxgym.engine import random_legal, rollout
 from jaxgym.game import Game
 from policy import VLM
 from policy import tokenizer as tokens
@@ -38,19 +36,18 @@ def _sentences(game: Game[Any]) -> list[str]:
     return [line + "\n" for line in jaxgym.prompt(game).splitlines()]
 
 
-def build_tokenizer(games: Sequence[Game[Any]], key: jax.Array, boards: int = 64) -> PreTrainedTokenizerFast:
-    """A tokenizer for these games: their phrases, and merges learned from explanations of random play."""
+def build_tokenizer(games: Sequence[Game[Any]], states: Sequence[Any], count: int = 64) -> PreTrainedTokenizerFast:
+    """A tokenizer for these games: their phrases, and merges learned from explanations of legal moves on some states.
+
+    states: for each game a batch of boards in play, on the host.
+    """
     corpus = []
-    for game in games:
-        reset_key, play_key = jax.random.split(jax.random.fold_in(key, len(corpus)))
-
-        def played(reset_key: jax.Array, play_key: jax.Array, game: Game[Any] = game) -> Any:
-            state, steps = rollout(game, random_legal(game), game.reset(reset_key), play_key, 8)
-            return state, jax.random.categorical(play_key, jnp.where(game.legal(state), 0.0, -jnp.inf)), steps.over[-1]
-
-        keys = jax.random.split(reset_key, boards), jax.random.split(play_key, boards)
-        states, actions, over = jax.device_get(jax.jit(jax.vmap(played))(*keys))
-        corpus += [game.explain(take(states, i), int(actions[i])) for i in range(boards) if not over[i]]
+    for game, batch in zip(games, states, strict=True):
+        legal = np.asarray(jax.jit(jax.vmap(game.legal))(batch))
+        for i in range(min(count, len(legal))):
+            allowed = np.flatnonzero(legal[i])
+            if len(allowed):
+                corpus.append(game.explain(take(batch, i), int(allowed[i % len(allowed)])))
     return tokens.build([phrase for game in games for phrase in phrases(game)], corpus)
 
 
@@ -104,9 +101,9 @@ class Language:
         return found
 
 
-def speak(vlm: VLM, game: Game[Any]) -> Language:
-    """Prepare a game for a model; raises ValueError when its picture does not fit the model's patches."""
-    board = jax.eval_shape(lambda key: game.tiles(game.reset(key)), jax.random.key(0)).shape
+def speak(vlm: VLM, game: Game[Any], state: Any) -> Language:
+    """Prepare a game for a model, given one board in play; raises ValueError when its picture does not fit the model's patches."""
+    board = game.tiles(state).shape
     rows, columns = vlm.config.image_tokens(*game.sheet.canvas(*board))
     tokenizer = vlm.tokenizer
     prompt = tokens.prompt_ids(tokenizer, jaxgym.prompt(game), rows * columns)
@@ -122,7 +119,7 @@ def speak(vlm: VLM, game: Game[Any]) -> Language:
         cells=_middles(game, board, vlm.config.vision.patch * vlm.config.vision.merge, columns),
         stop=vlm.config.stop_id,
         pad=vlm.config.pad_id,
-        room=_room(game, tokenizer),
+        room=_room(game, state, tokenizer),
     )
 
 
@@ -133,10 +130,9 @@ def _middles(game: Game[Any], board: tuple[int, ...], side: int, columns: int) -
     return (row[:, None] * columns + column[None]).ravel().astype(np.int32)
 
 
-def _room(game: Game[Any], tokenizer: PreTrainedTokenizerFast) -> int:
-    """Tokens of a reply to a fresh board with its longest words, and a margin for the explanation."""
-    state = game.reset(jax.random.key(0))
-    action = int(jnp.argmax(game.legal(state)))
+def _room(game: Game[Any], state: Any, tokenizer: PreTrainedTokenizerFast) -> int:
+    """Tokens of a reply to one of the boards, and a margin for longer explanations."""
+    action = int(np.argmax(game.legal(state)))
     board = jaxgym.describe(game.sheet, game.tiles(state))
     text = jaxgym.write_reply(board, game.explain(state, action), game.actions.format(action))
     return len(tokenizer.encode(text, add_special_tokens=False)) + 12

@@ -3,7 +3,6 @@
 Everything that is drawn is drawn from (seed, phase, step, game), so a resumed run goes on as if it had never stopped.
 """
 
-import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,20 +14,20 @@ import numpy as np
 
 import jaxgym
 import policy
+from jaxgym.engine import random_legal
 from policy.vlm import Params
 from train import coldstart, learner, rewards
 from train.checkpoint import Checkpoints
 from train.config import Config, Supervised
 from train.evaluate import Result, anchors, evaluate, protocol
-from train.language import Language, build_tokenizer, speak
+from train.language import Language, build_tokenizer, speak, take
 from train.learner import Hyper, TrainState, Tried
 from train.metrics import Records
-from train.rollout import Boards, deal_played, move_on, try_replies
+from train.rollout import BATCH, Boards, Replies, act, advance, choose, try_replies, wander
 
-_SHIFTS = 8  # sets of boards that supervised steps take in turn: neighbours in time are not alike
 _WARMTH = 0.5  # the teacher's distribution, in units of the usual spread of its values
 _SAVE_EVERY = 60.0  # seconds between checkpoints
-_PLAYERS = {"base": "base", "coldstart": "coldstart", "grpo": "grpo"}
+_PHASES = ("base", "coldstart", "grpo")
 
 
 class Event(NamedTuple):
@@ -46,7 +45,7 @@ class Course(NamedTuple):
     language: Language
     tables: coldstart.Tables
     limit: int  # steps after which a board is dealt anew
-    warmth: jax.Array  # float32 []: scale of the teacher's values
+    warmth: float  # scale of the teacher's values
 
 
 class Trainer:
@@ -58,26 +57,27 @@ class Trainer:
         self.records = Records(run)
         self.checkpoints = Checkpoints(run)
         self.key = jax.random.key(config.seed)
-        self.vlm, games = _model_and_games(config, self.key)
-        self.courses = {game.name: self._course(game) for game in games}
+        self.vlm, games, pools = _model_and_games(config, self.key)
+        self.courses = {game.name: self._course(game, pool) for game, pool in zip(games, pools, strict=True)}
         heads = {
-            name: coldstart.create_heads(c.language.game, self.vlm.config.decoder.width, jax.random.fold_in(self.key, i))
+            name: coldstart.create_heads(
+                c.language.game, self.vlm.config.decoder.width, jax.random.fold_in(self.key, i)
+            )
             for i, (name, c) in enumerate(self.courses.items())
         }
         self.phase, self.step = config.phases[0] if config.phases else "", 0
         self.state = TrainState(self.vlm.params, heads, ())
         self.reference: Params = self.vlm.params
-        self.boards: dict[str, list[Boards]] = {}
+        self.boards = {game.name: pool for game, pool in zip(games, pools, strict=True)}
+        self.lessons: dict[str, coldstart.Lesson] = {}
         if self.phase:
             self._enter(self.phase)
         self.saved = time.monotonic()
 
-    def _course(self, game: jaxgym.Game[Any]) -> Course:
-        limit = protocol(game).steps
-        boards = deal_played(game, self.key, 64, limit)
-        warmth = coldstart.measure_warmth(game, boards, self.key) * _WARMTH
-        language = speak(self.vlm, game)
-        return Course(language, coldstart.tables(language), limit, warmth)
+    def _course(self, game: jaxgym.Game[Any], pool: Boards) -> Course:
+        warmth = coldstart.measure_warmth(game, pool.state, self.key) * _WARMTH
+        language = speak(self.vlm, game, take(jax.device_get(pool.state), 0))
+        return Course(language, coldstart.tables(language), protocol(game).steps, warmth)
 
     def _enter(self, phase: str) -> None:
         """Begin a phase: fresh optimizer, fresh boards; GRPO keeps what it began with as its reference."""
@@ -87,14 +87,9 @@ class Trainer:
         supervised = isinstance(part, Supervised)
         self.state = learner.start(self.rule, self.state.params, self.state.heads, with_heads=supervised)
         self.reference = self.state.params
-        count, sets = (part.boards, _SHIFTS) if supervised else (part.states, 1)
-        for i, (name, course) in enumerate(self.courses.items()):
-            pool = deal_played(course.language.game, self._key(phase, -1, i), count * sets, course.limit)
-            # Set k takes every sets-th board, so that each set holds all stages of play.
-            self.boards[name] = [jax.tree.map(lambda leaf, k=k: leaf[k::sets], pool) for k in range(sets)]
 
     def _key(self, phase: str, step: int, game: int) -> jax.Array:
-        numbers = (list(_PLAYERS).index(phase) + 1, step + 1, game)
+        numbers = (_PHASES.index(phase) + 1, step + 1, game)
         key = self.key
         for number in numbers:
             key = jax.random.fold_in(key, number)
@@ -103,12 +98,12 @@ class Trainer:
     def events(self) -> Iterator[Event]:
         """Go through the phases, from wherever the run stands, and evaluate."""
         phases = self.config.phases
-        first_column = phases[phases.index("grpo") - 1] if phases.index("grpo") else "base" if "grpo" in phases else None
+        before = ("base", *phases)[phases.index("grpo")] if "grpo" in phases else None  # what RL begins with
         for phase in phases[phases.index(self.phase) :] if phases else ():
             if phase != self.phase:
                 self._enter(phase)
-            if phase == "grpo" and self.step == 0 and first_column:
-                yield from self.evaluate(first_column)
+            if phase == "grpo" and before:
+                yield from self.evaluate(before)
             total = self.config.length(phase)
             while self.step < total:
                 values = self._reinforce() if phase == "grpo" else self._supervise(phase)
@@ -127,41 +122,78 @@ class Trainer:
         """One step of base or cold start."""
         part: Supervised = getattr(self.config, phase)
         weights = coldstart.Weights(jnp.float32(part.decision), jnp.float32(part.dense))
-        shift, boards = self.step % _SHIFTS, {name: list(sets) for name, sets in self.boards.items()}
+        turns = BATCH // part.boards
+        boards, lessons = self.boards, self.lessons
+        if self.step % turns == 0 or not lessons:
+            lessons = self._prepare(phase, self.step // turns)
         gradients, reports = [], {}
-        for i, (name, course) in enumerate(self.courses.items()):
-            guess = phase == "base"
-            key = self._key(phase, self.step, i)
-            warmth = jnp.float32(math.inf) if guess else course.warmth
-            game = course.language.game
-            boards[name][shift], lesson = coldstart.teach(game, boards[name][shift], warmth, key, course.limit)
-            written = coldstart.write(course.language, lesson, guess=guess)
-            lesson = lesson._replace(state=())
+        for name, course in self.courses.items():
+            lesson = _turn(lessons[name], self.step % turns, turns)
+            written = coldstart.write(course.language, lesson, guess=phase == "base")
             (_, reports[name]), (params, head) = learner.supervised_gradients(
-                self.vlm.graphdef, self.state.params, self.state.heads[name], course.tables, lesson, written, weights
+                self.vlm.graphdef,
+                self.state.params,
+                self.state.heads[name],
+                course.tables,
+                lesson._replace(state=()),
+                written,
+                weights,
             )
             gradients.append((params, {name: head}))
+        if (self.step + 1) % turns == 0:
+            boards = self._move_on(phase, self.step // turns, lessons)
         state, norm = learner.apply(self.rule, self.state, tuple(gradients))
-        self.state, self.boards, self.step = state, boards, self.step + 1
+        self.state, self.boards, self.lessons, self.step = state, boards, lessons, self.step + 1
         if self.step % 10 and self.step != self.config.length(phase):
             return {}
-        return self._log(phase, jax.device_get(reports), {"grad_norm": float(norm)})
+        reports = jax.device_get(reports)
+        loss = float(np.mean([report["loss"] for report in reports.values()]))
+        return self._log(phase, reports, {"loss": loss, "grad_norm": float(norm)})
+
+    def _prepare(self, phase: str, turn: int) -> dict[str, coldstart.Lesson]:
+        """A lesson on all boards, for as many steps as it has slices."""
+        return {
+            name: coldstart.teach(
+                course.language.game,
+                self.boards[name].state,
+                None if phase == "base" else course.warmth,
+                self._key(phase, 2 * turn, i),
+            )
+            for i, (name, course) in enumerate(self.courses.items())
+        }
+
+    def _move_on(self, phase: str, turn: int, lessons: dict[str, coldstart.Lesson]) -> dict[str, Boards]:
+        """After a lesson: every other board takes the lesson's move, the rest a random legal one."""
+        moved = {}
+        for i, (name, course) in enumerate(self.courses.items()):
+            act_key, luck_key = jax.random.split(self._key(phase, 2 * turn + 1, i))
+            game, old = course.language.game, self.boards[name]
+            aimless = act(game, random_legal, old.state, act_key)
+            own = (jnp.arange(BATCH) % 2 == 0) & (phase != "base")
+            actions = jnp.where(own, lessons[name].action, aimless)
+            moved[name] = advance(game, old, actions, luck_key, course.limit)[0]
+        return moved
 
     def _reinforce(self) -> dict[str, float]:
         """One update of GRPO."""
         part = self.config.grpo
         hyper = Hyper(jnp.float32(part.temperature), jnp.float32(part.kl), jnp.float32(part.clip))
         gradients, reports, boards, began, count = [], {}, {}, time.monotonic(), 0
+        turns = BATCH // part.states
         for i, (name, course) in enumerate(self.courses.items()):
-            reply_key, move_key = jax.random.split(self._key("grpo", self.step, i))
-            language, old = course.language, self.boards[name][0]
+            reply_key, act_key, luck_key = jax.random.split(self._key("grpo", self.step, i), 3)
+            language, old = course.language, self.boards[name]
+            state = _turn(old.state, self.step % turns, turns)
             tried = try_replies(
-                self.vlm.graphdef, self.state.params, language, old, reply_key, part.group, part.temperature
+                self.vlm.graphdef, self.state.params, language, state, reply_key, part.group, part.temperature
             )
             r, outcome = tried.reading, rewards.game_reward(tried.legal, tried.score)
             total = rewards.total(outcome, r, format=part.format, perception=part.perception, exact=part.exact)
             batch = Tried(
-                course.tables.prompt, tried.pictures, *tried.sampled, jnp.asarray(total.reshape(part.states, part.group))
+                course.tables.prompt,
+                tried.pictures,
+                *tried.sampled,
+                jnp.asarray(total.reshape(part.states, part.group)),
             )
             (_, report), gradient = learner.grpo_gradients(
                 self.vlm.graphdef, self.state.params, self.reference, batch, hyper
@@ -179,13 +211,26 @@ class Trainer:
                 "length": np.asarray(tried.sampled.lengths).mean(),
             }
             count += len(outcome)
-            chosen = r.actions.reshape(part.states, part.group)[:, 0]
-            own = {"own": True, "random": False, "mix": np.arange(part.states) % 2 == 0}[self.config.states]
-            boards[name] = [move_on(language.game, old, jnp.asarray(np.where(own, chosen, -1)), move_key, course.limit)]
+            boards[name] = self._follow(course, old, tried, self.step % turns, act_key, luck_key)
         state, norm = learner.apply(self.rule, self.state, tuple(gradients))
         run = {"grad_norm": float(norm), "replies_per_second": count / (time.monotonic() - began)}
         self.state, self.boards, self.step = state, boards, self.step + 1
         return self._log("grpo", jax.device_get(reports), run)
+
+    def _follow(
+        self, course: Course, old: Boards, tried: Replies, turn: int, act_key: jax.Array, luck_key: jax.Array
+    ) -> Boards:
+        """The boards that were answered move on: by a group's first reply where the policy's own play is wanted and the
+        reply is legal, else by a random legal move, so that no board stands still.
+        """
+        part, game = self.config.grpo, course.language.game
+        turns, first = BATCH // part.states, slice(None, None, part.group)
+        own = {"own": True, "random": False, "mix": np.arange(part.states) % 2 == 0}[self.config.states]
+        actions = np.array(act(game, random_legal, old.state, act_key))
+        use = own & tried.legal[first]
+        actions[turn::turns] = np.where(use, tried.reading.actions[first], actions[turn::turns])
+        moved, _ = advance(game, old, jnp.asarray(actions), luck_key, course.limit)
+        return choose(jnp.arange(BATCH) % turns == turn, moved, old)
 
     def _log(self, phase: str, reports: dict[str, Any], run: dict[str, float]) -> dict[str, float]:
         """Write the metrics of a step; returns what is worth a glance."""
@@ -193,7 +238,7 @@ class Trainer:
         for name, report in reports.items():
             self.records.log(phase, self.step, seconds, name, report)
         self.records.log(phase, self.step, seconds, None, run)
-        shown = ("reward", "legal") if phase == "grpo" else ("loss", "cells")
+        shown = ("reward", "legal", "cells") if phase == "grpo" else ("cells",)
         return {k: float(np.mean([report[k] for report in reports.values()])) for k in shown} | run
 
     def evaluate(self, column: str) -> Iterator[Event]:
@@ -204,11 +249,12 @@ class Trainer:
             if column in entry["columns"]:
                 continue
             key, temperature = jax.random.fold_in(self.key, 1000 + i), self.config.grpo.temperature
+            total = self.config.evaluation.boards * course.limit
             for event in evaluate(
                 self.vlm.graphdef, self.state.params, course.language, key, self.config.evaluation.boards, temperature
             ):
                 if isinstance(event, int):
-                    yield Event(f"evaluate {column} on {name}", event, protocol(course.language.game).steps)
+                    yield Event(f"evaluate {column} on {name}", event, total)
                 else:
                     entry["columns"][column] = event.score._asdict()
                     entry["extra"][column] = _extra(event)
@@ -244,7 +290,7 @@ class Trainer:
                 "truth": tried.truths[i],
                 "action": game.actions.format(action) if action >= 0 else None,
                 "legal": bool(tried.legal[i]),
-                "reward": float(tried.score[i]),
+                "reward": float(rewards.game_reward(tried.legal, tried.score)[i]),
                 "cells": float(tried.reading.cells[i]),
             }
             self.records.sample(f"{name}-{column}-{i}", pictures[i], row)
@@ -279,16 +325,23 @@ class Trainer:
         return True
 
 
-def _model_and_games(config: Config, key: jax.Array) -> tuple[policy.VLM, list[jaxgym.Game[Any]]]:
+def _turn(rows: Any, turn: int, turns: int) -> Any:
+    """Every turns-th row: each slice holds boards at all stages of play, and neighbours in time are not alike."""
+    return jax.tree.map(lambda leaf: leaf[turn::turns], rows)
+
+
+def _model_and_games(config: Config, key: jax.Array) -> tuple[policy.VLM, list[jaxgym.Game[Any]], list[Boards]]:
     loaded = None if config.model in policy.PRESETS else policy.load(config.model)
     vision = loaded.config.vision if loaded else policy.PRESETS[config.model].vision
-    names = jaxgym.names() if "all" in config.games else config.games
     games = []
-    for name in dict.fromkeys(names):
+    for name in config.names():
         options = {"photos": config.photos} if name == "shisen_sho_photo" else {}
         games.append(jaxgym.make(name, picture=config.picture, patch=vision.patch * vision.merge, **options))
-    vlm = loaded or policy.load(config.model, tokenizer=build_tokenizer(games, key), key=key)
-    return vlm, games
+    pools = [wander(game, jax.random.fold_in(key, i), BATCH, protocol(game).steps) for i, game in enumerate(games)]
+    if loaded:
+        return loaded, games, pools
+    tokenizer = build_tokenizer(games, [jax.device_get(pool.state) for pool in pools])
+    return policy.load(config.model, tokenizer=tokenizer, key=key), games, pools
 
 
 def _entry(table: dict[str, Any], name: str, course: Course) -> dict[str, Any]:

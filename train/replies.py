@@ -44,8 +44,8 @@ def _card(folder: Path, sample: dict[str, Any]) -> str:
     return (
         f'<article><div class="picture">{_picture(folder, sample.get("picture"))}</div><div class="said"><h3>'
         f'{show(str(sample.get("game")), 60)} <span>{where}</span></h3><ul class="facts">'
-        f"{''.join(f'<li>{fact}</li>' for fact in facts)}</ul>{_comparison(said, truth)}"
-        f'<p class="think" dir="auto">{show(think, 1200) if think else "<i>no reason given</i>"}</p>'
+        f'{"".join(f"<li>{fact}</li>" for fact in facts)}</ul><div class="reading">{_comparison(said, truth)}'
+        f'<p class="think" dir="auto">{show(think, 1200) if think else "<i>no reason given</i>"}</p></div>'
         f"<details><summary>the whole reply, {len(reply):,} characters</summary>"
         f'<pre dir="auto">{show(reply, _CLIP)}</pre></details></div></article>\n'
     )
@@ -53,8 +53,8 @@ def _card(folder: Path, sample: dict[str, Any]) -> str:
 
 def _picture(folder: Path, name: Any) -> str:
     """A picture of the folder, packed into the page."""
-    path = (folder / str(name)).resolve()
     try:
+        path = (folder / str(name)).resolve()
         if not path.is_relative_to(folder.resolve()):
             raise ValueError("outside the run folder")
         with Image.open(path, formats=("PNG",)) as picture:
@@ -63,7 +63,7 @@ def _picture(folder: Path, name: Any) -> str:
             packed = io.BytesIO()
             picture.convert("RGB").save(packed, "PNG", optimize=True)
             size = f'width="{picture.width}" height="{picture.height}"'
-    except (OSError, ValueError, SyntaxError):  # Pillow reports broken chunks as SyntaxError
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # SyntaxError: a broken PNG chunk
         return '<p class="missing">The picture is not there.</p>'
     data = base64.b64encode(packed.getvalue()).decode()
     return f'<img alt="what the model saw" {size} src="data:image/png;base64,{data}">'
@@ -72,7 +72,7 @@ def _picture(folder: Path, name: Any) -> str:
 def _block(reply: str, name: str) -> str | None:
     """What follows the first `<name>`, as far as it goes: a reply that was cut off is shown as well."""
     _, opened, rest = reply[: 1 << 16].partition(f"<{name}>")
-    return rest.partition("<" if name == "perception" else f"</{name}>")[0] if opened else None
+    return rest.partition(f"</{name}>")[0] if opened else None
 
 
 def _comparison(said: str | None, truth: str) -> str:

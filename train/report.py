@@ -29,6 +29,14 @@ class Chart(NamedTuple):
     phases: tuple[str, ...] = ()
 
 
+MEASURED = {  # by the evaluation: title, and whether it is a share
+    "cells": ("cells read right", True),
+    "board": (f"{_P} of boards", True),
+    "reason": (f"{_R} of moves", True),
+    "legal": ("legal replies", True),
+    "formatted": ("in the format", True),
+    "cleared": ("steps to clear", False),
+}
 _ACCURACY = (("board", "boards", 1), ("cells", "cells", 0), ("reason", "good moves", 2))
 OF_A_GAME = (
     Chart(f"Perception {_P} and reasoning {_R}", "share read exactly; P(good move | board read)", _ACCURACY, True),
@@ -45,7 +53,7 @@ OF_THE_RUN = (
     Chart("Loss, supervised", "nats", (("loss", "loss", 6),), log=True, phases=("base", "coldstart")),
     Chart("Loss, RL", "clipped objective with KL", (("loss", "loss", 6),), phases=("grpo",)),
     Chart("Norm of the gradient", "before clipping", (("grad_norm", "norm", 3),), log=True),
-    Chart("Learning rate", "a step", (("lr", "rate", 5),)),
+    Chart("Learning rate", "of the optimizer", (("lr", "rate", 5),)),
     Chart("Speed", "replies a second", (("replies_per_second", "replies/s", 2),)),
 )
 
@@ -114,30 +122,41 @@ def _results(run: Run) -> str:
         heading = f'<th scope="row">{show(game, 60)}<small>{show(unit, 80)}</small></th>'
         rows.append(f"<tr>{heading}{''.join(cells)}</tr>")
         marks = [c._replace(kind="best" if n == best else "own" if n in OWN else "other") for n, c in means.items()]
-        marks += [Mark(f"{n} (paper)", "published", v, v, v, 0) for n, v in outside.items() if finite(v)]
+        marks += [Mark(n, "published", v, v, v, 0) for n, v in outside.items() if finite(v)]
         if marks:
-            drawn = dots(
-                [Dot(label=m.label, kind=m.kind, mean=m.mean, low=m.low, high=m.high) for m in marks], unit, game
-            )
-            charts.append(f"<figure><figcaption><b>{show(game, 60)}</b></figcaption>{drawn}</figure>")
+            drawn = [Dot(label=m.label, kind=m.kind, mean=m.mean, low=m.low, high=m.high) for m in marks]
+            more = _extra(as_dict(entry.get("extra")))
+            title = f"<figcaption><b>{show(game, 60)}</b></figcaption>"
+            charts.append(f"<figure>{title}{dots(drawn, unit, game)}{more}</figure>")
     if not rows:
         return _section("results", "Results", "No scores yet.", "")
     heads = "".join(f'<th scope="col">{show(COLUMNS.get(c, c), 40)}</th>' for c in run.order)
     heads += "".join(f'<th scope="col" class="published">{show(c, 40)}<small>published</small></th>' for c in published)
     body = f'<thead><tr><th scope="col">game</th>{heads}</tr></thead><tbody>{"".join(rows)}</tbody>'
     table = f'<table class="scores">{body}</table>'
-    lead = "Mean score of a board and its 95\u202f% interval, one protocol for all. \u2605: this model's best."
-    return _section("results", "Results", lead, f'{table}<div class="grid">{"".join(charts)}</div>')
+    lead = (
+        "Mean score of a board and its 95\u202f% interval, one protocol for all; \u2605 this model's best. "
+        'In the charts: <b class="own">\u25cf</b> this model, <b>\u25cf</b> other players, '
+        '<b class="published">\u25c7</b> as published.'
+    )
+    return _section("results", "Results", lead, f'{table}<div class="grid four">{"".join(charts)}</div>')
 
 
-def _extra(values: dict[str, Any]) -> list[str]:
-    """What else the evaluation measured, a line each."""
-    lines = []
-    for key, value in values.items():
-        found = value.items() if isinstance(value, dict) else [("", value)]
-        words = [f"{COLUMNS.get(str(k), str(k))} {number(float(v)) if finite(v) else v}".strip() for k, v in found]
-        lines.append(f"{show(key.replace('_', ' '), 60)}: {show(', '.join(words), 300)}")
-    return lines
+def _extra(values: dict[str, Any]) -> str:
+    """What else the evaluation measured, {column: {metric: value}}, as a small table: a row a metric."""
+    columns = [name for name in dict.fromkeys([*OWN, *values]) if as_dict(values.get(name))]
+    metrics = dict.fromkeys(metric for name in columns for metric in values[name])
+    if not metrics:
+        return ""
+    head = "".join(f'<th scope="col">{show(PHASES.get(name, name), 30)}</th>' for name in columns)
+    body = ""
+    for metric in metrics:
+        title, percent = MEASURED.get(metric, (show(metric.replace("_", " "), 40), False))
+        cells = (values[name].get(metric) for name in columns)
+        texts = (number(float(value), percent) if finite(value) else "\u2013" for value in cells)
+        body += f'<tr><th scope="row">{title}</th>{"".join(f"<td>{text}</td>" for text in texts)}</tr>'
+    head = f'<thead><tr><th scope="col">evaluation</th>{head}</tr></thead>'
+    return f'<table class="extra">{head}<tbody>{body}</tbody></table>'
 
 
 class Mark(NamedTuple):
@@ -186,7 +205,8 @@ def _game(run: Run, i: int, game: str) -> str:
         "share of good moves among the boards read exactly. Points are single measurements, lines their moving average."
     )
     body = f'<div class="tiles">{tiles}</div><div class="grid">{charts}</div>'
-    return _section(f"game-{i}", show(game, 60), lead if charts else "No measurements yet.", body)
+    lead = (lead if i == 0 else "") if charts else "No measurements yet."
+    return _section(f"game-{i}", show(game, 60), lead, body)
 
 
 TILES = (
@@ -217,7 +237,9 @@ def _charts(series: Series, known: Sequence[Chart], phases: Sequence[Phase]) -> 
     """The known charts that have data, then one for every other metric."""
     named = {metric for chart in known for metric, _, _ in chart.metrics}
     rest = [m for m in sorted(series) if m not in named]
-    others = [Chart(show(m.replace("_", " "), 40), "", ((m, m, sum(m.encode()) % COLOURS),)) for m in rest]
+    others = [
+        Chart(show(m.replace("_", " "), 40), "", ((m, m.replace("_", " "), sum(m.encode()) % COLOURS),)) for m in rest
+    ]
     return "".join(_chart(series, chart, phases) for chart in (*known, *others))
 
 
@@ -235,7 +257,10 @@ def _chart(series: Series, chart: Chart, phases: Sequence[Phase]) -> str:
 
 def _replies(run: Run) -> str:
     found = cards(run)
-    lead = "As they were sampled, the reading compared with the board cell by cell; \u2717 marks a cell read wrong."
+    lead = (
+        "As they were sampled. Each board is shown as the model read it; \u2717 marks a wrong cell, what was read "
+        "is struck out above what stands there."
+    )
     left = len(run.samples) - len(found)
     lead += f" The last of each game and phase; {left:,} more in samples.jsonl." if left > 0 else ""
     return _section("samples", "Replies", lead if found else "No replies yet.", "".join(found))
@@ -264,4 +289,5 @@ def duration(seconds: float) -> str:
     """Time in words: `48 s`, `14 min 32 s`, `2 h 5 min`."""
     whole = round(seconds)
     hours, minutes = divmod(whole // 60, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {whole % 60} s" if minutes else f"{whole} s"
+    parts = (hours, "h"), (minutes, "min"), (0 if hours else whole % 60, "s")
+    return " ".join(f"{n} {unit}" for n, unit in parts if n) or "0 s"

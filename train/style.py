@@ -16,25 +16,33 @@ body { margin:0; background:var(--paper); color:var(--ink); font:15px/1.5 system
   "Helvetica Neue",Arial,sans-serif; font-variant-numeric:tabular-nums; overflow-wrap:anywhere }
 main { max-width:1240px; margin:0 auto; padding:36px 24px 72px }
 h1 { font-size:30px; line-height:1.15; margin:0 0 10px; letter-spacing:-.015em; font-weight:650 }
-h2 { font-size:20px; margin:0 0 2px; letter-spacing:-.01em; font-weight:650 }
+h2 { font-size:20px; margin:0 0 6px; letter-spacing:-.01em; font-weight:650 }
 h3 { font-size:14px; margin:0; font-weight:600 }
 h3 span, figcaption span, small { color:var(--soft); font-weight:400 }
 sub { font-size:.72em; line-height:0 }
 a { color:var(--accent); text-decoration:none } a:hover { text-decoration:underline }
 section { margin-top:44px; padding-top:20px; border-top:1px solid var(--rule); scroll-margin-top:8px }
 .kicker { margin:0; font-size:12px; letter-spacing:.08em; text-transform:uppercase; color:var(--soft) }
-.lead, .story { margin:0 0 16px; color:var(--soft); max-width:92ch } .story b { color:var(--ink); font-weight:600 }
+.lead:empty { display:none }
+.lead, .story { margin:0 0 16px; color:var(--soft); max-width:100ch }
+.story b { color:var(--ink); font-weight:600 }
+.lead b { color:var(--s6) }
+.lead .own { color:var(--s0) } .lead .published { color:var(--s1) }
 .facts { list-style:none; display:flex; flex-wrap:wrap; gap:3px 18px; margin:0 0 6px; padding:0 }
 .facts span { color:var(--soft) } .facts b { font-weight:600 }
 nav { display:flex; flex-wrap:wrap; gap:4px 18px; font-size:14px }
 .missing { margin:12px 0 0; padding:8px 12px; border-left:3px solid var(--mark); background:var(--band);
   color:var(--soft); font-size:14px }
 .grid { display:grid; grid-template-columns:repeat(auto-fill,minmax(min(100%,350px),1fr)); gap:14px }
+.grid.four { grid-template-columns:repeat(auto-fill,minmax(min(100%,270px),1fr)) }
 figure { margin:0; padding:12px 12px 6px; background:var(--card); border:1px solid var(--rule); border-radius:8px;
   min-width:0 }
 figcaption { font-size:13px; line-height:1.35; margin:0 2px 6px } figcaption b { font-weight:600; display:block }
 figcaption span { font-size:12px }
-figure p { margin:4px 2px; font-size:12px; color:var(--soft) }
+.extra { width:100%; margin:8px 0 4px; font-size:12px; line-height:1.35; white-space:nowrap }
+.extra th { font-weight:400; color:var(--soft) }
+.extra th:first-child { text-align:left } .extra th, .extra td { text-align:right; padding:2px 0 2px 5px }
+.extra th:first-child { padding-left:2px } .extra tr { border-top:1px solid var(--grid) }
 svg { display:block; width:100%; height:auto; max-width:560px; overflow:visible }
 svg text { font-size:10.5px; fill:var(--soft); font-family:inherit }
 svg .phase { font-size:10px; letter-spacing:.02em } svg .label { font-weight:600; font-size:11px }
@@ -58,7 +66,7 @@ table { border-collapse:collapse }
 .scores th small { white-space:normal } .scores tbody th { font-weight:600 }
 .scores .best { background:var(--best); font-weight:700 } .scores .best i { color:var(--mark); font-style:normal }
 .scores .published { color:var(--soft); font-weight:400 } .scores .none { color:var(--soft) }
-.tiles { display:grid; grid-template-columns:repeat(auto-fill,minmax(200px,1fr)); gap:10px 28px; margin:0 0 16px }
+.tiles { display:grid; grid-template-columns:repeat(auto-fit,minmax(200px,1fr)); gap:10px 28px; margin:0 0 16px }
 .tiles h3 { font-size:12.5px; font-weight:500; color:var(--soft) } .tiles p { margin:0; line-height:1.2 }
 .tiles b { font-size:25px; font-weight:600; letter-spacing:-.02em } .tiles span { color:var(--soft); font-size:13px }
 .tiles small { font-size:12px } .tiles:empty { display:none }
@@ -67,11 +75,16 @@ article { display:grid; grid-template-columns:232px minmax(0,1fr); gap:20px; pad
 .picture img { width:100%; height:auto; border-radius:4px; display:block; border:1px solid var(--rule) }
 .said .facts { font-size:13px; margin:2px 0 8px } .scroll { overflow-x:auto }
 .board { font-size:11.5px; line-height:1.25 }
-.board td { border:1px solid var(--rule); padding:3px 6px; min-width:46px; text-align:center; overflow:hidden;
+.board td { border:1px solid var(--rule); padding:3px 6px; min-width:54px; text-align:center; overflow:hidden;
   overflow-wrap:normal; unicode-bidi:isolate }
 .board .empty { color:var(--soft); opacity:.65 } .board .wrong { background:var(--badbg) }
 .wrong i, .wrong s { color:var(--bad); font-style:normal } .wrong b { display:block; font-weight:600 }
-.think { margin:10px 0; max-width:80ch; unicode-bidi:isolate; overflow:hidden } .think i, em { color:var(--soft) }
+.reading { display:flex; flex-wrap:wrap; gap:4px 22px; margin-bottom:8px }
+.reading > div { max-width:100% }
+.think::before { content:"think: "; color:var(--soft) }
+.think { flex:1 1 240px; margin:0; max-width:80ch; font-size:14px; unicode-bidi:isolate;
+  overflow:hidden }
+.think i, em { color:var(--soft) }
 details summary { cursor:pointer; color:var(--accent); font-size:13.5px }
 pre { white-space:pre-wrap; overflow:hidden; unicode-bidi:isolate; background:var(--band); border-radius:6px;
   padding:10px 12px; font:12.5px/1.5 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace; margin:8px 0 0 }

@@ -38,21 +38,24 @@ class State(NamedTuple):
 
 def reset(key: jax.Array, *, size: int, kinds: int, run: int) -> State:
     """A deal at rest."""
-    return State(_deal(jnp.zeros((size, size), jnp.int32), key, kinds=kinds, run=run))
+    nothing = jnp.zeros((size, size), jnp.int32)
+    return State(_deal(nothing, jnp.bool_(False), key, kinds=kinds, run=run))
 
 
 def step(state: State, action: jax.Array, key: jax.Array, *, cells: np.ndarray, kinds: int, run: int) -> Outcome:
     """Swap, let runs vanish until there is none, and shuffle if nothing could be swapped then."""
     fall_key, shuffle_key, deal_key = jax.random.split(key, 3)
     board, score = _cascade(_swap(state.board, jnp.asarray(cells)[action]), fall_key, kinds=kinds, run=run)
-    board = _deal(_shuffle(board, shuffle_key, run=run), deal_key, kinds=kinds, run=run)
+    board = _deal(*_shuffle(board, shuffle_key, run=run), deal_key, kinds=kinds, run=run)
     return Outcome(State(board), score, jnp.bool_(False))
 
 
 def legal(state: State, *, run: int) -> jax.Array:
     """bool [A]: the swaps that make a run; of a board at rest."""
-    gains = [_gains(turned, run) for turned in _turns(state.board)]  # of the right, lower, left and upper neighbour
-    right, down, left, up = (jnp.rot90(g, -k) for k, g in enumerate(gains))
+    # Turned so that the right, lower, left and upper neighbour of a cell is the one on its right.
+    turned = jnp.stack([jnp.rot90(state.board, k) for k in range(4)])
+    gains = jax.vmap(functools.partial(_gains, run=run))(turned)
+    right, down, left, up = (jnp.rot90(gains[k], -k) for k in range(4))
     across = right[:, :-1] | left[:, 1:]
     return jnp.concatenate([across.ravel(), (down[:-1] | up[1:]).ravel()])
 
@@ -118,11 +121,6 @@ def _row_runs(board: jax.Array, run: int) -> jax.Array:
     same = (board[:, :-1] == board[:, 1:]) & (board[:, 1:] > 0)
     starts = functools.reduce(jnp.logical_and, (same[:, i : i + windows] for i in range(run - 1)))
     return functools.reduce(jnp.logical_or, (jnp.pad(starts, ((0, 0), (i, run - 1 - i))) for i in range(run)))
-
-
-def _turns(board: jax.Array) -> list[jax.Array]:
-    """The board turned so that the right, lower, left and upper neighbour of a cell is on its right."""
-    return [jnp.rot90(board, k) for k in range(4)]
 
 
 def _gains(board: jax.Array, run: int) -> jax.Array:
@@ -196,8 +194,11 @@ def _rests(board: jax.Array, run: int) -> jax.Array:
     return ~_runs(board, run).any() & legal(State(board), run=run).any()
 
 
-def _shuffle(board: jax.Array, key: jax.Array, *, run: int) -> jax.Array:
-    """Unless the board is at rest, put its tiles in random orders until it is, or give up after `SHUFFLES`."""
+def _shuffle(board: jax.Array, key: jax.Array, *, run: int) -> tuple[jax.Array, jax.Array]:
+    """Unless the board is at rest, put its tiles in random orders until it is, or give up after `SHUFFLES`.
+
+    The board, and whether it is at rest.
+    """
     Carry = tuple[jax.Array, jax.Array, jax.Array]  # board, at rest, tries so far
 
     def shuffle(carry: Carry) -> Carry:
@@ -209,10 +210,10 @@ def _shuffle(board: jax.Array, key: jax.Array, *, run: int) -> jax.Array:
         return mixed, _rests(mixed, run), i + 1
 
     start = board, _rests(board, run), jnp.int32(0)
-    return jax.lax.while_loop(lambda carry: ~carry[1] & (carry[2] < SHUFFLES), shuffle, start)[0]
+    return jax.lax.while_loop(lambda carry: ~carry[1] & (carry[2] < SHUFFLES), shuffle, start)[:2]
 
 
-def _deal(board: jax.Array, key: jax.Array, *, kinds: int, run: int) -> jax.Array:
+def _deal(board: jax.Array, rests: jax.Array, key: jax.Array, *, kinds: int, run: int) -> jax.Array:
     """Unless the board is at rest, draw the tiles of its runs anew, or all if it has none, until it is."""
     Carry = tuple[jax.Array, jax.Array, jax.Array]  # board, at rest, tries so far
 
@@ -222,8 +223,7 @@ def _deal(board: jax.Array, key: jax.Array, *, kinds: int, run: int) -> jax.Arra
         drawn = jnp.where(runs | ~runs.any(), _draw(jax.random.fold_in(key, i), board.shape[0], kinds), board)
         return drawn, _rests(drawn, run), i + 1
 
-    start = board, _rests(board, run), jnp.int32(0)
-    return jax.lax.while_loop(lambda carry: ~carry[1], draw, start)[0]
+    return jax.lax.while_loop(lambda carry: ~carry[1], draw, (board, rests, jnp.int32(0)))[0]
 
 
 def swap(*, size: int = 8, kinds: int = 12, run: int = 3, look: Look = Look()) -> Game[State]:

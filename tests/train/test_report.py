@@ -130,7 +130,8 @@ def write_run(run: Path) -> Path:
             for name, mean in zip(COLUMNS, SCORES[game], strict=True)
         }
         published = dict(zip(("G1", "G0", "Claude-3.7-Thinking", "Random"), PUBLISHED[game], strict=True))
-        extra = {"steps to clear": {"coldstart": 29.5, "grpo": 24.0}} if game == "shisen_sho" else {}
+        own = {"cells": 0.97, "board": 0.63, "legal": 0.9, "reason": 0.814, "formatted": 1.0}
+        extra = {"base": own, "coldstart": own, "grpo": own | ({"cleared": 29.5} if game == "shisen_sho" else {})}
         unit = "score over 100 steps"
         games[game] = {"columns": columns, "published": published, "unit": unit, "extra": extra}
     (run / "table.json").write_text(json.dumps({"games": games, "order": COLUMNS}))
@@ -166,7 +167,14 @@ def test_the_table_has_every_game_and_column(page: Page) -> None:
         assert labels.count(title) == len(GAMES), title
     headings = {attrs.get("aria-label", "").partition(":")[0] for tag, attrs in page.tags if tag == "svg"}
     assert headings >= set(GAMES)
-    for text in ("1,070", "978", "929 \u2013 1,027", "13.8", "steps to clear: after cold start 29.5, after RL 24"):
+    for text in (
+        "1,070",
+        "978",
+        "929 \u2013 1,027",
+        "13.8",
+        "Racc of moves81.4\u202f%",
+        "steps to clear\u2013\u201329.5",
+    ):
         assert text in page.text, text
 
 
@@ -214,6 +222,17 @@ def test_pictures_are_in_the_page_and_only_those_of_the_run(run: Path, page: Pag
     pictures = [attrs for tag, attrs in again.tags if tag == "img"]
     assert len(pictures) == 4 * 4  # two of three from base, one cold, one RL; the hostile one has none
     assert "The picture is not there." in again.text
+
+
+@pytest.mark.parametrize("name", [None, 3, "", "/etc/passwd", "a\0b", "x" * 5000, "samples", "cut.png", "text.png"])
+def test_a_picture_that_is_none_leaves_a_note(tmp_path: Path, name: object) -> None:
+    Image.effect_noise((64, 64), 50).save(tmp_path / "whole.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "whole.png").read_bytes()[:200])
+    (tmp_path / "text.png").write_text("no picture")
+    (tmp_path / "samples.jsonl").write_text(json.dumps({"game": "swap", "phase": "base", "picture": name}))
+    page = Page(report.write(tmp_path).read_text())
+    assert "The picture is not there." in page.text
+    assert not [tag for tag, _ in page.tags if tag == "img"]
 
 
 def test_wrong_cells_are_marked_by_a_sign_and_only_those(tmp_path: Path) -> None:
@@ -267,7 +286,8 @@ def test_a_half_written_file_is_read_as_far_as_it_goes(tmp_path: Path, name: str
     ["null", "[1]", "{}", '{"phase": 3, "step": 1}', '{"phase": "grpo", "step": null, "kl": 1}', "[" * 100_000,
      '{"phase": "grpo", "step": 1e999, "kl": 1}', '{"phase": "grpo", "step": 1, "seconds": "x", "game": [], "kl": 1}',
      '{"phase": "grpo", "step": 1, "game": "2048", "kl": NaN}', '{"phase": "grpo", "step": ' + "9" * 5000 + "}",
-     '{"phase": "<b>", "step": 1, "game": "<script>", "<i>": 1.0}', '{"phase": "grpo", "step": 2, "kl": -1e308}'],
+     '{"phase": "<b>", "step": 1, "game": "<script>", "<i>": 1.0}', '{"phase": "grpo", "step": 2, "kl": -1e308}',
+     '{"phase": "grpo", "step": 4, "game": "2048", "entropy": 1e-320, "length": -1e29}'],
 )  # fmt: skip
 def test_lines_that_make_no_sense_do_no_harm(tmp_path: Path, line: str) -> None:
     for name in ("metrics.jsonl", "samples.jsonl"):
@@ -296,7 +316,8 @@ def test_a_step_measured_again_counts_as_it_was_measured_last(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("value", "percent", "text"),
     [(0.973, True, "97.3\u202f%"), (1.0, True, "100\u202f%"), (1070, False, "1,070"), (0.4, False, "0.4"),
-     (0, False, "0"), (1e-6, False, "1e\u22126"), (-0.25, False, "\u22120.25"), (17.6, False, "17.6"), (2.5e7, False, "2.5e7")],
+     (0, False, "0"), (3e-9, True, "\u22480\u202f%"),
+     (1e-6, False, "1e\u22126"), (-0.25, False, "\u22120.25"), (17.6, False, "17.6"), (2.5e7, False, "2.5e7")],
 )  # fmt: skip
 def test_numbers_have_three_digits(value: float, percent: bool, text: str) -> None:
     assert charts.number(value, percent) == text
