@@ -43,7 +43,7 @@ def write_reply(perception: str, think: str, answer: str) -> str:
 
 
 def read_reply(game: Game, text: str) -> Reply:
-    """Take a reply apart and read its action. Never raises; a reply that nests, repeats or lacks the answer has action -1."""
+    """Take a reply apart and read its action. Never raises; an answer nested, repeated or missing is -1."""
     if not isinstance(text, str) or len(text) > _LONGEST:
         return Reply(perception=None, think=None, answer=None, action=INVALID, formatted=False)
     blocks = {name: _block(text, name) for name in BLOCKS}

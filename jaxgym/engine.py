@@ -70,7 +70,7 @@ Player = Callable[[Any, jax.Array], jax.Array]  # (state, key) -> action
 
 
 def rollout(game: Game, player: Player, state: Any, key: jax.Array, steps: int) -> tuple[Any, Rollout]:
-    """Let a player act on one board for so many steps; a finished board stays as it ended. Returns the last state too."""
+    """Let a player act on one board for so many steps; a finished board stays as it ended. Also the last state."""
 
     def step(carry: tuple[Any, jax.Array], step_key: jax.Array) -> tuple[tuple[Any, jax.Array], Rollout]:
         state, over = carry

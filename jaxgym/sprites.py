@@ -103,9 +103,8 @@ class Look:
         room = self.picture // max(rows, columns)
         tile = room // self.patch * self.patch or room // 4 * 4
         if tile < 8:
-            raise ValueError(
-                f"picture={self.picture} is too small for a {rows}x{columns} board: give at least {8 * max(rows, columns)}"
-            )
+            least = 8 * max(rows, columns)
+            raise ValueError(f"picture={self.picture} is too small for a {rows}x{columns} board: give {least} or more")
         return tile
 
 

@@ -21,6 +21,7 @@ class VisionConfig:
     merge: int = 2  # merge x merge patches become one image token
     grid: int = 0  # side of the table of learned absolute positions; 0: none
     rope_theta: float = 10_000.0
+    looks: bool = False  # heads begin by looking at one neighbour each; for towers trained from scratch
     mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
     std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
     eps: float = 1e-6
@@ -86,10 +87,12 @@ class VLMConfig:
 
 
 _TINY = VLMConfig(
-    vision=VisionConfig(width=32, layers=2, heads=2, hidden=64, patch=16, temporal=1, merge=1, grid=16, rope_theta=100.0),
+    vision=VisionConfig(
+        width=32, layers=2, heads=2, hidden=64, patch=16, temporal=1, merge=1, grid=16, rope_theta=10.0, looks=True
+    ),
     decoder=DecoderConfig(
         width=32, layers=2, heads=2, kv_heads=1, head_dim=16, hidden=64,
-        rope_theta=1_000.0, mrope=False, sections=(8, 0, 0), qk_norm=True,
+        rope_theta=1_000.0, mrope=False, sections=(8, 0, 0), qkv_bias=True,
     ),
     vocab=0, image_id=2, stop_id=1, pad_id=0,
 )  # fmt: skip

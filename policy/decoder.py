@@ -1,7 +1,7 @@
 """The decoder: grouped-query attention over a shared prompt and an own reply, SwiGLU, RMSNorm.
 
-Rows come in groups: `S` prompts, each continued by `G` replies. A prompt's keys and values are computed once and read by
-its whole group; in sampling and in training alike. Caches are values: arguments and results, never hidden state.
+Rows come in groups: `S` prompts, each continued by `G` replies. A prompt's keys and values are computed once and read
+by its whole group; in sampling and in training alike. Caches are values: arguments and results, never hidden state.
 """
 
 from typing import NamedTuple
@@ -51,7 +51,7 @@ class Attention(nnx.Module):
             self.k_norm = nnx.RMSNorm(c.head_dim, epsilon=c.eps, rngs=rngs)
 
     def project(self, x: jax.Array, angles: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Rotated queries [B, kv, share, T, d]; rotated keys [B, kv, d, T] and values [B, kv, T, d] as a cache has them."""
+        """Queries [B, kv, share, T, d]; keys [B, kv, d, T] and values [B, kv, T, d] as a cache has them."""
         c, (rows, length, _) = self.config, x.shape
         q = self.q(x).reshape(rows, length, c.heads, c.head_dim)
         k = self.k(x).reshape(rows, length, c.kv_heads, c.head_dim)

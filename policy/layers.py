@@ -5,7 +5,7 @@ from flax import nnx
 
 
 def linear(inputs: int, outputs: int, *, bias: bool, rngs: nnx.Rngs, shrink: float = 1.0) -> nnx.Linear:
-    """A dense layer; `shrink` divides its first weights' variance (the way out of a residual block: twice its depth)."""
+    """A dense layer; `shrink` divides its first weights' variance (twice the depth, on the way out of a block)."""
     init = nnx.initializers.variance_scaling(1.0 / shrink, "fan_in", "truncated_normal")
     return nnx.Linear(inputs, outputs, use_bias=bias, kernel_init=init, rngs=rngs)
 

@@ -8,8 +8,9 @@ import numpy as np
 def token_positions(ids: jax.Array, image_id: int, grid: tuple[int, int]) -> jax.Array:
     """M-RoPE positions (time, row, column) of every token: ids int32 [B, T] -> int32 [3, B, T].
 
-    Text counts up on all three axes. The tokens of a picture, `grid` = (rows, columns) of them, share one time and count
-    rows and columns from there; the text after it goes on past the larger of the two (Qwen2-VL, arXiv 2409.12191).
+    Text counts up on all three axes. The tokens of a picture, `grid` = (rows, columns) of them, share one time and
+    count rows and columns from there; the text after it goes on past the larger of the two (Qwen2-VL, arXiv
+    2409.12191).
     """
     rows, columns = grid
     image = ids == image_id

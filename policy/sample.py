@@ -39,7 +39,7 @@ def generate(
     max_new_tokens: int,
     samples: int,
 ) -> Reply:
-    """Write `samples` replies to each prompt, rows s * samples ... belonging to prompt s. Ends when the last row stops."""
+    """Write `samples` replies to each prompt, side by side, until the last of them stops."""
     model = nnx.merge(graphdef, params)
     config = model.config
     prompt = model.prefill(ids, lengths, pictures)

@@ -85,7 +85,7 @@ class Model(nnx.Module):
         return Prompt(cache, jnp.take_along_axis(hidden, last[..., None], axis=1)[:, 0], highest + 1)
 
     def continued(self, prompt: Prompt, replies: jax.Array) -> jax.Array:
-        """Logits of replies to prompts: replies int32 [S * G, R] -> float32 [S * G, R, V], at [:, t] those of token t."""
+        """Logits of replies to prompts: int32 [S * G, R] -> float32 [S * G, R, V], at [:, t] those of token t."""
         rows, length = replies.shape[0], replies.shape[1] - 1
         group = rows // prompt.position.shape[0]
         ahead = jnp.repeat(prompt.position, group)[:, None] + jnp.arange(length, dtype=jnp.int32)[None]
@@ -169,7 +169,8 @@ class VLM:
 
         if max_new_tokens < 1 or samples < 1 or not temperature >= 0:
             raise ValueError(
-                f"max_new_tokens={max_new_tokens} and samples={samples} must be at least 1, temperature={temperature} at least 0"
+                f"max_new_tokens={max_new_tokens} and samples={samples} must be at least 1, "
+                f"temperature={temperature} at least 0"
             )
         self._check(ids, pictures)
         heat = jnp.float32(temperature)

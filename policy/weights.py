@@ -28,8 +28,8 @@ def load(
 ) -> VLM:
     """Load a model from a folder that `save` wrote, or make a preset with fresh weights.
 
-    A preset takes its vocabulary from `tokenizer` (without one: bytes) and its weights from `key` (without one: seed 0).
-    Raises ValueError, in one line, when the source is neither or the folder is not whole.
+    A preset takes its vocabulary from `tokenizer` (without one: bytes) and its weights from `key` (without one: seed
+    0). Raises ValueError, in one line, when the source is neither or the folder is not whole.
     """
     if str(source) in PRESETS:
         tokenizer = tokenizer or build([], [], merges=0)

@@ -15,6 +15,7 @@ from flax import nnx
 
 import jaxgym
 from jaxgym.game import Game
+from policy.decoder import Cache
 from policy.vlm import Model, Params
 from train import rollout
 from train.grpo import masked_mean
@@ -49,17 +50,17 @@ def opinion(game: Game[Any], state: Any, key: jax.Array) -> jax.Array:
     return jax.vmap(game.values)(state, jax.random.split(key, jax.tree.leaves(state)[0].shape[0]))
 
 
-def teach(game: Game[Any], state: Any, warmth: float | None, key: jax.Array) -> Lesson:
-    """A lesson on n boards: answers drawn from softmax(values / warmth), or from all actions alike (None)."""
+def teach(game: Game[Any], state: Any, scale: float | None, key: jax.Array) -> Lesson:
+    """A lesson on n boards: answers drawn from the teacher's preferences, or from all actions alike (scale None)."""
     value_key, draw_key = jax.random.split(key)
     pictures, tiles = rollout.show(game, state)
     n = tiles.shape[0]
-    if warmth is None:
+    if scale is None:
         legal = rollout.permitted(game, state)
         wanted = jnp.full(legal.shape, 1 / legal.shape[1], jnp.float32)
     else:
         values = opinion(game, state, value_key)
-        legal, wanted = jnp.isfinite(values), jax.nn.softmax(values / jnp.float32(warmth), axis=-1)
+        legal, wanted = jnp.isfinite(values), preferences(values, scale)
     action = jax.random.categorical(draw_key, jnp.log(wanted)).astype(jnp.int32)
     words = jnp.asarray(word_of_sprite(game))[tiles].reshape(n, -1)
     return Lesson(state, tiles, words, pictures, legal, wanted, action)
@@ -71,11 +72,23 @@ def word_of_sprite(game: Game[Any]) -> np.ndarray:
     return np.asarray([index[name] for name in game.sheet.names], np.int32)
 
 
-def measure_warmth(game: Game[Any], state: Any, key: jax.Array) -> float:
-    """The mean spread (standard deviation) of a teacher's values among the legal actions: the scale of its opinions."""
-    values = np.asarray(opinion(game, state, key))
-    spreads = [float(np.std(row[np.isfinite(row)])) for row in values if np.isfinite(row).any()]
-    return max(float(np.mean(spreads)), 1e-3)
+def measure_scale(game: Game[Any], state: Any, key: jax.Array) -> float:
+    """How far apart a teacher's values of legal actions usually lie: the mean, over boards, of highest minus lowest."""
+    return max(float(jnp.mean(_ranges(opinion(game, state, key)))), 1e-3)
+
+
+def preferences(values: jax.Array, scale: float) -> jax.Array:
+    """Turn values float32 [n, A] into a distribution: the worst legal action is e**4 times less likely than the best.
+
+    Where a board's values lie together (against `scale`, the usual range), the legal actions are nearly alike.
+    """
+    reach = _ranges(values) + jnp.float32(0.1 * scale)
+    return jax.nn.softmax(4 * (values - jnp.max(values, axis=1, keepdims=True)) / reach[:, None], axis=1)
+
+
+def _ranges(values: jax.Array) -> jax.Array:
+    """Highest minus lowest finite value of every row: float32 [n]."""
+    return jnp.max(values, axis=1) - jnp.min(jnp.where(jnp.isfinite(values), values, jnp.inf), axis=1)
 
 
 def write(language: Language, lesson: Lesson, *, guess: bool) -> Written:
@@ -99,15 +112,18 @@ class Tables(NamedTuple):
     """A game's constants in the loss; games of equal shapes share a compiled program."""
 
     prompt: jax.Array  # int32 [P]
-    answers: jax.Array  # int32 [A, L]: tokens of every action, padded with -1
+    start: jax.Array  # int32 []: rotary position of a reply's first token
+    answers: jax.Array  # int32 [A, 1 or 2]: tokens of every action
+    begins: jax.Array  # int32 [K]: the different first tokens
     pairs: jax.Array  # int32 [A, 2 or 0]: the cells that an action names
     tokens: jax.Array  # int32 [R * C]: the image token in the middle of every cell
 
 
 def tables(language: Language) -> Tables:
     """Gather a game's constants."""
-    constants = (language.prompt, language.answers, language.game.actions.cells, language.cells)
-    return Tables(*(jnp.asarray(x, jnp.int32) for x in constants))
+    answers = language.answers
+    constants = (language.prompt, language.start, answers, np.unique(answers[:, 0]))
+    return Tables(*(jnp.asarray(x, jnp.int32) for x in (*constants, language.game.actions.cells, language.cells)))
 
 
 def create_heads(game: Game[Any], width: int, key: jax.Array) -> dict[str, jax.Array]:
@@ -116,8 +132,8 @@ def create_heads(game: Game[Any], width: int, key: jax.Array) -> dict[str, jax.A
     init = jax.nn.initializers.lecun_normal()
     heads = {"read": init(read_key, (width, len(set(game.sheet.names))))}
     if game.actions.cells.shape[1]:
+        heads |= {"begin": jnp.zeros((width, 1), jnp.float32)}
         heads |= {"first": init(first_key, (width, _HEAD)), "second": init(second_key, (width, _HEAD))}
-        heads |= {"bias": jnp.full((), -3.0, jnp.float32)}
     return heads
 
 
@@ -142,18 +158,18 @@ def loss(
     n, length = written.ids.shape
     features = model.vision(lesson.pictures)
     prompt = jnp.broadcast_to(tables.prompt[None], (n, tables.prompt.shape[0]))
-    lengths = jnp.full(n, tables.prompt.shape[0], jnp.int32)
-    logits = model.continued(model.prefill(prompt, lengths, lesson.pictures, features), written.ids)
-    logprobs = jax.nn.log_softmax(logits, axis=-1)
-    said = jnp.take_along_axis(logprobs, written.ids[..., None], axis=-1)[..., 0]
+    ids = jnp.concatenate([prompt, written.ids], axis=1)
+    hidden, cache, _ = model.read(ids, prompt.shape[1] + written.lengths, lesson.pictures, features)
+    logits = model.project(hidden[:, prompt.shape[1] - 1 : -1])
+    said = jnp.take_along_axis(jax.nn.log_softmax(logits, axis=-1), written.ids[..., None], axis=-1)[..., 0]
 
     place = jnp.arange(length, dtype=jnp.int32)[None]
-    start, steps = written.decision[:, None], tables.answers.shape[1]
+    start = written.decision[:, None]
     perception = place < start - 1
-    deciding = (place >= start) & (place < start + steps)
+    deciding = (place >= start) & (place < start + tables.answers.shape[1])
     rest = (place < written.lengths[:, None]) & ~perception & ~deciding
     read, wrote = -masked_mean(said, perception), -masked_mean(said, rest)
-    chose = decision_loss(logprobs, written, tables.answers, lesson.wanted)
+    chose = decision_loss(model, tables, lesson.wanted, written, logits, cache)
     dense, seen = dense_losses(heads, features[:, tables.tokens], tables.pairs, lesson)
     right = jnp.argmax(logits, axis=-1) == written.ids
     report = {
@@ -166,25 +182,66 @@ def loss(
     return read + wrote + weights.decision * chose + weights.dense * dense, report
 
 
-def decision_loss(logprobs: jax.Array, written: Written, answers: jax.Array, wanted: jax.Array) -> jax.Array:
-    """Cross-entropy, token by token, against a distribution over whole actions: wanted float32 [n, A].
+def decision_loss(
+    model: Model, tables: Tables, wanted: jax.Array, written: Written, logits: jax.Array, cache: Cache
+) -> jax.Array:
+    """KL divergence from a distribution over whole actions, wanted float32 [n, A], where the reply names its action.
 
-    Each action is a string of tokens (answers int32 [A, L]). At the first token the target is the distribution of first
-    tokens; at the next, that among the actions which begin as the written one does; and so on.
+    Actions are one token (moves) or two (pairs of cells). The first token's target is the distribution of first tokens.
+    For the second, every first token that is wanted is tried, not only the one written: each as one more token after
+    what stands before the decision.
     """
-    n, vocab = logprobs.shape[0], logprobs.shape[-1]
-    still, lost = wanted, jnp.zeros(n, jnp.float32)  # mass of the actions that agree with what is written so far
-    for step in range(answers.shape[1]):
-        tokens = answers[:, step]
-        mass = jnp.where(tokens[None] >= 0, still, 0.0)
-        target = jnp.zeros((n, vocab), jnp.float32).at[:, jnp.maximum(tokens, 0)].add(mass)
-        target = target / jnp.maximum(jnp.sum(target, axis=1, keepdims=True), jnp.float32(1e-9))
-        place = written.decision + step
-        row = jnp.take_along_axis(logprobs, place[:, None, None], axis=1)[:, 0]
-        lost = lost - jnp.sum(jnp.where(target > 0, target * row, 0.0), axis=1)
-        token = jnp.take_along_axis(written.ids, place[:, None], axis=1)
-        still = jnp.where(tokens[None] == token, still, 0.0)
-    return jnp.mean(lost)
+    n, vocab = logits.shape[0], logits.shape[-1]
+    here = jnp.take_along_axis(logits, written.decision[:, None, None], axis=1)[:, 0]
+    lost = divergence(first_tokens(tables.answers, wanted, vocab), jax.nn.log_softmax(here, axis=-1))
+    if tables.answers.shape[1] == 1:
+        return lost
+    count = tables.begins.shape[0]
+    decided = tables.prompt.shape[0] + written.decision  # the place of the first token
+    before = cache._replace(valid=jnp.arange(cache.valid.shape[1], dtype=jnp.int32)[None] < decided[:, None])
+    tried = jnp.tile(tables.begins, n)[:, None]
+    spot = position_after(model, decided, tables)
+    positions = jnp.broadcast_to(jnp.repeat(spot, count)[None, :, None], (3, n * count, 1))
+    hidden, _ = model.decoder.read(model.embedding(tried), positions, jnp.ones((n * count, 1), jnp.bool_), before)
+    after = jax.nn.log_softmax(model.project(hidden[:, 0]).reshape(n, count, vocab), axis=-1)
+    return lost + divergence(second_tokens(tables.answers, tables.begins, wanted, vocab), after)
+
+
+def position_after(model: Model, place: jax.Array, tables: Tables) -> jax.Array:
+    """The rotary position of the token at a place of a reply: places int32 [n], counted from the prompt's beginning."""
+    if not model.config.decoder.mrope:
+        return place
+    return place - tables.prompt.shape[0] + tables.start
+
+
+def first_tokens(answers: jax.Array, wanted: jax.Array, vocab: int) -> jax.Array:
+    """The distribution of an answer's first token: answers int32 [A, L], wanted float32 [n, A] -> float32 [n, V]."""
+    return jnp.zeros((wanted.shape[0], vocab), jnp.float32).at[:, answers[:, 0]].add(wanted)
+
+
+def second_tokens(answers: jax.Array, begins: jax.Array, wanted: jax.Array, vocab: int) -> jax.Array:
+    """For every possible first token (begins int32 [K]), the distribution of the second: float32 [n, K, V].
+
+    All zero where no wanted answer begins so.
+    """
+    which = jnp.argmax(answers[:, :1] == begins[None], axis=1)
+    mass = jnp.zeros((wanted.shape[0], begins.shape[0], vocab), jnp.float32)
+    return normalise(mass.at[:, which, answers[:, 1]].add(wanted))
+
+
+def divergence(target: jax.Array, logprobs: jax.Array) -> jax.Array:
+    """KL(target || model): target and log-probabilities float32 [..., K]; 0 when they agree.
+
+    The mean over those rows that have a target (a distribution; zeros are none).
+    """
+    weight = jnp.where(target > 0, target, 1.0)
+    lost = jnp.sum(jnp.where(target > 0, target * (jnp.log(weight) - logprobs), 0.0), axis=-1)
+    return masked_mean(lost, jnp.sum(target, axis=-1) > 0)
+
+
+def normalise(mass: jax.Array) -> jax.Array:
+    """Rows of masses float32 [..., K] as distributions; rows without mass stay zero."""
+    return mass / jnp.maximum(jnp.sum(mass, axis=-1, keepdims=True), jnp.float32(1e-9))
 
 
 def dense_losses(
@@ -192,19 +249,21 @@ def dense_losses(
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Reading and judging straight off the image tokens of the cells: cells float32 [n, R * C, width].
 
-    Every cell is named; every pair of cells that is an action is judged legal or not. The second is weighted so that a
-    board's few legal actions count as much as a board's reading.
+    Every cell is named. Where an action is a pair of cells: with which cells a legal action begins, and for every such
+    cell, which cells can follow; the two questions that the decoder has to answer, token by token.
     """
     n = cells.shape[0]
     names = jax.nn.log_softmax(jnp.matmul(cells, heads["read"]), axis=-1)
     loss = -jnp.mean(jnp.take_along_axis(names, lesson.words[..., None], axis=-1))
     report = {"dense_cells": jnp.mean((jnp.argmax(names, axis=-1) == lesson.words).astype(jnp.float32))}
     if "first" in heads:
+        table = jnp.zeros((n, cells.shape[1], cells.shape[1]), jnp.float32)
+        table = table.at[:, pairs[:, 0], pairs[:, 1]].set(lesson.legal.astype(jnp.float32))
+        begins = jax.nn.log_softmax(jnp.matmul(cells, heads["begin"])[..., 0], axis=-1)
         first, second = jnp.matmul(cells, heads["first"]), jnp.matmul(cells, heads["second"])
-        scores = jnp.matmul(first, second.transpose(0, 2, 1)) * jnp.float32(_HEAD**-0.5) + heads["bias"]
-        scores = scores.reshape(n, -1)[:, pairs[:, 0] * cells.shape[1] + pairs[:, 1]]
-        wrong = jax.nn.softplus(scores) - jnp.where(lesson.legal, scores, 0.0)
-        loss = loss + 0.5 * jnp.sum(wrong) / jnp.maximum(jnp.sum(lesson.legal), 1).astype(jnp.float32)
-        best = jnp.take_along_axis(lesson.legal, jnp.argmax(scores, axis=-1)[:, None], axis=1)
-        report["dense_legal"] = jnp.mean(best.astype(jnp.float32))
+        scores = jnp.matmul(first, second.transpose(0, 2, 1)) * jnp.float32(_HEAD**-0.5)
+        partners = jax.nn.log_softmax(scores, axis=-1)
+        loss = loss + divergence(normalise(table.sum(axis=2)), begins) + divergence(normalise(table), partners)
+        chosen = jnp.argmax((begins[..., None] + partners)[:, pairs[:, 0], pairs[:, 1]], axis=1)
+        report["dense_legal"] = jnp.mean(jnp.take_along_axis(lesson.legal, chosen[:, None], axis=1).astype(jnp.float32))
     return loss, report

@@ -7,7 +7,6 @@ from typing import Any, Literal
 from jaxgym import registry
 from policy.config import PRESETS
 
-
 POOL = 128  # boards of each game that are in play at once
 
 

@@ -1,4 +1,4 @@
-"""VLM-Gym's protocol: fresh boards, a fixed number of steps, no warm-up, a lost step for whatever is not a legal move."""
+"""VLM-Gym's protocol: fresh boards, a fixed number of steps, no warm-up; what is not a legal move is a lost step."""
 
 import math
 from collections.abc import Callable, Iterator

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 
 def advantages(rewards: jax.Array) -> jax.Array:
-    """(r - mean) / std within each group: rewards float32 [S, G] -> float32 [S, G] (DeepSeekMath, arXiv 2402.03300, 4.1).
+    """(r - mean) / std within each group: rewards float32 [S, G] -> float32 [S, G] (arXiv 2402.03300, section 4.1).
 
     A group whose rewards are all equal teaches nothing: its advantages are 0.
     """
@@ -13,7 +13,7 @@ def advantages(rewards: jax.Array) -> jax.Array:
     return centred / (jnp.std(rewards, axis=1, keepdims=True) + jnp.float32(1e-4))
 
 
-def clipped_gain(logprobs: jax.Array, old: jax.Array, advantage: jax.Array, clip: float) -> jax.Array:
+def clipped_gain(logprobs: jax.Array, old: jax.Array, advantage: jax.Array, clip: jax.Array | float) -> jax.Array:
     """min(ratio A, clip(ratio, 1 - clip, 1 + clip) A) of every token (PPO, arXiv 1707.06347, eq. 7).
 
     logprobs, old: float32 [B, R] of the tokens said; advantage: float32 [B] -> float32 [B, R].

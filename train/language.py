@@ -20,7 +20,7 @@ _GLUE = ("<perception>", "</perception><think>", "</think><answer>", "</answer>"
 
 
 def phrases(game: Game[Any]) -> list[str]:
-    """What becomes one token each: the blocks' borders, cells of a board, cells of an action, the prompt's sentences."""
+    """What becomes one token each: borders of blocks, cells of a board, cells of an action, the prompt's sentences."""
     names = list(dict.fromkeys(game.sheet.names))
     parts = sorted({part for name in game.actions.names for part in _parts(name)})
     return [*_GLUE, *_sentences(game), *(name + end for name in names for end in ("", " | ", "\n")), *parts]
@@ -63,7 +63,8 @@ class Language:
     game: Game[Any]
     tokenizer: PreTrainedTokenizerFast
     prompt: np.ndarray  # int32 [P]: picture and prompt
-    answers: np.ndarray  # int32 [A, L]: every action's text, padded with -1
+    answers: np.ndarray  # int32 [A, 1 or 2]: every action's text
+    start: int  # rotary position of a reply's first token
     cells: np.ndarray  # int32 [R * C]: the image token in the middle of every cell
     stop: int
     pad: int
@@ -94,7 +95,6 @@ class Language:
         found = np.full(len(ids), -1, np.int32)
         for i, (row, action) in enumerate(zip(ids, actions, strict=True)):
             text = self.answers[action]
-            text = text[text >= 0]
             windows = np.lib.stride_tricks.sliding_window_view(row, len(text))
             hits = np.flatnonzero((windows == text).all(1))
             found[i] = hits[0] if len(hits) else -1
@@ -102,20 +102,24 @@ class Language:
 
 
 def speak(vlm: VLM, game: Game[Any], state: Any) -> Language:
-    """Prepare a game for a model, given one board in play; raises ValueError when its picture does not fit the model's patches."""
+    """Prepare a game for a model, given one board in play.
+
+    Raises ValueError when its picture does not fit the model's patches or its actions the tokenizer.
+    """
     board = game.tiles(state).shape
     rows, columns = vlm.config.image_tokens(*game.sheet.canvas(*board))
     tokenizer = vlm.tokenizer
     prompt = tokens.prompt_ids(tokenizer, jaxgym.prompt(game), rows * columns)
     encoded = tokenizer(list(game.actions.names), add_special_tokens=False).input_ids
-    answers = np.full((len(encoded), max(map(len, encoded))), -1, np.int32)
-    for target, row in zip(answers, encoded, strict=True):
-        target[: len(row)] = row
+    if {*map(len, encoded)} not in ({1}, {2}):
+        raise ValueError(f"{game.name}: this tokenizer does not write actions in one token each, nor in two")
+    answers = np.asarray(encoded, np.int32)
     return Language(
         game=game,
         tokenizer=tokenizer,
         prompt=np.asarray(prompt, np.int32),
         answers=answers,
+        start=len(prompt) - rows * columns + max(rows, columns) if vlm.config.decoder.mrope else len(prompt),
         cells=_middles(game, board, vlm.config.vision.patch * vlm.config.vision.merge, columns),
         stop=vlm.config.stop_id,
         pad=vlm.config.pad_id,

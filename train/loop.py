@@ -25,7 +25,6 @@ from train.learner import Hyper, TrainState, Tried
 from train.metrics import Records
 from train.rollout import BATCH, Boards, Replies, act, advance, choose, try_replies, wander
 
-_WARMTH = 0.5  # the teacher's distribution, in units of the usual spread of its values
 _SAVE_EVERY = 60.0  # seconds between checkpoints
 _PHASES = ("base", "coldstart", "grpo")
 
@@ -36,7 +35,7 @@ class Event(NamedTuple):
     stage: str
     done: int
     total: int
-    values: dict[str, float] = {}
+    values: dict[str, float]
 
 
 class Course(NamedTuple):
@@ -45,7 +44,7 @@ class Course(NamedTuple):
     language: Language
     tables: coldstart.Tables
     limit: int  # steps after which a board is dealt anew
-    warmth: float  # scale of the teacher's values
+    scale: float  # how far apart the teacher's values usually lie
 
 
 class Trainer:
@@ -75,9 +74,9 @@ class Trainer:
         self.saved = time.monotonic()
 
     def _course(self, game: jaxgym.Game[Any], pool: Boards) -> Course:
-        warmth = coldstart.measure_warmth(game, pool.state, self.key) * _WARMTH
+        scale = coldstart.measure_scale(game, pool.state, self.key)
         language = speak(self.vlm, game, take(jax.device_get(pool.state), 0))
-        return Course(language, coldstart.tables(language), protocol(game).steps, warmth)
+        return Course(language, coldstart.tables(language), protocol(game).steps, scale)
 
     def _enter(self, phase: str) -> None:
         """Begin a phase: fresh optimizer, fresh boards; GRPO keeps what it began with as its reference."""
@@ -126,7 +125,8 @@ class Trainer:
         boards, lessons = self.boards, self.lessons
         if self.step % turns == 0 or not lessons:
             lessons = self._prepare(phase, self.step // turns)
-        gradients, reports = [], {}
+        gradients: list[Any] = []
+        reports: dict[str, Any] = {}
         for name, course in self.courses.items():
             lesson = _turn(lessons[name], self.step % turns, turns)
             written = coldstart.write(course.language, lesson, guess=phase == "base")
@@ -156,7 +156,7 @@ class Trainer:
             name: coldstart.teach(
                 course.language.game,
                 self.boards[name].state,
-                None if phase == "base" else course.warmth,
+                None if phase == "base" else course.scale,
                 self._key(phase, 2 * turn, i),
             )
             for i, (name, course) in enumerate(self.courses.items())
@@ -178,7 +178,9 @@ class Trainer:
         """One update of GRPO."""
         part = self.config.grpo
         hyper = Hyper(jnp.float32(part.temperature), jnp.float32(part.kl), jnp.float32(part.clip))
-        gradients, reports, boards, began, count = [], {}, {}, time.monotonic(), 0
+        gradients: list[Any] = []
+        reports: dict[str, Any] = {}
+        boards, began, count = {}, time.monotonic(), 0
         turns = BATCH // part.states
         for i, (name, course) in enumerate(self.courses.items()):
             reply_key, act_key, luck_key = jax.random.split(self._key("grpo", self.step, i), 3)
@@ -254,7 +256,7 @@ class Trainer:
                 self.vlm.graphdef, self.state.params, course.language, key, self.config.evaluation.boards, temperature
             ):
                 if isinstance(event, int):
-                    yield Event(f"evaluate {column} on {name}", event, total)
+                    yield Event(f"evaluate {column} on {name}", event, total, {})
                 else:
                     entry["columns"][column] = event.score._asdict()
                     entry["extra"][column] = _extra(event)
@@ -274,7 +276,7 @@ class Trainer:
             ):
                 entry["columns"][player] = score._asdict()
                 _order(table, player)
-                yield Event(f"anchors of {name}", done + 1, 3)
+                yield Event(f"anchors of {name}", done + 1, 3, {})
             self.records.write_table(table)
 
     def _keep_samples(self, name: str, column: str, result: Result, count: int = 3) -> None:

@@ -17,7 +17,6 @@ from train.config import POOL
 from train.language import Language
 from train.rewards import Reading
 
-
 BATCH = POOL  # boards are stepped in batches of one size, so that each game compiles once
 
 

@@ -1,0 +1,213 @@
+"""The model as its users call it: laws of decoding, sampling, positions, folders."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from transformers import AutoTokenizer
+
+import policy
+from policy import tokenizer as tokens
+from policy.config import PRESETS, VisionConfig
+from policy.positions import token_positions
+from policy.vision import VisionTower, patchify
+from policy.vlm import reply_logits
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ranks():
+    jax.config.update("jax_numpy_rank_promotion", "allow")
+    yield
+    jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(scope="module")
+def vlm() -> policy.VLM:
+    words = tokens.build(["red circle | ", "red circle\n", "(0, 1)"], ["what is there to see here"], merges=16)
+    return policy.load("tiny", tokenizer=words, key=jax.random.key(3))
+
+
+def prompts(vlm: policy.VLM, texts: list[str], key: int = 0) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Right-padded prompts with a random picture of 2 x 3 image tokens each."""
+    rows = [tokens.prompt_ids(vlm.tokenizer, text, 6) for text in texts]
+    ids = np.zeros((len(rows), max(map(len, rows))), np.int32)
+    for target, row in zip(ids, rows, strict=True):
+        target[: len(row)] = row
+    pictures = jax.random.randint(jax.random.key(key), (len(rows), 32, 48, 3), 0, 256).astype(jnp.uint8)
+    return jnp.asarray(ids), jnp.asarray([len(row) for row in rows], jnp.int32), pictures
+
+
+def test_positions_of_text_then_a_picture():
+    ids = jnp.asarray([[9, 9, 2, 2, 2, 2, 9, 9, 9]], jnp.int32)
+    time, row, column = token_positions(ids, 2, (2, 2))[:, 0].tolist()
+    assert time == [0, 1, 2, 2, 2, 2, 4, 5, 6]
+    assert row == [0, 1, 2, 2, 3, 3, 4, 5, 6]
+    assert column == [0, 1, 2, 3, 2, 3, 4, 5, 6]
+
+
+def test_positions_of_two_pictures():
+    ids = jnp.asarray([[9, 2, 2, 9, 2, 2, 9]], jnp.int32)
+    time, row, column = token_positions(ids, 2, (1, 2))[:, 0].tolist()
+    assert time == [0, 1, 1, 3, 4, 4, 6]
+    assert row == [0, 1, 1, 3, 4, 4, 6]
+    assert column == [0, 1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize(("merge", "temporal"), [(1, 1), (2, 2)])
+def test_patches_are_cut_block_by_block(merge, temporal):
+    config = VisionConfig(width=8, layers=1, heads=1, hidden=8, patch=4, temporal=temporal, merge=merge)
+    picture = np.random.default_rng(0).integers(0, 256, (16, 24, 3), np.uint8)
+    found = np.asarray(patchify(jnp.asarray(picture)[None], config))[0]
+    scaled = (picture / np.float32(255) - np.float32(config.mean)) / np.float32(config.std)
+    wanted = []
+    for block_row in range(0, 16, 4 * merge):
+        for block_column in range(0, 24, 4 * merge):
+            for row in range(block_row, block_row + 4 * merge, 4):
+                for column in range(block_column, block_column + 4 * merge, 4):
+                    patch = scaled[row : row + 4, column : column + 4].transpose(2, 0, 1)
+                    wanted.append(np.repeat(patch[:, None], temporal, axis=1).ravel())
+    np.testing.assert_allclose(found, np.stack(wanted), atol=1e-6)
+
+
+def test_heads_begin_by_looking_at_their_neighbours(vlm):
+    from flax import nnx
+
+    from policy.positions import patch_angles, patch_coordinates, rotate
+
+    config = PRESETS["small"].vision
+    tower = VisionTower(config, 64, rngs=nnx.Rngs(params=jax.random.key(0)))
+    q, k, _ = np.asarray(tower.blocks[0].attention.qkv.bias[...]).reshape(3, config.heads, config.head_dim)
+    angles = jnp.asarray(patch_angles(patch_coordinates(8, 8, 1), config.head_dim, config.rope_theta))
+    turned = [rotate(jnp.broadcast_to(jnp.asarray(x)[None], (64, *x.shape)), angles) for x in (q, k)]
+    scores = jnp.einsum("qhd,khd->hqk", *turned)
+    seen = [(int(i) // 8 - 3, int(i) % 8 - 4) for i in jnp.argmax(scores[:, 3 * 8 + 4], axis=-1)]
+    assert seen == [(0, 1), (0, -1), (1, 0), (-1, 0)]
+
+
+def test_a_padded_row_reads_as_if_it_were_alone(vlm):
+    ids, lengths, pictures = prompts(vlm, ["see", "what is there to see here (0, 1)"])
+    together = vlm.logits(ids, lengths, pictures)
+    alone = vlm.logits(ids[:1, : lengths[0]], lengths[:1], pictures[:1])
+    np.testing.assert_allclose(together[0, : lengths[0]], alone[0], rtol=1e-4, atol=1e-4)
+
+
+def test_a_row_knows_its_own_picture_only(vlm):
+    ids, lengths, pictures = prompts(vlm, ["see", "see"])
+    before = vlm.logits(ids, lengths, pictures)
+    after = vlm.logits(ids, lengths, pictures.at[1].set(255 - pictures[1]))
+    np.testing.assert_array_equal(before[0], after[0])
+    assert not np.allclose(before[1], after[1])
+
+
+def test_cached_decoding_equals_the_full_forward_pass(vlm):
+    ids, lengths, pictures = prompts(vlm, ["see", "what is there to see here (0, 1)"])
+    said = vlm.generate(ids, lengths, pictures, key=jax.random.key(1), max_new_tokens=12, samples=3)
+    grouped = reply_logits(vlm.graphdef, vlm.params, ids, lengths, pictures, said.ids)
+    for row in range(6):
+        n, m = int(lengths[row // 3]), int(said.lengths[row])
+        whole = jnp.concatenate([ids[row // 3, :n], said.ids[row, :m]])[None]
+        full = vlm.logits(whole, jnp.asarray([n + m], jnp.int32), pictures[row // 3][None])[0, n - 1 : -1]
+        np.testing.assert_allclose(full, grouped[row, :m], rtol=1e-4, atol=1e-4)
+        picked = jax.nn.log_softmax(full)[jnp.arange(m), said.ids[row, :m]]
+        np.testing.assert_allclose(picked, said.logprobs[row, :m], rtol=1e-4, atol=1e-4)
+        assert (said.ids[row, m:] == vlm.config.pad_id).all() and (said.logprobs[row, m:] == 0).all()
+
+
+def test_greedy_takes_the_likeliest_token_and_needs_no_luck(vlm):
+    ids, lengths, pictures = prompts(vlm, ["see", "what"])
+    a, b = (
+        vlm.generate(ids, lengths, pictures, key=jax.random.key(k), max_new_tokens=6, temperature=0.0) for k in (1, 2)
+    )
+    np.testing.assert_array_equal(a.ids, b.ids)
+    first = vlm.logits(ids, lengths, pictures)[jnp.arange(2), lengths - 1]
+    np.testing.assert_array_equal(a.ids[:, 0], jnp.argmax(first, axis=-1))
+
+
+def test_samples_of_a_prompt_differ_and_repeat_with_the_key(vlm):
+    ids, lengths, pictures = prompts(vlm, ["see"])
+    a, b = (vlm.generate(ids, lengths, pictures, key=jax.random.key(1), max_new_tokens=8, samples=4) for _ in range(2))
+    np.testing.assert_array_equal(a.ids, b.ids)
+    assert len({tuple(row) for row in a.ids.tolist()}) == 4
+
+
+def test_image_tokens_are_never_said_and_stop_ends_a_reply(vlm):
+    ids, lengths, pictures = prompts(vlm, ["see"] * 8)
+    said = vlm.generate(ids, lengths, pictures, key=jax.random.key(2), max_new_tokens=400, temperature=2.0, samples=4)
+    assert not (said.ids == vlm.config.image_id).any()
+    assert vlm.logits(ids, lengths, pictures)[..., vlm.config.image_id].max() == -jnp.inf
+    stopped = 0
+    for row, n in zip(said.ids.tolist(), said.lengths.tolist(), strict=True):
+        assert vlm.config.stop_id not in row[: n - 1]
+        stopped += row[n - 1] == vlm.config.stop_id
+    assert stopped > 0
+
+
+def test_image_tokens_must_match_the_pictures(vlm):
+    ids, lengths, pictures = prompts(vlm, ["see"])
+    with pytest.raises(ValueError, match="2 pictures need 12 image tokens, the ids have 6"):
+        vlm.logits(ids, lengths, jnp.concatenate([pictures, pictures]))
+    with pytest.raises(ValueError, match="blocks"):
+        vlm.logits(ids, lengths, pictures[:, :30])
+
+
+def test_phrases_are_one_token_and_any_text_survives(vlm):
+    words = vlm.tokenizer
+    assert len(words.encode("red circle | red circle\n(0, 1)", add_special_tokens=False)) == 3
+    for text in ("naïve 机器 🙂 \n\t <think>", "red circle | (0, 1) red", "", "\u2028"):
+        assert words.decode(words.encode(text, add_special_tokens=False)) == text
+
+
+def test_a_model_goes_into_a_folder_and_back(vlm, tmp_path):
+    policy.save(vlm, tmp_path / "model")
+    again = policy.load(tmp_path / "model")
+    assert again.config == vlm.config
+    ids, lengths, pictures = prompts(vlm, ["see (0, 1)"])
+    np.testing.assert_array_equal(vlm.logits(ids, lengths, pictures), again.logits(ids, lengths, pictures))
+    text = "red circle | hello\n"
+    assert AutoTokenizer.from_pretrained(tmp_path / "model").encode(text) == vlm.tokenizer.encode(text)
+
+
+def test_bfloat16_is_close_to_float32(vlm):
+    half = policy.load("tiny", tokenizer=vlm.tokenizer, key=jax.random.key(3), dtype="bfloat16")
+    assert {leaf.dtype for leaf in jax.tree.leaves(half.params)} == {jnp.dtype("bfloat16")}
+    ids, lengths, pictures = prompts(vlm, ["see"])
+    a, b = (jax.nn.log_softmax(m.logits(ids, lengths, pictures)[0, -1]) for m in (vlm, half))
+    assert jnp.abs(jnp.exp(a) - jnp.exp(b)).max() < 0.05
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda f: (f / "config.json").unlink(), "no config.json"),
+        (lambda f: (f / "config.json").write_text("{"), "config.json is damaged"),
+        (lambda f: (f / "config.json").write_text('{"model_type": "llama"}'), "holds a"),
+        (lambda f: (f / "model.safetensors").unlink(), "is missing"),
+        (lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:1000]), "is damaged"),
+        (lambda f: [(f / name).unlink() for name in ("tokenizer.json", "tokenizer_config.json")], "tokenizer"),
+    ],
+)
+def test_a_damaged_folder_is_told_in_one_line(vlm, tmp_path, damage, message):
+    policy.save(vlm, tmp_path)
+    damage(tmp_path)
+    with pytest.raises(ValueError, match=message) as error:
+        policy.load(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_an_unknown_source_is_told():
+    with pytest.raises(ValueError, match="neither a folder nor one of the presets tiny, small, medium"):
+        policy.load("gigantic")
+
+
+def test_missing_and_misshapen_tensors_are_named(vlm, tmp_path):
+    from safetensors.numpy import load_file, save_file
+
+    policy.save(vlm, tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    name = next(iter(sorted(tensors)))
+    save_file({k: v for k, v in tensors.items() if k != name}, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=f"1 missing tensors: {name}"):
+        policy.load(tmp_path)
+    save_file(tensors | {name: tensors[name][..., :1]}, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=f"1 misshapen tensors: {name}"):
+        policy.load(tmp_path)

@@ -1,0 +1,114 @@
+"""Laws of rewards, of GRPO's objective and of the cold start's targets."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxgym
+from train import coldstart, grpo, rewards
+from train.evaluate import interval
+
+
+def test_a_constant_added_to_a_group_changes_nothing():
+    r = jnp.asarray([[1.0, -1.0, 2.0, 0.0], [0.5, 0.5, 1.5, -2.0]])
+    shifted = r + jnp.asarray([[7.0], [-3.0]])
+    np.testing.assert_allclose(grpo.advantages(r), grpo.advantages(shifted), atol=1e-4)
+    np.testing.assert_allclose(grpo.advantages(r).mean(axis=1), 0, atol=1e-6)
+    np.testing.assert_allclose(grpo.advantages(r).std(axis=1), 1, atol=1e-3)
+
+
+def test_a_group_without_differences_teaches_nothing():
+    assert (grpo.advantages(jnp.full((2, 5), 3.0)) == 0).all()
+
+
+def test_the_gain_is_clipped_on_the_far_side_only():
+    old = jnp.zeros((4, 1))
+    new = jnp.log(jnp.asarray([[2.0], [0.5], [2.0], [0.5]]))
+    advantage = jnp.asarray([1.0, 1.0, -1.0, -1.0])
+    gain = grpo.clipped_gain(new, old, advantage, 0.2)
+    np.testing.assert_allclose(gain[:, 0], [1.2, 0.5, -2.0, -0.8], rtol=1e-6)
+
+
+def test_at_the_sampling_policy_the_gradient_is_the_policy_gradient():
+    old = jnp.log(jnp.asarray([[0.3, 0.6]]))
+    slope = jax.grad(lambda x: grpo.clipped_gain(x, old, jnp.asarray([1.7]), 0.2).sum())(old)
+    np.testing.assert_allclose(slope, 1.7, rtol=1e-6)
+
+
+def test_k3_estimates_the_kl_divergence():
+    p, q = jnp.asarray([0.7, 0.2, 0.1]), jnp.asarray([0.4, 0.4, 0.2])
+    estimate = grpo.k3(jnp.log(p), jnp.log(q))
+    assert (estimate >= 0).all() and (grpo.k3(jnp.log(p), jnp.log(p)) == 0).all()
+    np.testing.assert_allclose((p * estimate).sum(), (p * jnp.log(p / q)).sum(), rtol=1e-5)
+
+
+def test_the_masked_mean_sees_only_what_it_may():
+    x, mask = jnp.asarray([1.0, jnp.nan, 3.0]), jnp.asarray([True, False, True])
+    assert grpo.masked_mean(x, mask) == 2 and grpo.masked_mean(x, ~mask & mask) == 0
+
+
+@pytest.mark.parametrize(
+    ("said", "share"),
+    [
+        ("a | b\nc | d", 1.0),
+        ("a | b\nc | x", 0.75),
+        ("a | b", 0.5),
+        ("b | a\nd | c", 0.0),
+        ("a | b | c\nc | d\nextra", 1.0),  # what is said beyond the board is the format's concern
+        ("", 0.0),
+        (None, 0.0),
+        ("|" * 100_000, 0.0),
+    ],
+)
+def test_share_of_cells(said, share):
+    assert rewards.share_of_cells(said, "a | b\nc | d") == share
+
+
+def test_rewards_add_up():
+    game = jaxgym.make("2048")
+    truth = "\n".join(["2 | empty | empty | 4"] * 4)
+    half = truth.replace("4", "8")
+    texts = [jaxgym.write_reply(truth, "why", "left"), jaxgym.write_reply(half, "why", "left"), "nonsense"]
+    reading = rewards.read([jaxgym.read_reply(game, text) for text in texts], [truth] * 3)
+    assert reading.actions.tolist() == [3, 3, -1] and reading.board.tolist() == [1, 0, 0]
+    outcome = rewards.game_reward(np.asarray([True, True, False]), np.asarray([8.0, 0.0, 0.0]))
+    assert outcome.tolist() == [1, -1, -1]
+    graded = rewards.total(outcome, reading, format=1.0, perception=1.0, exact=False)
+    strict = rewards.total(outcome, reading, format=0.5, perception=2.0, exact=True)
+    np.testing.assert_allclose(graded, [3.0, 0.75, -1.0])
+    np.testing.assert_allclose(strict, [3.5, -0.5, -1.0])
+
+
+def test_the_decision_targets_are_the_whole_distribution_token_by_token():
+    # Four actions of two tokens: (5, 6), (5, 7), (8, 6) and (9, 6), which is not wanted.
+    answers = jnp.asarray([[5, 6], [5, 7], [8, 6], [9, 6]], jnp.int32)
+    begins, wanted = jnp.asarray([5, 8, 9], jnp.int32), jnp.asarray([[0.2, 0.3, 0.5, 0.0]])
+    first = coldstart.first_tokens(answers, wanted, 10)
+    np.testing.assert_allclose(first[0, jnp.asarray([5, 8, 9])], [0.5, 0.5, 0.0])
+    second = coldstart.second_tokens(answers, begins, wanted, 10)[0]
+    np.testing.assert_allclose(second[0, 6:8], [0.4, 0.6], rtol=1e-6)
+    np.testing.assert_allclose(second[1, 6:8], [1.0, 0.0], rtol=1e-6)
+    assert (second[2] == 0).all()
+
+
+def test_the_divergence_is_zero_at_the_target_and_passes_over_rows_without_one():
+    target = jnp.asarray([[0.5, 0.5, 0.0], [0.0, 0.0, 0.0]])
+    assert abs(float(coldstart.divergence(target, jnp.log(jnp.asarray([[0.5, 0.5, 1e-9], [1.0, 1e-9, 1e-9]]))))) < 1e-6
+    other = jnp.log(jnp.asarray([[0.1, 0.9, 1e-9], [1.0, 1e-9, 1e-9]]))
+    expected = 0.5 * np.log(0.5 / 0.1) + 0.5 * np.log(0.5 / 0.9)
+    np.testing.assert_allclose(coldstart.divergence(target, other), expected, rtol=1e-5)
+
+
+def test_preferences_grade_the_legal_actions():
+    values = jnp.asarray([[10.0, 0.0, -jnp.inf, 5.0], [3.0, 3.0, -jnp.inf, 3.0]])
+    liked = coldstart.preferences(values, 10.0)
+    assert liked[0, 0] > liked[0, 3] > liked[0, 1] > liked[0, 2] == 0
+    np.testing.assert_allclose(liked[1], [1 / 3, 1 / 3, 0, 1 / 3], rtol=1e-6)
+    np.testing.assert_allclose(liked.sum(axis=1), 1, rtol=1e-6)
+
+
+def test_the_interval_holds_the_mean_of_a_known_distribution():
+    rng = np.random.default_rng(0)
+    hits = sum((lambda s: s.low <= 3 <= s.high)(interval(rng.normal(3, 2, 100))) for _ in range(400))
+    assert 0.91 < hits / 400 < 0.98
