@@ -104,7 +104,7 @@ class Look:
         tile = room // self.patch * self.patch or room // 4 * 4
         if tile < 8:
             least = 8 * max(rows, columns)
-            raise ValueError(f"picture={self.picture} is too small for a {rows}x{columns} board: give {least} or more")
+            raise ValueError(f"picture={self.picture} is too small for a {rows}x{columns} board: give at least {least}")
         return tile
 
 

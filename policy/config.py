@@ -51,6 +51,7 @@ class DecoderConfig:
     sections: tuple[int, int, int] = (16, 24, 24)  # M-RoPE: frequencies that turn with time, row, column
     qkv_bias: bool = False
     qk_norm: bool = False
+    copies: bool = False  # heads begin by copying what is alike; for decoders trained from scratch
     tied: bool = True  # logits come from the embedding table
     eps: float = 1e-6
 
@@ -92,7 +93,7 @@ _TINY = VLMConfig(
     ),
     decoder=DecoderConfig(
         width=32, layers=2, heads=2, kv_heads=1, head_dim=16, hidden=64,
-        rope_theta=1_000.0, mrope=False, sections=(8, 0, 0), qkv_bias=True,
+        rope_theta=100_000.0, mrope=False, sections=(8, 0, 0), copies=True,
     ),
     vocab=0, image_id=2, stop_id=1, pad_id=0,
 )  # fmt: skip
@@ -100,7 +101,9 @@ _TINY = VLMConfig(
 _SMALL = replace(
     _TINY,
     vision=replace(_TINY.vision, width=64, layers=4, heads=4, hidden=160),
-    decoder=replace(_TINY.decoder, width=64, layers=3, heads=4, kv_heads=2, hidden=160),
+    decoder=replace(
+        _TINY.decoder, width=64, layers=3, heads=4, kv_heads=2, head_dim=32, hidden=160, sections=(16, 0, 0)
+    ),
 )
 
 _MEDIUM = replace(

@@ -36,6 +36,25 @@ def empty_cache(config: DecoderConfig, rows: int, length: int, dtype: jnp.dtype)
     )
 
 
+def begin_by_copying(attention: "Attention", rngs: nnx.Rngs) -> None:
+    """Let every head begin by copying what it attends to, and one head a group attend to what is alike.
+
+    Values and the way out start as the two halves of an identity, queries and keys as the same map, so that looking
+    something up is worth while from the first step. After Trockman and Kolter, "Mimetic initialization of
+    self-attention layers" (arXiv 2305.09828).
+    """
+    c = attention.config
+    share, size = c.heads // c.kv_heads, (c.width, c.kv_heads * c.head_dim)
+    alike, copied = (nnx.initializers.orthogonal()(rngs.params(), size) for _ in range(2))
+    attention.k.kernel[...] = alike
+    attention.v.kernel[...] = copied
+    queries = attention.q.kernel[...].reshape(c.width, c.kv_heads, share, c.head_dim)
+    queries = queries.at[:, :, 0].set(alike.reshape(c.width, c.kv_heads, c.head_dim))
+    attention.q.kernel[...] = queries.reshape(c.width, -1)
+    back = copied.T.reshape(c.kv_heads, 1, c.head_dim, c.width) / (2 * share)
+    attention.out.kernel[...] = jnp.broadcast_to(back, (c.kv_heads, share, c.head_dim, c.width)).reshape(-1, c.width)
+
+
 class Attention(nnx.Module):
     """Causal grouped-query attention; the keys are those of the prompt (if any) followed by the row's own."""
 
@@ -49,6 +68,8 @@ class Attention(nnx.Module):
         if c.qk_norm:
             self.q_norm = nnx.RMSNorm(c.head_dim, epsilon=c.eps, rngs=rngs)
             self.k_norm = nnx.RMSNorm(c.head_dim, epsilon=c.eps, rngs=rngs)
+        if c.copies:
+            begin_by_copying(self, rngs)
 
     def project(self, x: jax.Array, angles: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Queries [B, kv, share, T, d]; keys [B, kv, d, T] and values [B, kv, T, d] as a cache has them."""
@@ -130,6 +151,22 @@ class Decoder(nnx.Module):
     def _angles(self, positions: jax.Array) -> jax.Array:
         c = self.config
         return mrope_angles(positions, c.head_dim, c.rope_theta, c.sections)
+
+    def gaze(
+        self, x: jax.Array, positions: jax.Array, asked: jax.Array, where: jax.Array, past: jax.Array
+    ) -> jax.Array:
+        """Where the first layer's first group of heads looks: log-attention float32 [B, share, K, T + 1].
+
+        x [B, T, width] at positions int32 [3, B, T] is what has been read; asked [B, K, width] at int32 [3, B, K] are
+        tokens that are tried alone, each seeing the past (bool [B, T]) and, in the last column, itself.
+        """
+        block, scale = self.blocks[0], self.config.head_dim**-0.5
+        _, keys, _ = block.attention.project(block.norm1(x), self._angles(positions))
+        queries, own, _ = block.attention.project(block.norm1(asked), self._angles(where))
+        scores = jnp.einsum("bskd,bdt->bskt", queries[:, 0], keys[:, 0]).astype(jnp.float32) * scale
+        itself = jnp.einsum("bskd,bdk->bsk", queries[:, 0], own[:, 0]).astype(jnp.float32) * scale
+        scores = jnp.where(past[:, None, None], scores, -jnp.inf)
+        return jax.nn.log_softmax(jnp.concatenate([scores, itself[..., None]], axis=-1), axis=-1)
 
     def read(
         self, x: jax.Array, positions: jax.Array, valid: jax.Array, prompt: Cache | None = None

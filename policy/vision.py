@@ -53,6 +53,17 @@ def look_around(qkv: nnx.Linear, config: VisionConfig) -> None:
     qkv.kernel[...] = qkv.kernel[...].at[:, : 2 * config.width].multiply(_SHRINK)
 
 
+def carry_over(attention: "VisionAttention", config: VisionConfig, rngs: nnx.Rngs) -> None:
+    """Let the last block begin without a stare, and carry what it looks at over whole, apart from what is there."""
+    asked, carried, turned = rngs.params(), rngs.params(), rngs.params()
+    orthogonal, size = nnx.initializers.orthogonal(), (config.width, config.width)
+    wide = nnx.initializers.normal(0.5 * config.width**-0.5)(asked, (config.width, 2 * config.width))
+    assert attention.qkv.bias is not None
+    attention.qkv.bias[...] = jnp.zeros_like(attention.qkv.bias[...])
+    attention.qkv.kernel[...] = jnp.concatenate([wide, orthogonal(carried, size)], axis=1)
+    attention.out.kernel[...] = orthogonal(turned, size)
+
+
 class VisionAttention(nnx.Module):
     """Every patch of a picture attends to every other."""
 
@@ -63,15 +74,19 @@ class VisionAttention(nnx.Module):
             look_around(self.qkv, config)
         self.out = linear(config.width, config.width, bias=True, rngs=rngs, shrink=2 * config.layers)
 
-    def __call__(self, x: jax.Array, angles: jax.Array) -> jax.Array:
-        count, patches, width = x.shape
+    def scores(self, x: jax.Array, angles: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """How much each patch looks at each, before the softmax: float32 [M, heads, N, N]; and the values."""
+        count, patches, _ = x.shape
         q, k, v = jnp.moveaxis(self.qkv(x).reshape(count, patches, 3, self.heads, -1), 2, 0)
         q, k = rotate(q, angles[None]), rotate(k, angles[None])
         # Batched products of matrices: keys lie with the patches last.
         scores = jnp.matmul(q.transpose(0, 2, 1, 3), k.transpose(0, 2, 3, 1)).astype(jnp.float32)
-        weights = jax.nn.softmax(scores * q.shape[-1] ** -0.5, axis=-1).astype(x.dtype)
-        mixed = jnp.matmul(weights, v.transpose(0, 2, 1, 3)).transpose(0, 2, 1, 3)
-        return self.out(mixed.reshape(count, patches, width))
+        return scores * q.shape[-1] ** -0.5, v.transpose(0, 2, 1, 3)
+
+    def __call__(self, x: jax.Array, angles: jax.Array) -> jax.Array:
+        scores, values = self.scores(x, angles)
+        mixed = jnp.matmul(jax.nn.softmax(scores, axis=-1).astype(x.dtype), values)
+        return self.out(mixed.transpose(0, 2, 1, 3).reshape(x.shape))
 
 
 class VisionBlock(nnx.Module):
@@ -98,6 +113,8 @@ class VisionTower(nnx.Module):
             init = nnx.initializers.normal(0.5)  # learning where a cell stands wants a strong start
             self.places = nnx.Param(init(rngs.params(), (config.grid, config.grid, config.width)))
         self.blocks = nnx.List([VisionBlock(config, rngs=rngs) for _ in range(config.layers)])
+        if config.looks:
+            carry_over(self.blocks[-1].attention, config, rngs)
         self.norm = nnx.RMSNorm(config.width, epsilon=config.eps, rngs=rngs)
         block = config.width * config.merge**2
         self.merge_in = linear(block, block, bias=True, rngs=rngs)
@@ -105,6 +122,10 @@ class VisionTower(nnx.Module):
 
     def __call__(self, pictures: jax.Array) -> jax.Array:
         """uint8 [M, H, W, 3] -> [M, image tokens, out_width]."""
+        return self.finish(*self.trunk(pictures))
+
+    def trunk(self, pictures: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """All blocks but the last: patches [M, N, width], and their angles."""
         config = self.config
         rows, columns = pictures.shape[1] // config.patch, pictures.shape[2] // config.patch
         where = patch_coordinates(rows, columns, config.merge)
@@ -112,7 +133,13 @@ class VisionTower(nnx.Module):
         if config.grid:
             x = x + self.places[...][where[:, 0], where[:, 1]][None]
         angles = jnp.asarray(patch_angles(where, config.head_dim, config.rope_theta))
-        for block in self.blocks:
+        for block in list(self.blocks)[:-1]:
             x = block(x, angles)
+        return x, angles
+
+    def finish(self, x: jax.Array, angles: jax.Array) -> jax.Array:
+        """The last block and the merger: patches [M, N, width] -> [M, image tokens, out_width]."""
+        config = self.config
+        x = self.blocks[-1](x, angles)
         x = self.norm(x).reshape(x.shape[0], -1, config.width * config.merge**2)
         return self.merge_out(jax.nn.gelu(self.merge_in(x), approximate=False))

@@ -10,8 +10,14 @@ import jaxgym
 from jaxgym import actions, engine, sprites
 from jaxgym.game import Game, Outcome
 
-jax.config.update("jax_numpy_dtype_promotion", "strict")
-jax.config.update("jax_numpy_rank_promotion", "raise")
+
+@pytest.fixture(scope="module", autouse=True)
+def numerics(request: pytest.FixtureRequest) -> Any:
+    """The engine's arithmetic is strict about dtypes and ranks; Flax's and Optax's, below policy and train, is not."""
+    below = request.path.relative_to(request.config.rootpath).parts[1] in ("policy", "train")
+    jax.config.update("jax_numpy_dtype_promotion", "standard" if below else "strict")
+    jax.config.update("jax_numpy_rank_promotion", "allow" if below else "raise")
+    yield
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

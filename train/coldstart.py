@@ -1,8 +1,8 @@
 """Supervised learning from written replies: the base model's format, and the teacher's cold start.
 
 A written reply is one draw of what a teacher would say. Two things make each board teach more than that one draw:
-where a reply first names its action, the target is the teacher's whole distribution over actions; and cells and legal
-actions are also read straight off the image tokens by small heads that exist in training only.
+where a reply first names its action, the target is the teacher's whole distribution over actions; and what the answer
+rests on is taught where it arises (see `dense`).
 """
 
 import functools
@@ -17,11 +17,10 @@ import jaxgym
 from jaxgym.game import Game
 from policy.decoder import Cache
 from policy.vlm import Model, Params
-from train import rollout
+from train import dense, rollout
+from train.dense import Tables, divergence, normalise
 from train.grpo import masked_mean
 from train.language import Language, take
-
-_HEAD = 32  # width of the heads that judge pairs of cells
 
 
 class Lesson(NamedTuple):
@@ -108,33 +107,15 @@ def write(language: Language, lesson: Lesson, *, guess: bool) -> Written:
     return Written(jnp.asarray(ids), jnp.asarray(lengths), jnp.asarray(decision))
 
 
-class Tables(NamedTuple):
-    """A game's constants in the loss; games of equal shapes share a compiled program."""
-
-    prompt: jax.Array  # int32 [P]
-    start: jax.Array  # int32 []: rotary position of a reply's first token
-    answers: jax.Array  # int32 [A, 1 or 2]: tokens of every action
-    begins: jax.Array  # int32 [K]: the different first tokens
-    pairs: jax.Array  # int32 [A, 2 or 0]: the cells that an action names
-    tokens: jax.Array  # int32 [R * C]: the image token in the middle of every cell
-
-
 def tables(language: Language) -> Tables:
     """Gather a game's constants."""
     answers = language.answers
-    constants = (language.prompt, language.start, answers, np.unique(answers[:, 0]))
-    return Tables(*(jnp.asarray(x, jnp.int32) for x in (*constants, language.game.actions.cells, language.cells)))
-
-
-def create_heads(game: Game[Any], width: int, key: jax.Array) -> dict[str, jax.Array]:
-    """The heads that read image tokens in training: names of cells and, where actions are pairs of cells, legality."""
-    read_key, first_key, second_key = jax.random.split(key, 3)
-    init = jax.nn.initializers.lecun_normal()
-    heads = {"read": init(read_key, (width, len(set(game.sheet.names))))}
-    if game.actions.cells.shape[1]:
-        heads |= {"begin": jnp.zeros((width, 1), jnp.float32)}
-        heads |= {"first": init(first_key, (width, _HEAD)), "second": init(second_key, (width, _HEAD))}
-    return heads
+    pairs = language.game.actions.cells
+    places = np.full((len(language.cells), 2), -1, np.int32)
+    for side in range(pairs.shape[1]):
+        places[pairs[:, side], side] = answers[:, side]
+    constants = (language.prompt, language.start, answers, np.unique(answers[:, 0]), places, pairs, language.cells)
+    return Tables(*(jnp.asarray(x, jnp.int32) for x in constants))
 
 
 class Weights(NamedTuple):
@@ -156,10 +137,11 @@ def loss(
     """Cross-entropy of a game's written replies, block by block, plus the dense losses; and what to report."""
     model = nnx.merge(graphdef, params)
     n, length = written.ids.shape
-    features = model.vision(lesson.pictures)
+    trunk, angles = model.vision.trunk(lesson.pictures)
+    features = model.vision.finish(trunk, angles)
     prompt = jnp.broadcast_to(tables.prompt[None], (n, tables.prompt.shape[0]))
     ids = jnp.concatenate([prompt, written.ids], axis=1)
-    hidden, cache, _ = model.read(ids, prompt.shape[1] + written.lengths, lesson.pictures, features)
+    hidden, cache, positions = model.read(ids, prompt.shape[1] + written.lengths, lesson.pictures, features)
     logits = model.project(hidden[:, prompt.shape[1] - 1 : -1])
     said = jnp.take_along_axis(jax.nn.log_softmax(logits, axis=-1), written.ids[..., None], axis=-1)[..., 0]
 
@@ -170,7 +152,8 @@ def loss(
     rest = (place < written.lengths[:, None]) & ~perception & ~deciding
     read, wrote = -masked_mean(said, perception), -masked_mean(said, rest)
     chose = decision_loss(model, tables, lesson.wanted, written, logits, cache)
-    dense, seen = dense_losses(heads, features[:, tables.tokens], tables.pairs, lesson)
+    sight = dense.Sight(trunk, angles, features, model.embed(ids, features), positions, prompt.shape[1] + start[:, 0])
+    extra, seen = dense.losses(model, heads, tables, sight, lesson.words, lesson.legal)
     right = jnp.argmax(logits, axis=-1) == written.ids
     report = {
         "loss": read + wrote + chose,
@@ -179,7 +162,7 @@ def loss(
         "decision_loss": chose,
         **seen,
     }
-    return read + wrote + weights.decision * chose + weights.dense * dense, report
+    return read + wrote + weights.decision * chose + weights.dense * extra, report
 
 
 def decision_loss(
@@ -200,18 +183,12 @@ def decision_loss(
     decided = tables.prompt.shape[0] + written.decision  # the place of the first token
     before = cache._replace(valid=jnp.arange(cache.valid.shape[1], dtype=jnp.int32)[None] < decided[:, None])
     tried = jnp.tile(tables.begins, n)[:, None]
-    spot = position_after(model, decided, tables)
-    positions = jnp.broadcast_to(jnp.repeat(spot, count)[None, :, None], (3, n * count, 1))
+    positions = jnp.broadcast_to(
+        jnp.repeat(dense.position_of(model, tables, decided), count)[None, :, None], (3, n * count, 1)
+    )
     hidden, _ = model.decoder.read(model.embedding(tried), positions, jnp.ones((n * count, 1), jnp.bool_), before)
     after = jax.nn.log_softmax(model.project(hidden[:, 0]).reshape(n, count, vocab), axis=-1)
     return lost + divergence(second_tokens(tables.answers, tables.begins, wanted, vocab), after)
-
-
-def position_after(model: Model, place: jax.Array, tables: Tables) -> jax.Array:
-    """The rotary position of the token at a place of a reply: places int32 [n], counted from the prompt's beginning."""
-    if not model.config.decoder.mrope:
-        return place
-    return place - tables.prompt.shape[0] + tables.start
 
 
 def first_tokens(answers: jax.Array, wanted: jax.Array, vocab: int) -> jax.Array:
@@ -227,43 +204,3 @@ def second_tokens(answers: jax.Array, begins: jax.Array, wanted: jax.Array, voca
     which = jnp.argmax(answers[:, :1] == begins[None], axis=1)
     mass = jnp.zeros((wanted.shape[0], begins.shape[0], vocab), jnp.float32)
     return normalise(mass.at[:, which, answers[:, 1]].add(wanted))
-
-
-def divergence(target: jax.Array, logprobs: jax.Array) -> jax.Array:
-    """KL(target || model): target and log-probabilities float32 [..., K]; 0 when they agree.
-
-    The mean over those rows that have a target (a distribution; zeros are none).
-    """
-    weight = jnp.where(target > 0, target, 1.0)
-    lost = jnp.sum(jnp.where(target > 0, target * (jnp.log(weight) - logprobs), 0.0), axis=-1)
-    return masked_mean(lost, jnp.sum(target, axis=-1) > 0)
-
-
-def normalise(mass: jax.Array) -> jax.Array:
-    """Rows of masses float32 [..., K] as distributions; rows without mass stay zero."""
-    return mass / jnp.maximum(jnp.sum(mass, axis=-1, keepdims=True), jnp.float32(1e-9))
-
-
-def dense_losses(
-    heads: dict[str, jax.Array], cells: jax.Array, pairs: jax.Array, lesson: Lesson
-) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Reading and judging straight off the image tokens of the cells: cells float32 [n, R * C, width].
-
-    Every cell is named. Where an action is a pair of cells: with which cells a legal action begins, and for every such
-    cell, which cells can follow; the two questions that the decoder has to answer, token by token.
-    """
-    n = cells.shape[0]
-    names = jax.nn.log_softmax(jnp.matmul(cells, heads["read"]), axis=-1)
-    loss = -jnp.mean(jnp.take_along_axis(names, lesson.words[..., None], axis=-1))
-    report = {"dense_cells": jnp.mean((jnp.argmax(names, axis=-1) == lesson.words).astype(jnp.float32))}
-    if "first" in heads:
-        table = jnp.zeros((n, cells.shape[1], cells.shape[1]), jnp.float32)
-        table = table.at[:, pairs[:, 0], pairs[:, 1]].set(lesson.legal.astype(jnp.float32))
-        begins = jax.nn.log_softmax(jnp.matmul(cells, heads["begin"])[..., 0], axis=-1)
-        first, second = jnp.matmul(cells, heads["first"]), jnp.matmul(cells, heads["second"])
-        scores = jnp.matmul(first, second.transpose(0, 2, 1)) * jnp.float32(_HEAD**-0.5)
-        partners = jax.nn.log_softmax(scores, axis=-1)
-        loss = loss + divergence(normalise(table.sum(axis=2)), begins) + divergence(normalise(table), partners)
-        chosen = jnp.argmax((begins[..., None] + partners)[:, pairs[:, 0], pairs[:, 1]], axis=1)
-        report["dense_legal"] = jnp.mean(jnp.take_along_axis(lesson.legal, chosen[:, None], axis=1).astype(jnp.float32))
-    return loss, report

@@ -48,10 +48,10 @@ class Supervised:
 class Grpo:
     """Group relative policy optimization (arXiv 2402.03300)."""
 
-    updates: int = flag(60, "optimizer steps; 0 skips the phase")
+    updates: int = flag(40, "optimizer steps; 0 skips the phase")
     states: int = flag(16, "boards of each game in an update")
     group: int = flag(8, "replies tried from each board")
-    lr: float = flag(3e-4, "peak learning rate")
+    lr: float = flag(1e-3, "peak learning rate")
     kl: float = flag(1e-2, "weight of the k3 estimate of the KL divergence from the model before RL")
     clip: float = flag(0.2, "the ratio of probabilities counts within 1 - clip and 1 + clip")
     temperature: float = flag(1.0, "of sampling, in training and in evaluation")
@@ -88,8 +88,8 @@ class Config:
     photos: str = flag("digits", "pictures of shisen_sho_photo: digits, or the path of a CIFAR-10 archive or folder")
     picture: int = flag(0, "side of the pictures in pixels; 0: one block of patches a cell")
     run: str = flag("", "folder of the run, made anew (default: runs/ and the date)")
-    base: Supervised = Supervised(steps=250)
-    coldstart: Supervised = Supervised(steps=1000)
+    base: Supervised = Supervised(steps=150)
+    coldstart: Supervised = Supervised(steps=500)
     grpo: Grpo = Grpo()
     evaluation: Evaluation = Evaluation()
 

@@ -16,7 +16,7 @@ import jaxgym
 import policy
 from jaxgym.engine import random_legal
 from policy.vlm import Params
-from train import coldstart, learner, rewards
+from train import coldstart, dense, learner, rewards
 from train.checkpoint import Checkpoints
 from train.config import Config, Supervised
 from train.evaluate import Result, anchors, evaluate, protocol
@@ -42,7 +42,7 @@ class Course(NamedTuple):
     """One game of a run, with all that its steps need."""
 
     language: Language
-    tables: coldstart.Tables
+    tables: dense.Tables
     limit: int  # steps after which a board is dealt anew
     scale: float  # how far apart the teacher's values usually lie
 
@@ -59,9 +59,7 @@ class Trainer:
         self.vlm, games, pools = _model_and_games(config, self.key)
         self.courses = {game.name: self._course(game, pool) for game, pool in zip(games, pools, strict=True)}
         heads = {
-            name: coldstart.create_heads(
-                c.language.game, self.vlm.config.decoder.width, jax.random.fold_in(self.key, i)
-            )
+            name: dense.create_heads(c.language.game, self.vlm.config.decoder.width, jax.random.fold_in(self.key, i))
             for i, (name, c) in enumerate(self.courses.items())
         }
         self.phase, self.step = config.phases[0] if config.phases else "", 0

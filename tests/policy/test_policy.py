@@ -14,13 +14,6 @@ from policy.vision import VisionTower, patchify
 from policy.vlm import reply_logits
 
 
-@pytest.fixture(scope="module", autouse=True)
-def ranks():
-    jax.config.update("jax_numpy_rank_promotion", "allow")
-    yield
-    jax.config.update("jax_numpy_rank_promotion", "raise")
-
-
 @pytest.fixture(scope="module")
 def vlm() -> policy.VLM:
     words = tokens.build(["red circle | ", "red circle\n", "(0, 1)"], ["what is there to see here"], merges=16)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import jaxgym
-from train import coldstart, grpo, rewards
+from train import coldstart, dense, grpo, rewards
 from train.evaluate import interval
 
 
@@ -94,10 +94,10 @@ def test_the_decision_targets_are_the_whole_distribution_token_by_token():
 
 def test_the_divergence_is_zero_at_the_target_and_passes_over_rows_without_one():
     target = jnp.asarray([[0.5, 0.5, 0.0], [0.0, 0.0, 0.0]])
-    assert abs(float(coldstart.divergence(target, jnp.log(jnp.asarray([[0.5, 0.5, 1e-9], [1.0, 1e-9, 1e-9]]))))) < 1e-6
+    assert abs(float(dense.divergence(target, jnp.log(jnp.asarray([[0.5, 0.5, 1e-9], [1.0, 1e-9, 1e-9]]))))) < 1e-6
     other = jnp.log(jnp.asarray([[0.1, 0.9, 1e-9], [1.0, 1e-9, 1e-9]]))
     expected = 0.5 * np.log(0.5 / 0.1) + 0.5 * np.log(0.5 / 0.9)
-    np.testing.assert_allclose(coldstart.divergence(target, other), expected, rtol=1e-5)
+    np.testing.assert_allclose(dense.divergence(target, other), expected, rtol=1e-5)
 
 
 def test_preferences_grade_the_legal_actions():
