@@ -9,7 +9,6 @@ import argparse
 import dataclasses
 import difflib
 import json
-import os
 import shutil
 import sys
 import time
@@ -239,8 +238,6 @@ def start(flags: dict[str, Any], console: Console) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Read the flags and run; what is wrong with them is told in one line."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     console = Console(width=None if sys.stdout.isatty() else 200)
     try:
         return start(vars(parser().parse_args(arguments)), console)
