@@ -51,7 +51,7 @@ class Grpo:
     updates: int = flag(40, "optimizer steps; 0 skips the phase")
     states: int = flag(16, "boards of each game in an update")
     group: int = flag(8, "replies tried from each board")
-    lr: float = flag(1e-3, "peak learning rate")
+    lr: float = flag(2e-4, "peak learning rate")
     kl: float = flag(1e-2, "weight of the k3 estimate of the KL divergence from the model before RL")
     clip: float = flag(0.2, "the ratio of probabilities counts within 1 - clip and 1 + clip")
     temperature: float = flag(1.0, "of sampling, in training and in evaluation")
