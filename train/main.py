@@ -29,16 +29,9 @@ from rich.progress import (
 from rich.table import Table
 
 from train.config import Config
+from train.record import COLUMNS
 
 _LINE_EVERY = 15.0  # seconds between lines where the output is no terminal
-_TITLES = {
-    "random": "uniform random",
-    "random_legal": "random legal",
-    "teacher": "teacher",
-    "base": "base model",
-    "coldstart": "after cold start",
-    "grpo": "after RL",
-}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -139,7 +132,7 @@ def results(table: dict[str, Any]) -> Table:
     """The final table: mean and 95 % interval, beside the anchors and the published numbers."""
     out = Table(title="Scores by VLM-Gym's protocol: mean and 95 % interval, fresh boards", title_justify="left")
     published = list(dict.fromkeys(name for entry in table["games"].values() for name in entry["published"]))
-    for title in ("game", *(_TITLES[c] for c in table["order"]), *(f"{name}, published" for name in published)):
+    for title in ("game", *(COLUMNS[c] for c in table["order"]), *(f"{name}, published" for name in published)):
         out.add_column(title, justify="left" if title == "game" else "right")
     for name, entry in table["games"].items():
         cells = [f"{name}\n{entry['unit']}"]
@@ -165,7 +158,7 @@ def reading(table: dict[str, Any]) -> Table:
     for name, entry in table["games"].items():
         for column, extra in entry["extra"].items():
             keys = ("cells", "board", "legal", "reason", "formatted")
-            out.add_row(name, _TITLES[column], *(f"{100 * extra[k]:.1f} %" for k in keys))
+            out.add_row(name, COLUMNS[column], *(f"{100 * extra[k]:.1f} %" for k in keys))
     return out
 
 
