@@ -16,7 +16,7 @@ from flax import nnx
 import jaxgym
 from jaxgym.game import Game
 from policy.decoder import Cache
-from policy.vlm import Model, Params
+from policy.model import Model, Params
 from train import dense, rollout
 from train.dense import Tables, divergence, normalise
 from train.grpo import masked_mean

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxgym.game import Game
-from policy.vlm import Model
+from policy.model import Model
 from train.grpo import masked_mean
 
 _HEAD = 32  # width of the heads that judge pairs of cells

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from policy.vlm import Model, Params
+from policy.model import Model, Params
 from train import coldstart, grpo
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import jaxgym
 import policy
 from jaxgym.engine import random_legal
-from policy.vlm import Params
+from policy.model import Params
 from train import coldstart, dense, learner, rewards
 from train.checkpoint import Checkpoints
 from train.config import Config, Supervised

@@ -29,7 +29,7 @@ from rich.progress import (
 from rich.table import Table
 
 from train.config import Config
-from train.record import COLUMNS
+from train.report.record import COLUMNS
 
 _LINE_EVERY = 15.0  # seconds between lines where the output is no terminal
 

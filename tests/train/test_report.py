@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from train import charts, report
+from train import report
+from train.report import charts, record
 
 GAMES = ("2048", "shisen_sho", "shisen_sho_photo", "swap")
 COLUMNS = ("random", "random_legal", "teacher", "base", "coldstart", "grpo")
@@ -306,7 +307,7 @@ def test_a_step_measured_again_counts_as_it_was_measured_last(tmp_path: Path) ->
         json.dumps({"phase": "grpo", "step": s, "seconds": t, "game": "swap", "kl": v}) + "\n" for s, t, v in rows
     )
     (tmp_path / "metrics.jsonl").write_text(text)
-    found = report.read(tmp_path)
+    found = record.read(tmp_path)
     steps, values = found.series["swap"]["kl"]["grpo"]
     assert steps.tolist() == [1, 2, 3]
     assert values.tolist() == [5, 7, 7]

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
 
-from train.charts import Phase
+from train.report.charts import Phase
 
 PHASES = {"base": "base", "coldstart": "cold start", "grpo": "RL"}
 COLUMNS = {

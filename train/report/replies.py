@@ -10,8 +10,8 @@ from typing import Any
 
 from PIL import Image
 
-from train.charts import number
-from train.record import PHASES, Run, finite
+from train.report.charts import number
+from train.report.record import PHASES, Run, finite
 
 _CLIP = 4000  # characters of a reply that are shown
 _WORD = 40  # characters of a cell that are shown

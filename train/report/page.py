@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from train.charts import COLOURS, Dot, Line, Phase, curves, dots, number
-from train.record import COLUMNS, PHASES, Run, Series, as_dict, finite, read
-from train.replies import cards, show
-from train.style import STYLE
+from train.report.charts import COLOURS, Dot, Line, Phase, curves, dots, number
+from train.report.record import COLUMNS, PHASES, Run, Series, as_dict, finite, read
+from train.report.replies import cards, show
+from train.report.style import STYLE
 
 OWN = tuple(PHASES)  # the columns that are this run's model
 _P, _R = "P<sub>acc</sub>", "R<sub>acc</sub>"
