@@ -2,7 +2,6 @@
 
 from policy.config import PRESETS, DecoderConfig, VisionConfig, VLMConfig
 from policy.sample import Reply
-from policy.vlm import VLM
-from policy.weights import load, save
+from policy.vlm import VLM, load, save
 
 __all__ = ["PRESETS", "VLM", "DecoderConfig", "Reply", "VLMConfig", "VisionConfig", "load", "save"]

@@ -4,8 +4,11 @@ One decoder and one vision tower, built of the parts that Qwen-VL models are bui
 the same classes.
 """
 
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+import math
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal, get_args, get_origin
+
+_MAY_BE_ZERO = ("vocab", "image_id", "stop_id", "pad_id", "grid")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +29,11 @@ class VisionConfig:
     std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
     eps: float = 1e-6
 
+    def __post_init__(self) -> None:
+        _check(self)
+        if self.width % (4 * self.heads):  # pairs of numbers turn, half of them with the row and half with the column
+            raise ValueError(f"vision width={self.width} is no multiple of 4 x heads={self.heads}")
+
     @property
     def head_dim(self) -> int:
         return self.width // self.heads
@@ -34,6 +42,19 @@ class VisionConfig:
     def patch_values(self) -> int:
         """Numbers in one flattened patch."""
         return 3 * self.temporal * self.patch**2
+
+    def patches(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns of patches of a picture of so many pixels; raises ValueError when it does not fit."""
+        side = self.patch * self.merge
+        if not height or not width or height % side or width % side:
+            raise ValueError(f"a picture of {height}x{width} pixels is not made of {side}x{side} blocks")
+        rows, columns = height // self.patch, width // self.patch
+        if self.grid and max(rows, columns) > self.grid:
+            raise ValueError(
+                f"a picture of {height}x{width} pixels has {rows}x{columns} patches, but this model knows places of "
+                f"{self.grid}x{self.grid}: give a picture of at most {self.grid * self.patch} pixels a side"
+            )
+        return rows, columns
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +76,13 @@ class DecoderConfig:
     tied: bool = True  # logits come from the embedding table
     eps: float = 1e-6
 
+    def __post_init__(self) -> None:
+        _check(self)
+        if self.heads % self.kv_heads:
+            raise ValueError(f"heads={self.heads} is no multiple of kv_heads={self.kv_heads}")
+        if 2 * sum(self.sections) != self.head_dim:
+            raise ValueError(f"sections {self.sections} do not add up to half of head_dim={self.head_dim}")
+
 
 @dataclass(frozen=True, kw_only=True)
 class VLMConfig:
@@ -67,24 +95,57 @@ class VLMConfig:
     stop_id: int  # ends a reply
     pad_id: int
 
+    def __post_init__(self) -> None:
+        _check(self)
+        for name in ("image_id", "stop_id", "pad_id") if self.vocab else ():  # a preset's vocabulary comes later
+            if getattr(self, name) >= self.vocab:
+                raise ValueError(f"{name}={getattr(self, name)} is not in the vocabulary of {self.vocab} tokens")
+
     def image_tokens(self, height: int, width: int) -> tuple[int, int]:
         """Rows and columns of image tokens of a picture of so many pixels; raises ValueError when it does not fit."""
-        side = self.vision.patch * self.vision.merge
-        if height % side or width % side:
-            raise ValueError(f"a picture of {height}x{width} pixels is not made of {side}x{side} blocks")
-        return height // side, width // side
+        rows, columns = self.vision.patches(height, width)
+        return rows // self.vision.merge, columns // self.vision.merge
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
     @staticmethod
     def from_dict(record: dict[str, Any]) -> "VLMConfig":
-        """Inverse of `to_dict`, also after JSON; raises KeyError or TypeError when fields are missing or unknown."""
-        vision, decoder = dict(record["vision"]), dict(record["decoder"])
-        for part, names in ((vision, ("mean", "std")), (decoder, ("sections",))):
-            part.update({name: tuple(part[name]) for name in names})
-        rest = {k: v for k, v in record.items() if k not in ("vision", "decoder")}
-        return VLMConfig(vision=VisionConfig(**vision), decoder=DecoderConfig(**decoder), **rest)
+        """Inverse of `to_dict`, after JSON too; raises ValueError for a field that is missing, unknown or cannot be."""
+        parts = {"vision": VisionConfig, "decoder": DecoderConfig}
+        return _build(VLMConfig, {k: _build(parts[k], v) if k in parts else v for k, v in record.items()})
+
+
+def _build(kind: Any, record: Any) -> Any:
+    """A record of a kind from what JSON keeps of it."""
+    if not isinstance(record, dict):
+        raise ValueError(f"{record!r} is no {kind.__name__}")
+    try:
+        return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in record.items()})
+    except TypeError as error:
+        raise ValueError(str(error).replace(f"{kind.__name__}.__init__()", kind.__name__)) from None
+
+
+def fits(value: Any, kind: Any) -> bool:
+    """Whether a value is of a field's type: a finite number, a bool, a string, a choice, a tuple of these, a class."""
+    if get_origin(kind) is Literal:
+        return value in get_args(kind)
+    if get_origin(kind) is tuple:
+        kinds = get_args(kind)
+        kinds = kinds[:1] * len(value) if kinds[-1] is ... and isinstance(value, tuple) else kinds
+        return isinstance(value, tuple) and len(value) == len(kinds) and all(map(fits, value, kinds))
+    if kind in (int, float):
+        return isinstance(value, kind | int) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, kind)
+
+
+def _check(part: Any) -> None:
+    """Raise ValueError for a value of another type than its field, or for a size that is none."""
+    for field in fields(part):
+        value = getattr(part, field.name)
+        least = 0 if field.name in _MAY_BE_ZERO else 1
+        if not fits(value, field.type) or (field.type is int and value < least):
+            raise ValueError(f"{type(part).__name__} {field.name}={value!r} cannot be")
 
 
 _TINY = VLMConfig(

@@ -1,17 +1,14 @@
-"""A vision-language model as a value: a graph, its parameters and its tokenizer.
+"""The modules of a vision-language model, and what runs on them.
 
 `Model` holds the modules; everything that runs is a plain function of (graphdef, params) under `jax.jit`.
 """
 
 import functools
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
-from transformers import PreTrainedTokenizerFast
 
 from policy.config import VLMConfig
 from policy.decoder import Cache, Decoder
@@ -112,7 +109,7 @@ def create(config: VLMConfig, key: jax.Array) -> tuple[nnx.GraphDef[Model], Para
 def logits(
     graphdef: nnx.GraphDef[Model], params: Params, ids: jax.Array, lengths: jax.Array, pictures: jax.Array
 ) -> jax.Array:
-    """Logits float32 [B, T, V] after every token; see `VLM.logits`."""
+    """Logits float32 [B, T, V] after every token; see `policy.VLM.logits`."""
     model = nnx.merge(graphdef, params)
     return model.project(model.read(ids, lengths, pictures)[0])
 
@@ -129,55 +126,3 @@ def reply_logits(
     """Logits float32 [S * G, R, V] of replies; every prompt is read once for its group of G."""
     model = nnx.merge(graphdef, params)
     return model.continued(model.prefill(ids, lengths, pictures), replies)
-
-
-@dataclass(frozen=True, eq=False)
-class VLM:
-    """A model to use: `policy.load` makes one, `policy.save` keeps it."""
-
-    config: VLMConfig
-    graphdef: nnx.GraphDef[Model]
-    params: Params
-    tokenizer: PreTrainedTokenizerFast
-
-    def logits(self, ids: jax.Array, lengths: jax.Array, pictures: jax.Array) -> jax.Array:
-        """Logits after every token.
-
-        ids int32 [B, T] right-padded, with one placeholder (`config.image_id`) per image token; lengths int32 [B];
-        pictures uint8 [M, H, W, 3] in reading order -> float32 [B, T, V]. What stands past a row's length is undefined.
-        Raises ValueError when the placeholders do not match the pictures.
-        """
-        self._check(ids, pictures)
-        return logits(self.graphdef, self.params, ids, lengths, pictures)
-
-    def generate(
-        self,
-        ids: jax.Array,
-        lengths: jax.Array,
-        pictures: jax.Array,
-        *,
-        key: jax.Array,
-        max_new_tokens: int = 64,
-        temperature: float = 1.0,
-        samples: int = 1,
-    ) -> Any:
-        """Continue prompts (as in `logits`), `samples` replies each: a `policy.Reply` of [B * samples, ...] arrays.
-
-        A temperature of 0 is greedy. Each row stops by itself; each prompt is read once.
-        """
-        from policy.sample import generate  # sampling is built on this file
-
-        if max_new_tokens < 1 or samples < 1 or not temperature >= 0:
-            raise ValueError(
-                f"max_new_tokens={max_new_tokens} and samples={samples} must be at least 1, "
-                f"temperature={temperature} at least 0"
-            )
-        self._check(ids, pictures)
-        heat = jnp.float32(temperature)
-        return generate(self.graphdef, self.params, ids, lengths, pictures, key, heat, max_new_tokens, samples)
-
-    def _check(self, ids: jax.Array, pictures: jax.Array) -> None:
-        rows, columns = self.config.image_tokens(*pictures.shape[1:3])
-        wanted, found = pictures.shape[0] * rows * columns, int(np.sum(np.asarray(ids) == self.config.image_id))
-        if wanted != found:
-            raise ValueError(f"{pictures.shape[0]} pictures need {wanted} image tokens, the ids have {found}")

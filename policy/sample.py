@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from policy.decoder import Cache, empty_cache
-from policy.vlm import Model, Params
+from policy.model import Model, Params
 
 
 class Reply(NamedTuple):

@@ -5,9 +5,10 @@ merges learned from a corpus, down to bytes, so nothing is unknown.
 """
 
 from collections.abc import Iterable
+from pathlib import Path
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 PAD, STOP, IMAGE, TURN = "<|pad|>", "<|stop|>", "<|image|>", "<|reply|>"
 SPECIALS = (PAD, STOP, IMAGE, TURN)  # ids 0, 1, 2, 3
@@ -34,6 +35,22 @@ def build(phrases: Iterable[str], corpus: Iterable[str], merges: int = 256) -> P
         extra_special_tokens=[IMAGE, TURN],
         clean_up_tokenization_spaces=False,
     )
+
+
+def read(folder: Path, vocab: int, image_id: int) -> PreTrainedTokenizerFast:
+    """The tokenizer of a folder, for a model of so many tokens. Raises ValueError, one line, where it does not fit."""
+    try:
+        words = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
+        ids = {name: words.convert_tokens_to_ids(name) for name in SPECIALS}
+        largest = max(words.get_vocab().values(), default=-1)
+    except Exception as error:  # the readers of a damaged file raise anything, `Exception` itself among it
+        why = " ".join(str(error).split())[:200] or type(error).__name__
+        raise ValueError(f"{folder} has no readable tokenizer: {why}") from None
+    if largest >= vocab:
+        raise ValueError(f"the tokenizer of {folder} has ids up to {largest}, but the model has {vocab} tokens")
+    if ids[IMAGE] != image_id or None in ids.values():
+        raise ValueError(f"the tokenizer of {folder} is of another model: its special tokens are {ids}")
+    return words
 
 
 def prompt_ids(tokenizer: PreTrainedTokenizerFast, text: str, image_tokens: int) -> list[int]:

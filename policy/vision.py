@@ -127,7 +127,7 @@ class VisionTower(nnx.Module):
     def trunk(self, pictures: jax.Array) -> tuple[jax.Array, jax.Array]:
         """All blocks but the last: patches [M, N, width], and their angles."""
         config = self.config
-        rows, columns = pictures.shape[1] // config.patch, pictures.shape[2] // config.patch
+        rows, columns = config.patches(*pictures.shape[1:3])
         where = patch_coordinates(rows, columns, config.merge)
         x = self.embed(patchify(pictures, config).astype(self.embed.kernel[...].dtype))
         if config.grid:

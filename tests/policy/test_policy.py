@@ -1,17 +1,23 @@
 """The model as its users call it: laws of decoding, sampling, positions, folders."""
 
+import dataclasses
+import json
+import pickle
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
+from safetensors.numpy import load_file, save_file
 from transformers import AutoTokenizer
 
 import policy
 from policy import tokenizer as tokens
 from policy.config import PRESETS, VisionConfig
+from policy.model import reply_logits
 from policy.positions import token_positions
 from policy.vision import VisionTower, patchify
-from policy.vlm import reply_logits
 
 
 @pytest.fixture(scope="module")
@@ -63,8 +69,6 @@ def test_patches_are_cut_block_by_block(merge, temporal):
 
 
 def test_heads_begin_by_looking_at_their_neighbours(vlm):
-    from flax import nnx
-
     from policy.positions import patch_angles, patch_coordinates, rotate
 
     config = PRESETS["small"].vision
@@ -168,6 +172,15 @@ def test_bfloat16_is_close_to_float32(vlm):
     assert jnp.abs(jnp.exp(a) - jnp.exp(b)).max() < 0.05
 
 
+def edit(file, *path, **values):
+    record = json.loads(file.read_text())
+    inner = record
+    for name in path:
+        inner = inner[name]
+    inner.update(values)
+    file.write_text(json.dumps(record))
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -176,7 +189,22 @@ def test_bfloat16_is_close_to_float32(vlm):
         (lambda f: (f / "config.json").write_text('{"model_type": "llama"}'), "holds a"),
         (lambda f: (f / "model.safetensors").unlink(), "is missing"),
         (lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:1000]), "is damaged"),
+        (lambda f: (f / "model.safetensors").write_bytes(b""), "is damaged"),
+        (lambda f: (f / "config.json").write_bytes(b"\xff\xfe"), "config.json is damaged"),
+        (lambda f: (f / "config.json").write_text("[" * 100_000), "config.json is damaged"),
+        (lambda f: (f / "config.json").write_text("[]"), "holds a None"),
+        (lambda f: edit(f / "config.json", vocab="many"), "config.json is damaged: VLMConfig vocab='many'"),
+        (lambda f: edit(f / "config.json", vision=3), "config.json is damaged: 3 is no VisionConfig"),
+        (lambda f: edit(f / "config.json", colour=3), "config.json is damaged: .*'colour'"),
+        (lambda f: edit(f / "config.json", "decoder", layers=-1), "DecoderConfig layers=-1"),
+        (lambda f: edit(f / "config.json", "decoder", heads=3, kv_heads=2), "no multiple of kv_heads"),
+        (lambda f: edit(f / "config.json", "decoder", sections=[1, 2]), r"sections=\(1, 2\)"),
+        (lambda f: edit(f / "config.json", "vision", eps=float("nan")), "eps=nan"),
+        (lambda f: edit(f / "config.json", image_id=1 << 20), "not in the vocabulary"),
+        (lambda f: edit(f / "config.json", image_id=5), "is of another model"),
         (lambda f: [(f / name).unlink() for name in ("tokenizer.json", "tokenizer_config.json")], "tokenizer"),
+        (lambda f: (f / "tokenizer.json").write_text("{"), "no readable tokenizer"),
+        (lambda f: edit(f / "tokenizer.json", "model", type="BPEv2"), "no readable tokenizer"),
     ],
 )
 def test_a_damaged_folder_is_told_in_one_line(vlm, tmp_path, damage, message):
@@ -193,8 +221,6 @@ def test_an_unknown_source_is_told():
 
 
 def test_missing_and_misshapen_tensors_are_named(vlm, tmp_path):
-    from safetensors.numpy import load_file, save_file
-
     policy.save(vlm, tmp_path)
     tensors = load_file(tmp_path / "model.safetensors")
     name = next(iter(sorted(tensors)))
@@ -204,3 +230,65 @@ def test_missing_and_misshapen_tensors_are_named(vlm, tmp_path):
     save_file(tensors | {name: tensors[name][..., :1]}, tmp_path / "model.safetensors")
     with pytest.raises(ValueError, match=f"1 misshapen tensors: {name}"):
         policy.load(tmp_path)
+
+
+def test_a_picture_beyond_the_table_of_places_is_refused(vlm):
+    """Clipping would give rows 16 to 27 of 448 pixels one and the same place."""
+    assert vlm.config.image_tokens(256, 256) == (16, 16)
+    with pytest.raises(ValueError, match=r"28x28 patches.*places of 16x16.*at most 256 pixels"):
+        vlm.config.image_tokens(448, 448)
+    tower = VisionTower(PRESETS["tiny"].vision, 32, rngs=nnx.Rngs(params=jax.random.key(0)))
+    with pytest.raises(ValueError, match="17x16 patches"):
+        tower(jnp.zeros((1, 272, 256, 3), jnp.uint8))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda ids, n, pics: (ids.at[0, -1].set(1 << 20), n, pics), "do not all lie in"),
+        (lambda ids, n, pics: (ids.at[0, -1].set(-1), n, pics), "do not all lie in"),
+        (lambda ids, n, pics: (ids, n * 0, pics), r"lengths 0 \.\. 0"),
+        (lambda ids, n, pics: (ids, n + 1, pics), "lengths"),
+        (lambda ids, n, pics: (ids[0], n, pics), r"ids are \[B, T\]"),
+        (lambda ids, n, pics: (ids, n, pics / 255), "pictures are uint8"),
+        (lambda ids, n, pics: (ids, n, pics[0]), "pictures are uint8"),
+    ],
+)
+def test_what_would_be_read_as_something_else_is_refused(vlm, change, message):
+    with pytest.raises(ValueError, match=message):
+        vlm.logits(*change(*prompts(vlm, ["see"])))
+
+
+@pytest.mark.parametrize("dtype", ["foo", "int8", None, 3])
+def test_a_dtype_that_cannot_be_is_told(dtype):
+    with pytest.raises(ValueError, match="is not one of float32, bfloat16, float16"):
+        policy.load("tiny", dtype=dtype)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", jnp.bfloat16, np.float16])
+def test_a_half_precision_model_goes_into_a_folder_and_back(vlm, tmp_path, dtype):
+    half = policy.load("tiny", tokenizer=vlm.tokenizer, dtype=dtype)
+    policy.save(half, tmp_path)
+    again = policy.load(tmp_path, dtype=dtype)
+    for a, b in zip(jax.tree.leaves(half.params), jax.tree.leaves(again.params), strict=True):
+        assert a.dtype == b.dtype == jnp.dtype(dtype)
+        np.testing.assert_array_equal(a, b)
+
+
+def test_what_is_not_finite_is_neither_saved_nor_loaded(vlm, tmp_path):
+    policy.save(vlm, tmp_path)
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    broken = dataclasses.replace(vlm, params=jax.tree.map(lambda leaf: leaf.at[0].set(jnp.nan), vlm.params))
+    with pytest.raises(ValueError, match="not finite"):
+        policy.save(broken, tmp_path)
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+    tensors = load_file(tmp_path / "model.safetensors")
+    save_file(tensors | {"decoder.norm.scale": np.full(32, np.inf, np.float32)}, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=r"1 tensors that are not finite: decoder\.norm\.scale"):
+        policy.load(tmp_path)
+
+
+def test_a_model_can_be_pickled(vlm):
+    again = pickle.loads(pickle.dumps(vlm))
+    ids, lengths, pictures = prompts(vlm, ["see (0, 1)"])
+    np.testing.assert_array_equal(vlm.logits(ids, lengths, pictures), again.logits(ids, lengths, pictures))
