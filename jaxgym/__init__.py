@@ -1,7 +1,7 @@
 """jaxgym: visual puzzle games that live on the accelerator, rules and pictures as pure JAX functions."""
 
 from jaxgym.actions import INVALID, Actions
-from jaxgym.dialogue import Reply, prompt, read_reply, write_reply
+from jaxgym.dialogue import Reply, prompt, read_reply, read_words, write_reply
 from jaxgym.engine import Played, branch, play, rollout
 from jaxgym.env import Env
 from jaxgym.game import Game, Outcome
@@ -26,6 +26,7 @@ __all__ = [
     "play",
     "prompt",
     "read_reply",
+    "read_words",
     "render",
     "rollout",
     "write_reply",

@@ -4,6 +4,7 @@ An `Actions` is the complete, finite list of what can be answered. `parse` never
 whatever it is given; what it cannot read is `INVALID`.
 """
 
+import functools
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ class Actions:
     lower-case text into an action or `INVALID`; `guess` draws what a player would answer who knows the format and
     nothing else (int32 [], `INVALID` when that names no action: two cells that are no neighbours, say).
     `cells[a]` lists the board cells that action `a` names, as flat indices (empty for games of moves).
+    `read` and `guess` are made of top-level functions, so that a game can be pickled.
     """
 
     names: tuple[str, ...]
@@ -40,9 +42,10 @@ class Actions:
         return len(self.names)
 
     def parse(self, text: str) -> int:
-        """The action that `text` names, or `INVALID` (-1)."""
-        text = text.strip() if len(text) <= _LONGEST else ""
-        return self.read(text.lower()) if text else INVALID
+        """The action that `text` names, or `INVALID` (-1): also for what is no text at all."""
+        if not isinstance(text, str) or len(text) > _LONGEST:
+            return INVALID
+        return self.read(text.strip().lower())
 
     def format(self, action: int) -> str:
         """The canonical text of an action in [0, n); raises IndexError outside it."""
@@ -53,21 +56,28 @@ class Actions:
 
 def moves(names: Sequence[str]) -> Actions:
     """One word a move: `up`, `right`, ..."""
-    index = {name: a for a, name in enumerate(names)}
     return Actions(
         names=tuple(names),
         hint="one of " + ", ".join(names),
-        read=lambda text: index.get(text, INVALID),
-        guess=lambda key: jax.random.randint(key, (), 0, len(names), jnp.int32),
+        read=functools.partial(_read_move, {name: a for a, name in enumerate(names)}),
+        guess=functools.partial(_guess_move, len(names)),
         cells=np.zeros((len(names), 0), np.int32),
     )
+
+
+def _read_move(index: dict[str, int], text: str) -> int:
+    return index.get(text, INVALID)
+
+
+def _guess_move(count: int, key: jax.Array) -> jax.Array:
+    return jax.random.randint(key, (), 0, count, jnp.int32)
 
 
 def cell_pairs(rows: int, columns: int) -> Actions:
     """Two cells, in either order: action `(r1 * columns + c1) * rows * columns + r2 * columns + c2`."""
     n = rows * columns
     first, second = np.divmod(np.arange(n * n, dtype=np.int32), n)
-    return _pairs(rows, columns, np.stack([first, second], 1), lambda a, b: a * n + b)
+    return _pairs(rows, columns, np.stack([first, second], 1), np.arange(n * n, dtype=np.int32).reshape(n, n))
 
 
 def swaps(rows: int, columns: int) -> Actions:
@@ -76,42 +86,43 @@ def swaps(rows: int, columns: int) -> Actions:
     across = np.stack([grid[:, :-1].ravel(), grid[:, 1:].ravel()], 1)
     down = np.stack([grid[:-1].ravel(), grid[1:].ravel()], 1)
     cells = np.concatenate([across, down])
-    index = {(int(a), int(b)): i for i, (a, b) in enumerate(cells)}
-    return _pairs(rows, columns, cells, lambda a, b: index.get((min(a, b), max(a, b)), INVALID))
+    table = np.full((rows * columns, rows * columns), INVALID, np.int32)
+    table[cells[:, 0], cells[:, 1]] = table[cells[:, 1], cells[:, 0]] = np.arange(len(cells), dtype=np.int32)
+    return _pairs(rows, columns, cells, table)
 
 
 _PAIR = re.compile(r"\(([0-9]{1,3}), ?([0-9]{1,3})\)[ ,;]{0,3}\(([0-9]{1,3}), ?([0-9]{1,3})\)")
 
 
-def _pairs(rows: int, columns: int, cells: np.ndarray, index: Callable[[int, int], int]) -> Actions:
+def _pairs(rows: int, columns: int, cells: np.ndarray, table: np.ndarray) -> Actions:
+    """Actions that name two cells each, int32 [A, 2]; `table` has the action of every ordered pair of cells."""
+
     def text(cell: int) -> str:
         return f"({cell // columns}, {cell % columns})"
-
-    def read(answer: str) -> int:
-        match = _PAIR.fullmatch(answer)
-        if match is None:
-            return INVALID
-        r1, c1, r2, c2 = map(int, match.groups())
-        if max(r1, r2) >= rows or max(c1, c2) >= columns:
-            return INVALID
-        return index(r1 * columns + c1, r2 * columns + c2)
-
-    n = rows * columns
-    table = np.full((n, n), INVALID, np.int32)  # the action of every ordered pair of cells
-    for a in range(n):
-        table[a] = [index(a, b) for b in range(n)]
-
-    def guess(key: jax.Array) -> jax.Array:
-        """Two different cells, uniformly."""
-        first_key, other_key = jax.random.split(key)
-        first = jax.random.randint(first_key, (), 0, n, jnp.int32)
-        other = (first + jax.random.randint(other_key, (), 1, n, jnp.int32)) % n
-        return jnp.asarray(table)[first, other]
 
     return Actions(
         names=tuple(f"{text(int(a))} {text(int(b))}" for a, b in cells),
         hint="(r1, c1) (r2, c2), two cells as row and column, counted from 0",
-        read=read,
-        guess=guess,
+        read=functools.partial(_read_pair, rows, columns, table),
+        guess=functools.partial(_guess_pair, table),
         cells=cells,
     )
+
+
+def _read_pair(rows: int, columns: int, table: np.ndarray, text: str) -> int:
+    match = _PAIR.fullmatch(text)
+    if match is None:
+        return INVALID
+    r1, c1, r2, c2 = map(int, match.groups())
+    if max(r1, r2) >= rows or max(c1, c2) >= columns:
+        return INVALID
+    return int(table[r1 * columns + c1, r2 * columns + c2])
+
+
+def _guess_pair(table: np.ndarray, key: jax.Array) -> jax.Array:
+    """Two different cells, uniformly."""
+    n = len(table)
+    first_key, other_key = jax.random.split(key)
+    first = jax.random.randint(first_key, (), 0, n, jnp.int32)
+    other = (first + jax.random.randint(other_key, (), 1, n, jnp.int32)) % n
+    return jnp.asarray(table)[first, other]

@@ -58,6 +58,14 @@ def read_reply(game: Game, text: str) -> Reply:
     return Reply(**inner, action=INVALID if answer is None else game.actions.parse(answer), formatted=formatted)
 
 
+def read_words(perception: str) -> list[list[str]]:
+    """A board in words, as `describe` writes it, taken apart into rows of cells.
+
+    White space around the board, a row or a cell is layout and does not count.
+    """
+    return [[cell.strip() for cell in row.split("|")] for row in perception.strip().split("\n")]
+
+
 def _block(text: str, name: str) -> tuple[tuple[int, int], str] | None:
     """Where the one block of that name stands and what is in it, if there is exactly one."""
     opening, closing = f"<{name}>", f"</{name}>"

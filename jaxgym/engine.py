@@ -9,7 +9,10 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from jaxgym.actions import INVALID
+from jaxgym.carry import varied
 from jaxgym.game import Game, Outcome
 
 
@@ -27,11 +30,30 @@ def select(condition: jax.Array, then: Any, otherwise: Any) -> Any:
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), then, otherwise)
 
 
-def play(game: Game, state: Any, over: jax.Array, action: jax.Array, key: jax.Array) -> Played:
-    """Try one answer: action int32 [], anything outside [0, n) being unreadable."""
+def readable(action: jax.Array | np.ndarray | int, n: int) -> jax.Array:
+    """Integers of any kind as actions, int32 of the same shape; what lies outside [0, n) becomes `INVALID`.
+
+    Host integers are compared before they become arrays, so that no wide one wraps into a move (as `jax.jit` itself
+    lets them, where they are its arguments). Raises ValueError for what is no integer.
+    """
+    xp = jnp if isinstance(action, jax.Array) else np
+    given: Any = xp.asarray(action)
+    if given.dtype == object and all(isinstance(a, int) for a in given.ravel()):  # wider than 64 bits
+        given = np.where((given >= 0) & (given < n), given, INVALID).astype(np.int32)
+    if not jnp.issubdtype(given.dtype, jnp.integer):
+        raise ValueError(f"an action is one integer, not {given.dtype}")
+    if given.dtype.itemsize < 4:  # too narrow to be compared with n
+        given = given.astype(np.int32)
+    return jnp.asarray(xp.where((given >= 0) & (given < n), given.astype(np.int32), np.int32(INVALID)))
+
+
+def play(game: Game, state: Any, over: jax.Array, action: jax.Array | int, key: jax.Array) -> Played:
+    """Try one answer: action any integer [], anything outside [0, n) being unreadable."""
+    action = readable(action, game.actions.n)
+    if action.shape != ():
+        raise ValueError(f"action is one integer, not an array of shape {list(action.shape)}: vmap over a batch")
     allowed = game.legal(state)
-    inside = (action >= 0) & (action < game.actions.n)
-    legal = inside & allowed[jnp.clip(action, 0, game.actions.n - 1)] & ~over
+    legal = (action >= 0) & allowed[jnp.maximum(action, 0)] & ~over
     # A game is only ever asked for legal moves; what it does with the stand-in is thrown away.
     stand_in = jnp.argmax(allowed).astype(jnp.int32)
     outcome: Outcome = game.step(state, jnp.where(legal, action, stand_in), key)
@@ -44,17 +66,24 @@ def play(game: Game, state: Any, over: jax.Array, action: jax.Array, key: jax.Ar
 
 
 def branch(
-    game: Game, state: Any, actions: jax.Array, key: jax.Array, luck: Literal["shared", "independent"] = "shared"
+    game: Game,
+    state: Any,
+    actions: jax.Array | np.ndarray,
+    key: jax.Array,
+    luck: Literal["shared", "independent"] = "shared",
 ) -> Played:
-    """Try n answers from one state in play: actions int32 [n] -> Played with a leading axis [n].
+    """Try n answers from one state in play: actions, any integers [n] -> Played with a leading axis [n].
 
     With shared luck equal actions have equal outcomes; with independent luck each has its own.
     """
     if luck not in ("shared", "independent"):
         raise ValueError(f'luck={luck!r}: give "shared" or "independent"')
-    n = actions.shape[0]
+    tried = readable(actions, game.actions.n)
+    if tried.ndim != 1:
+        raise ValueError(f"actions are integers [n], not of shape {list(tried.shape)}")
+    n = tried.shape[0]
     keys = jax.random.split(key, n) if luck == "independent" else jnp.broadcast_to(key, (n, *key.shape))
-    return jax.vmap(lambda action, own: play(game, state, jnp.bool_(False), action, own))(actions, keys)
+    return jax.vmap(lambda action, own: play(game, state, jnp.bool_(False), action, own))(tried, keys)
 
 
 class Rollout(NamedTuple):
@@ -79,7 +108,8 @@ def rollout(game: Game, player: Player, state: Any, key: jax.Array, steps: int) 
         out = play(game, state, over, action, luck_key)
         return (out.state, out.over), Rollout(action, out.reward, out.legal, out.over)
 
-    (state, _), steps_taken = jax.lax.scan(step, (state, jnp.bool_(False)), jax.random.split(key, steps))
+    start = varied((state, jnp.bool_(False)), key)
+    (state, _), steps_taken = jax.lax.scan(step, start, jax.random.split(key, steps))
     return state, steps_taken
 
 

@@ -10,7 +10,8 @@ from typing import Any, Literal, NamedTuple, get_args
 import jax
 import jax.numpy as jnp
 
-from jaxgym.actions import INVALID
+from jaxgym.carry import varied
+from jaxgym.checks import whole
 from jaxgym.engine import play
 from jaxgym.game import Game
 from jaxgym.render import render
@@ -52,8 +53,7 @@ class Env:
     def __post_init__(self) -> None:
         if not isinstance(self.game, Game):
             raise ValueError(f"game={self.game!r}: give a Game, such as jaxgym.make(...) returns")
-        if not isinstance(self.max_steps, int) or isinstance(self.max_steps, bool) or self.max_steps < 1:
-            raise ValueError(f"max_steps={self.max_steps!r}: give a whole number, at least 1")
+        object.__setattr__(self, "max_steps", whole("max_steps", self.max_steps, 1))
         if self.autoreset is not None and self.autoreset not in get_args(AutoReset):
             raise ValueError(f'autoreset={self.autoreset!r}: give None, "same_step" or "next_step"')
         if self.observe not in get_args(Observation):
@@ -83,12 +83,9 @@ class Env:
         luck_key, deal_key = jax.random.split(key)
         ended_before = self._ended(state)
         after, reward, legal = self._advance(luck_key, state, ended_before, action)
-        # `cond` deals only when it has to; under `vmap` it becomes a select.
         if self.autoreset == "next_step":
-            after = jax.lax.cond(ended_before, lambda: self._deal(deal_key), lambda: after)
-        returned = after
-        if self.autoreset == "same_step":
-            returned = jax.lax.cond(self._ended(after), lambda: self._deal(deal_key), lambda: after)
+            after = self._deal_anew(ended_before, after, deal_key)
+        returned = self._deal_anew(self._ended(after), after, deal_key) if self.autoreset == "same_step" else after
         info: Info = {
             "legal": legal,
             "mask": self.game.legal(returned.board),
@@ -106,7 +103,12 @@ class Env:
         return tiles if self.observe == "tiles" else render(self.game.sheet, tiles)
 
     def _deal(self, key: jax.Array) -> EnvState:
-        return EnvState(self.game.reset(key), over=jnp.bool_(False), steps=jnp.int32(0), score=jnp.float32(0))
+        blank = EnvState(self.game.reset(key), over=jnp.bool_(False), steps=jnp.int32(0), score=jnp.float32(0))
+        return varied(blank, key)
+
+    def _deal_anew(self, condition: jax.Array, state: EnvState, key: jax.Array) -> EnvState:
+        """A fresh board where the condition holds, else the state. Deals only when it has to; a select under `vmap`."""
+        return jax.lax.cond(condition, lambda: varied(self._deal(key), state), lambda: varied(state, key))
 
     def _ended(self, state: EnvState) -> jax.Array:
         return state.over | (state.steps >= self.max_steps)
@@ -115,7 +117,7 @@ class Env:
         self, key: jax.Array, state: EnvState, ended: jax.Array, action: jax.Array | int
     ) -> tuple[EnvState, jax.Array, jax.Array]:
         """The state after one answer, its reward and whether it was legal; nothing moves once the episode has ended."""
-        out = play(self.game, state.board, ended, _as_action(action, self.game.actions.n), key)
+        out = play(self.game, state.board, ended, action, key)
         after = EnvState(
             board=out.state,
             over=jnp.where(ended, state.over, out.over),
@@ -123,13 +125,3 @@ class Env:
             score=state.score + out.reward,
         )
         return after, out.reward, out.legal
-
-
-def _as_action(action: jax.Array | int, n: int) -> jax.Array:
-    """Any integer as int32; what lies outside [0, n) becomes INVALID, so that no wide integer wraps into a move."""
-    wide = jnp.asarray(action)
-    if wide.shape != () or not jnp.issubdtype(wide.dtype, jnp.integer):
-        raise ValueError(f"action is one integer, not {wide.dtype}{list(wide.shape)}; vmap step over a batch")
-    if wide.dtype.itemsize < 4:  # too narrow to be compared with n
-        wide = wide.astype(jnp.int32)
-    return jnp.where((wide >= 0) & (wide < n), wide.astype(jnp.int32), jnp.int32(INVALID))

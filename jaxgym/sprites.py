@@ -14,6 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from jaxgym.checks import integer
+
 Colour = tuple[int, int, int]
 
 
@@ -89,12 +91,13 @@ class Look:
     patch: int = 28
 
     def __post_init__(self) -> None:
-        if self.theme not in THEMES:
+        if not isinstance(self.theme, str) or self.theme not in THEMES:
             raise ValueError(f"theme {self.theme!r} is not one of {', '.join(THEMES)}")
         for name, least in (("picture", 0), ("patch", 4)):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < least or value % 4:
-                raise ValueError(f"{name}={value!r}: give a multiple of 4, at least {least}")
+            value = integer(getattr(self, name))
+            if value is None or value < least or value % 4:
+                raise ValueError(f"{name}={getattr(self, name)!r}: give a multiple of 4, at least {least}")
+            object.__setattr__(self, name, value)
 
     def tile(self, rows: int, columns: int) -> int:
         """Side of a cell in pixels on a board of that size."""

@@ -77,6 +77,10 @@ def generate(
             jnp.zeros((rows, max_new_tokens), jnp.float32),
         ),
     )
+    # Under `shard_map` a loop must begin with what varies over the mesh as it will: a False that is made of the data.
+    seed = jax.random.key_data(key) if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else key
+    no = (prompt.hidden[0, 0] > 0) & (jnp.ravel(seed)[0] > 0) & (temperature > 0) & False
+    start = jax.tree.map(lambda leaf: leaf | no if leaf.dtype == jnp.bool_ else leaf + no.astype(leaf.dtype), start)
     return jax.lax.while_loop(more, write, start).reply
 
 

@@ -4,11 +4,21 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import jaxgym
 from jaxgym import actions, engine, sprites
 from jaxgym.game import Game, Outcome
+
+jax.config.update("jax_num_cpu_devices", 8)  # virtual ones; what does not ask for more runs on the first
+
+
+@pytest.fixture(scope="session")
+def mesh() -> jax.sharding.Mesh:
+    """Eight devices along one axis, "data"."""
+    devices = np.asarray(jax.devices("cpu")[:8])
+    return jax.sharding.Mesh(devices, ("data",), axis_types=(jax.sharding.AxisType.Auto,))
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -1,5 +1,6 @@
 """Text <-> integer: what is read, what is not, and that nothing raises."""
 
+import pickle
 import time
 
 import jax
@@ -132,3 +133,17 @@ def test_guess_of_pairs_never_names_one_cell_twice():
     cells = PAIRS.cells[guesses]
     assert guesses.min() >= 0
     assert (cells[:, 0] != cells[:, 1]).all()
+
+
+@ALL
+@pytest.mark.parametrize("text", [None, 3, 1.5, b"up", ["up"], {}, object(), np.str_("no move"), float("nan")])
+def test_what_is_no_text_is_unreadable(actions, text):
+    assert actions.parse(text) == INVALID
+
+
+@ALL
+def test_actions_can_be_pickled(actions):
+    again = pickle.loads(pickle.dumps(actions))
+    assert [again.parse(name) for name in actions.names] == list(range(actions.n))
+    key = jax.random.key(1)
+    assert again.guess(key) == actions.guess(key)

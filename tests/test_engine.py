@@ -161,3 +161,26 @@ def test_select_takes_whole_states_and_keys():
     chosen = engine.select(jnp.bool_(False), {"key": keys[0], "x": jnp.ones(3)}, {"key": keys[1], "x": jnp.zeros(3)})
     assert chosen["key"] == keys[1]
     assert not chosen["x"].any()
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        np.asarray([2**32, 1, 2**32 + 1, -1], np.int64),
+        np.asarray([2**63, 1, 2**32 + 1, 7], np.uint64),
+        np.asarray([2**64, 1, 10**30, 7], object),
+        np.asarray([255, 1, 128, 7], np.uint8),
+        np.asarray([-1, 1, -128, 7], np.int8),
+        jnp.asarray([255, 1, 128, 7], jnp.uint8),
+    ],
+)
+def test_branch_reads_integers_of_any_width(corridor, answers):
+    """Only the second of these is a move."""
+    played = engine.branch(corridor, corridor.reset(jax.random.key(0)), answers, jax.random.key(1))
+    assert played.legal.tolist() == [False, True, False, False]
+
+
+@pytest.mark.parametrize("answers", [np.zeros(2), np.zeros((2, 2), int), np.asarray([True]), np.asarray(["up"]), 3])
+def test_branch_refuses_what_are_no_integers(corridor, answers):
+    with pytest.raises(ValueError, match="integer"):
+        engine.branch(corridor, corridor.reset(jax.random.key(0)), answers, jax.random.key(1))

@@ -1,5 +1,6 @@
 """Env: the marks of an episode under each kind of auto-reset, exactly on the corridor and by law on every game."""
 
+import pickle
 import time
 
 import jax
@@ -260,3 +261,41 @@ def test_first_step_comes_soon(game):
     _, state = jax.jit(env.reset)(jax.random.key(0))
     jax.block_until_ready(jax.jit(env.step)(jax.random.key(1), state, jnp.int32(0)))
     assert time.perf_counter() - start < 5
+
+
+# Whatever kind of number the host has
+
+
+@pytest.mark.parametrize("wide", [2**32, 2**33, -(2**32), 2**63, 2**64, 10**30])
+def test_a_wide_host_integer_is_no_move(corridor, wide):
+    env = Env(corridor)
+    _, state = env.reset(jax.random.key(0))
+    numbers = [wide + RIGHT] + ([np.int64(wide + RIGHT)] if -(2**63) <= wide < 2**63 else [])
+    for action in numbers:
+        *_, info = env.step(jax.random.key(0), state, action)
+        assert not info["legal"]
+        assert not jax.jit(lambda key, state, a=action: env.step(key, state, a))(jax.random.key(0), state)[-1]["legal"]
+
+
+def test_numpy_integers_are_whole_numbers(corridor):
+    for kind in (np.int64, np.uint8, np.int32):
+        env = Env(corridor, max_steps=kind(7))
+        assert env.max_steps == 7 and type(env.max_steps) is int
+    for value in (0, -1, 1.0, True, np.bool_(True), "7", None, np.float32(3), np.asarray([3])):
+        with pytest.raises(ValueError, match="max_steps"):
+            Env(corridor, max_steps=value)
+
+
+def test_an_environment_can_be_pickled(game):
+    env = Env(game, max_steps=5, autoreset="same_step")
+    again = pickle.loads(pickle.dumps(env))
+    key = jax.random.key(3)
+    (obs, state), (obs2, state2) = env.reset(key), again.reset(key)
+    np.testing.assert_array_equal(obs, obs2)
+    action = int(np.argmax(game.legal(state.board)))
+    for a, b in zip(
+        jax.tree.leaves(env.step(key, state, action)), jax.tree.leaves(again.step(key, state2, action)), strict=True
+    ):
+        np.testing.assert_array_equal(a, b)
+    assert again.game.actions.parse(game.actions.names[0]) == 0
+    assert again.game.explain(state.board, action) == game.explain(state.board, action)

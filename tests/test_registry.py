@@ -1,5 +1,6 @@
 """`make`: a game by its name, and one clear line when that cannot be."""
 
+import numpy as np
 import pytest
 
 import jaxgym
@@ -54,3 +55,19 @@ def test_options_reach_the_sheet(game):
 def test_bad_values_of_a_look(game, option):
     with pytest.raises(ValueError, match=next(iter(option))):
         jaxgym.make(game.name, **option)
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.uint8, np.int32])
+def test_numpy_integers_are_integers(kind):
+    assert jaxgym.make("2048", size=kind(5), fours=np.float32(0.5)).sheet.canvas(5, 5) == (224, 224)
+    assert (
+        jaxgym.make("shisen_sho", size=kind(4), kinds=kind(4), max_turns=kind(1), ring=np.bool_(False)).actions.n == 256
+    )
+    assert jaxgym.make("shisen_sho_photo", size=kind(4), kinds=kind(4)).actions.n == 256
+    assert jaxgym.make("swap", size=kind(5), kinds=kind(6), run=kind(3), picture=kind(140)).sheet.picture == 140
+
+
+@pytest.mark.parametrize("value", [4.0, "4", True, None, np.bool_(True), np.float64(4), np.asarray([4]), 10**30])
+def test_what_is_no_integer_is_refused(game, value):
+    with pytest.raises(ValueError, match="size"):
+        jaxgym.make(game.name, size=value)

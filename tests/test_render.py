@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgym import Look, describe, render
+from jaxgym import Look, describe, make, render
 from jaxgym.sprites import COLOURS, SHAPES, THEMES, draw, kinds, photos
 
 BOARDS = [(4, 4), (6, 6), (8, 8), (3, 5), (1, 7), (12, 12)]
@@ -166,3 +166,43 @@ def test_look_is_a_value():
     assert Look() == Look(theme="classic") and hash(Look()) == hash(Look())
     with pytest.raises(dataclasses.FrozenInstanceError):
         Look().theme = "dark"
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int8, np.uint16, np.int16, np.uint32, np.int32, np.int64, np.uint64])
+@pytest.mark.parametrize("name", ["swap", "shisen_sho", "shisen_sho_photo"])
+def test_integers_of_any_width_are_drawn_as_they_are_said(name, kind):
+    """The rows of a sheet are counted in hundreds: a narrow id must not be multiplied in its own type."""
+    game = make(name)
+    tiles = np.asarray(game.tiles(game.reset(jax.random.key(0))))
+    tiles = (tiles % 100).astype(kind)
+    for given in (tiles, jnp.asarray(tiles)):
+        assert describe(game.sheet, given) == describe(game.sheet, tiles.astype(np.int32))
+        np.testing.assert_array_equal(render(game.sheet, given), render(game.sheet, jnp.asarray(tiles, jnp.int32)))
+
+
+@pytest.mark.parametrize(
+    ("ids", "shown"),
+    [
+        (np.asarray([[-1, 13, 10**6]]), [0, 12, 12]),
+        (np.asarray([[2**32 + 3, -(2**32), 2**63 - 1]]), [12, 0, 12]),
+        (np.asarray([[2**64 - 1, 2**31, 0]], np.uint64), [12, 12, 0]),
+        (np.asarray([[255, 128, 3]], np.uint8), [12, 12, 3]),
+        (np.asarray([[-128, 127, 3]], np.int8), [0, 12, 3]),
+    ],
+)
+def test_ids_outside_the_sheet_are_the_nearest_inside_it(ids, shown):
+    sheet = shapes_sheet((1, 3))
+    tiles = jnp.asarray([shown], jnp.int32)
+    assert describe(sheet, ids) == describe(sheet, tiles)
+    np.testing.assert_array_equal(render(sheet, ids), render(sheet, tiles))
+    if ids.dtype.itemsize < 8:
+        np.testing.assert_array_equal(jax.jit(lambda x: render(sheet, x))(ids), render(sheet, tiles))
+
+
+@pytest.mark.parametrize(
+    "tiles", [np.zeros((2, 2)), np.zeros((1, 2, 2), int), np.zeros(4, int), np.zeros((2, 2), bool)]
+)
+def test_what_is_no_grid_of_integers_is_refused(tiles):
+    for shown in (render, describe):
+        with pytest.raises(ValueError, match="tiles are integers"):
+            shown(shapes_sheet((2, 2)), tiles)

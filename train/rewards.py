@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxgym.dialogue import Reply
+from jaxgym.dialogue import Reply, read_words
 
 
 class Reading(NamedTuple):
@@ -19,26 +19,20 @@ class Reading(NamedTuple):
 
 def read(replies: Sequence[Reply], truths: Sequence[str]) -> Reading:
     """Compare replies with the exact texts of their boards."""
-    cells = np.asarray([share_of_cells(r.perception, t) for r, t in zip(replies, truths, strict=True)], np.float32)
+    pairs = list(zip(replies, truths, strict=True))
     return Reading(
         np.asarray([r.action for r in replies], np.int32),
         np.asarray([r.formatted for r in replies], np.float32),
-        cells,
-        np.asarray([r.perception == t for r, t in zip(replies, truths, strict=True)], np.float32),
+        np.asarray([share_of_cells(r.perception, t) for r, t in pairs], np.float32),
+        np.asarray([read_words(r.perception or "") == read_words(t) for r, t in pairs], np.float32),
     )
 
 
 def share_of_cells(perception: str | None, truth: str) -> float:
     """The share of the truth's cells that stand in the perception at the same row and column with the same word."""
-    right = truth.split("\n")
-    said = (perception or "").split("\n", len(right))
-    total = hits = 0
-    for i, row in enumerate(right):
-        wanted = row.split(" | ")
-        found = said[i].split(" | ", len(wanted)) if i < len(said) else []
-        hits += sum(a == b for a, b in zip(found, wanted, strict=False))
-        total += len(wanted)
-    return hits / total
+    right, said = read_words(truth), read_words(perception or "")
+    hits = sum(a == b for row, found in zip(right, said, strict=False) for a, b in zip(row, found, strict=False))
+    return hits / sum(map(len, right))
 
 
 def game_reward(legal: np.ndarray, score: np.ndarray) -> np.ndarray:

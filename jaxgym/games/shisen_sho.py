@@ -17,9 +17,9 @@ the free columns share a bit. The paths that begin along a column are the same o
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +27,8 @@ import numpy as np
 
 from jaxgym import actions, sprites
 from jaxgym.actions import Actions
+from jaxgym.carry import varied
+from jaxgym.checks import one_of
 from jaxgym.game import Game, Outcome
 from jaxgym.sprites import Look, Sheet
 
@@ -62,11 +64,12 @@ def reset(key: jax.Array, *, rules: Rules, deck: Callable[[jax.Array], jax.Array
 
     def deal(carry: tuple[jax.Array, State]) -> tuple[jax.Array, State]:
         next_key, deck_key, shuffle_key = jax.random.split(carry[0], 3)
-        tiles = jax.random.permutation(shuffle_key, deck(deck_key))
+        tiles = jax.random.permutation(shuffle_key, varied(deck(deck_key), shuffle_key))
         return next_key, State(tiles.reshape(rules.size, rules.size))
 
     nothing = State(jnp.zeros((rules.size, rules.size), jnp.int32))  # no pair can go: the first deal is always made
-    return jax.lax.while_loop(lambda carry: ~legal(carry[1], rules=rules).any(), deal, (key, nothing))[1]
+    start = varied((key, nothing))
+    return jax.lax.while_loop(lambda carry: ~legal(carry[1], rules=rules).any(), deal, start)[1]
 
 
 def step(state: State, action: jax.Array, key: jax.Array, *, rules: Rules) -> Outcome:
@@ -109,7 +112,7 @@ def values(state: State, key: jax.Array, *, rules: Rules) -> jax.Array:
     n, looks = rules.size**2, PLAYOUTS + RETRIES
     whims = jax.random.bits(jax.random.key(0), (looks, n), jnp.uint32)
     worth = jnp.zeros((rules.kinds, rules.copies, rules.copies), jnp.float32)
-    worth, _ = jax.lax.scan(look, worth, (whims, jnp.arange(looks, dtype=jnp.int32) >= PLAYOUTS))
+    worth, _ = jax.lax.scan(look, varied(worth, state), (whims, jnp.arange(looks, dtype=jnp.int32) >= PLAYOUTS))
     pairs = jnp.ones((n, n), jnp.float32)  # a pair that no playout took is worth itself
     pairs = pairs.at[dealt.cell[:, :, None], dealt.cell[:, None, :]].max(worth, mode="drop")
     return jnp.where(legal(state, rules=rules), pairs.reshape(-1), -jnp.inf)
@@ -226,8 +229,8 @@ def _playout(dealt: _Dealt, whim: jax.Array, first: jax.Array, rules: Rules) -> 
         match &= jnp.where(whole.any(), whole, dearest)[:, None, None]
         return left & ~match.any(2), taken | match, match.any()
 
-    start = (dealt.cell < dealt.slot.size, jnp.zeros((rules.kinds, copies, copies), bool), jnp.bool_(True))
-    return jax.lax.while_loop(lambda carry: carry[2], take, start)[1]
+    start = dealt.cell < dealt.slot.size, jnp.zeros((rules.kinds, copies, copies), bool), jnp.bool_(True)
+    return jax.lax.while_loop(lambda carry: carry[2], take, varied(start, whim, first))[1]
 
 
 def _can_go(dealt: _Dealt, left: jax.Array, rules: Rules) -> jax.Array:
@@ -254,19 +257,15 @@ def _pair_numbers(count: int) -> np.ndarray:
     return number + number.T
 
 
-def check(*, size: int, kinds: int, max_turns: int, ring: bool, most_kinds: int) -> None:
-    """Raise ValueError, in one line, for a difficulty that cannot be."""
-    _one_of("size", size, SIZES)
-    halves = [k for k in range(1, size * size // 2 + 1) if size * size % (2 * k) == 0]
-    _one_of("kinds", kinds, [k for k in halves if k <= most_kinds], f": each has the same even number of {size}x{size}")
-    _one_of("max_turns", max_turns, range(MOST_TURNS + 1))
-    if not isinstance(ring, bool):
+def check(*, size: int, kinds: int, max_turns: int, ring: bool, most_kinds: int) -> dict[str, Any]:
+    """A difficulty as the arguments of `Rules`; raises ValueError, in one line, for one that cannot be."""
+    size = one_of("size", size, SIZES)
+    halves = [k for k in range(1, min(size * size // 2, most_kinds) + 1) if size * size % (2 * k) == 0]
+    kinds = one_of("kinds", kinds, halves, f": each has the same even number of {size}x{size}")
+    max_turns = one_of("max_turns", max_turns, range(MOST_TURNS + 1))
+    if not isinstance(ring, bool | np.bool_):
         raise ValueError(f"ring={ring!r} is not True or False")
-
-
-def _one_of(name: str, value: int, allowed: Sequence[int], why: str = "") -> None:
-    if type(value) is not int or value not in allowed:
-        raise ValueError(f"{name}={value!r} is not one of {', '.join(map(str, allowed))}{why}")
+    return {"size": size, "kinds": kinds, "max_turns": max_turns, "ring": bool(ring)}
 
 
 def build(name: str, equal: str, *, sheet: Sheet, rules: Rules, deck: Callable[[jax.Array], jax.Array]) -> Game[State]:
@@ -299,11 +298,12 @@ def shisen_sho(
     size: 4, 6, 8, 10 or 12. kinds: so many that each has the same even number of tiles. max_turns: 0, 1 or 2. ring: may
     a path leave the board? Raises ValueError for anything else.
     """
-    check(size=size, kinds=kinds, max_turns=max_turns, ring=ring, most_kinds=MOST_KINDS)
+    asked = check(size=size, kinds=kinds, max_turns=max_turns, ring=ring, most_kinds=MOST_KINDS)
+    size, kinds = asked["size"], asked["kinds"]
     shapes = max(s for s in range(1, len(sprites.SHAPES) + 1) if kinds % s == 0 and s * s <= kinds)
     sheet = sprites.kinds(kinds, (size, size), look, colours=kinds // shapes, shapes=shapes)
     kind_of = np.arange(kinds + 1, dtype=np.int32)
-    rules = Rules(size=size, kinds=kinds, max_turns=max_turns, ring=ring, kind_of=kind_of)
+    rules = Rules(**asked, kind_of=kind_of)
     same = "the same shape in the same colour"
     return build("shisen_sho", same, sheet=sheet, rules=rules, deck=functools.partial(_deck, rules=rules))
 

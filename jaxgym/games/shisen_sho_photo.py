@@ -43,7 +43,8 @@ def shisen_sho_photo(
     `shisen_sho`, with at most as many kinds as there are classes. Raises ValueError for anything else.
     """
     names, pictures, labels = albums.load(photos)
-    check(size=size, kinds=kinds, max_turns=max_turns, ring=ring, most_kinds=len(names))
+    asked = check(size=size, kinds=kinds, max_turns=max_turns, ring=ring, most_kinds=len(names))
+    size, kinds = asked["size"], asked["kinds"]
     album = int(np.bincount(labels, minlength=len(names))[:kinds].min())  # as many of every class
     if album < size * size // kinds:
         raise ValueError(
@@ -53,7 +54,7 @@ def shisen_sho_photo(
     chosen = np.concatenate([np.flatnonzero(labels == k)[:album] for k in range(kinds)])
     sheet = sprites.photos([names[k] for k in labels[chosen]], pictures[chosen], (size, size), look)
     kind_of = np.concatenate([[0], labels[chosen] + 1]).astype(np.int32)
-    rules = Rules(size=size, kinds=kinds, max_turns=max_turns, ring=ring, kind_of=kind_of)
+    rules = Rules(**asked, kind_of=kind_of)
     return build(
         "shisen_sho_photo",
         "the same thing, though in different pictures",

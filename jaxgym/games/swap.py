@@ -22,6 +22,8 @@ import numpy as np
 
 from jaxgym import actions, sprites
 from jaxgym.actions import Actions
+from jaxgym.carry import varied
+from jaxgym.checks import whole
 from jaxgym.game import Game, Outcome
 from jaxgym.sprites import Look
 
@@ -81,7 +83,7 @@ def values(state: State, key: jax.Array, *, cells: np.ndarray, run: int) -> jax.
         here = index == action.astype(jnp.int32)
         return left & ~here, jnp.where(here, score, worth)
 
-    start = allowed, jnp.full(len(cells), -jnp.inf, jnp.float32)
+    start = varied((allowed, jnp.full(len(cells), -jnp.inf, jnp.float32)))
     return jax.lax.while_loop(lambda carry: carry[0].any(), play, start)[1]
 
 
@@ -172,7 +174,7 @@ def _cascade(board: jax.Array, key: jax.Array, *, kinds: int, run: int) -> tuple
         fallen = _wave(board, gone, fresh)
         return fallen, _runs(fallen, run), score + _score(gone), i + 1
 
-    start = board, _runs(board, run), jnp.float32(0), jnp.int32(0)
+    start = varied((board, _runs(board, run), jnp.float32(0), jnp.int32(0)), key)
     board, _, score, _ = jax.lax.while_loop(lambda carry: carry[1].any() & (carry[3] < WAVES), wave, start)
     return board, score
 
@@ -186,7 +188,8 @@ def _collapse(board: jax.Array, *, run: int) -> jax.Array:
         fallen = _wave(board, gone, jnp.zeros_like(board))
         return fallen, _runs(fallen, run), score + _score(gone)
 
-    return jax.lax.while_loop(lambda c: c[1].any(), wave, (board, _runs(board, run), jnp.float32(0)))[2]
+    start = varied((board, _runs(board, run), jnp.float32(0)))
+    return jax.lax.while_loop(lambda carry: carry[1].any(), wave, start)[2]
 
 
 def _rests(board: jax.Array, run: int) -> jax.Array:
@@ -209,7 +212,7 @@ def _shuffle(board: jax.Array, key: jax.Array, *, run: int) -> tuple[jax.Array, 
         mixed = order.astype(jnp.int32).reshape(board.shape)
         return mixed, _rests(mixed, run), i + 1
 
-    start = board, _rests(board, run), jnp.int32(0)
+    start = varied((board, _rests(board, run), jnp.int32(0)), key)
     return jax.lax.while_loop(lambda carry: ~carry[1] & (carry[2] < SHUFFLES), shuffle, start)[:2]
 
 
@@ -223,20 +226,14 @@ def _deal(board: jax.Array, rests: jax.Array, key: jax.Array, *, kinds: int, run
         drawn = jnp.where(runs | ~runs.any(), _draw(jax.random.fold_in(key, i), board.shape[0], kinds), board)
         return drawn, _rests(drawn, run), i + 1
 
-    return jax.lax.while_loop(lambda carry: ~carry[1], draw, (board, rests, jnp.int32(0)))[0]
+    return jax.lax.while_loop(lambda carry: ~carry[1], draw, varied((board, rests, jnp.int32(0)), key))[0]
 
 
 def swap(*, size: int = 8, kinds: int = 12, run: int = 3, look: Look = Look()) -> Game[State]:
     """Swap on size x size cells (4 to 12) with so many kinds of tiles, where `run` (3 or 4) equal ones make a run."""
-    for name, value, low, high in (("size", size, 4, 12), ("run", run, 3, 4)):
-        if not isinstance(value, int) or not low <= value <= high:
-            raise ValueError(f"{name}={value!r}: give {low} to {high}")
-    most = _most_kinds(size, run)
-    if not isinstance(kinds, int) or not FEWEST <= kinds <= most:
-        raise ValueError(
-            f"kinds={kinds!r}: give {FEWEST} to {most} at size={size}, run={run}; with fewer kinds tiles would hardly "
-            "come to rest, with more hardly a swap would be legal"
-        )
+    size, run = whole("size", size, 4, 12), whole("run", run, 3, 4)
+    why = "; with fewer kinds tiles would hardly come to rest, with more hardly a swap would be legal"
+    kinds = whole("kinds", kinds, FEWEST, _most_kinds(size, run), f" at size={size}, run={run}{why}")
     moves = actions.swaps(size, size)
     shapes = min(len(sprites.SHAPES), math.ceil((math.sqrt(4 * kinds + 1) - 1) / 2))  # one colour more than shapes
     sheet = sprites.kinds(kinds, (size, size), look, colours=math.ceil(kinds / shapes), shapes=shapes)

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgym import actions, sprites
+from jaxgym.checks import whole
 from jaxgym.game import Game, Outcome
 from jaxgym.sprites import Look
 
@@ -225,9 +226,8 @@ def _merges(line: list[int]) -> list[int]:
 
 def twenty_forty_eight(*, size: int = 4, fours: float = 0.1, look: Look = Look()) -> Game[State]:
     """2048 on size x size cells (3 to 6), where a share `fours` (0 to 1) of the new tiles are 4s."""
-    if not isinstance(size, int) or not 3 <= size <= 6:
-        raise ValueError(f"size={size!r}: give 3 to 6")
-    if not isinstance(fours, int | float) or not 0 <= fours <= 1:
+    size = whole("size", size, 3, 6)
+    if not isinstance(fours, int | float | np.integer | np.floating) or not 0 <= fours <= 1:
         raise ValueError(f"fours={fours!r}: give a share from 0 to 1")
     names = ("empty", *(str(2**k) for k in range(1, LARGEST + 1)))
     painters = [None, *(sprites.plate(n, *look_of, look) for n, look_of in zip(names[1:], PLATES, strict=True))]

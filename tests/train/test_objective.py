@@ -112,3 +112,23 @@ def test_the_interval_holds_the_mean_of_a_known_distribution():
     rng = np.random.default_rng(0)
     hits = sum((lambda s: s.low <= 3 <= s.high)(interval(rng.normal(3, 2, 100))) for _ in range(400))
     assert 0.91 < hits / 400 < 0.98
+
+
+LAYOUTS = [
+    lambda rows: "\n".join(" | ".join(row) for row in rows),
+    lambda rows: "\n" + "\n".join(" | ".join(row) for row in rows) + "\n",
+    lambda rows: "\r\n  " + "\r\n  ".join("|".join(row) for row in rows) + " \r\n",
+    lambda rows: "\n\n" + "\n".join("  |  ".join(row) + " " for row in rows) + "\n\n\t",
+]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_white_space_around_words_is_layout(layout):
+    game = jaxgym.make("2048")
+    rows = [["2", "empty", "4", "8"]] * 4
+    truth, text = LAYOUTS[0](rows), layout(rows)
+    reading = rewards.read([jaxgym.read_reply(game, jaxgym.write_reply(text, "\nwhy\n", "\nleft\n"))], [truth])
+    assert (reading.cells, reading.board, reading.actions) == (1, 1, 3)
+    one_wrong = layout([*rows[:3], ["2", "empty", "4", "16"]])
+    reading = rewards.read([jaxgym.read_reply(game, jaxgym.write_reply(one_wrong, "", "left"))], [truth])
+    assert (reading.cells, reading.board) == (15 / 16, 0)

@@ -10,6 +10,7 @@ from typing import Any
 
 from PIL import Image
 
+from jaxgym import read_words
 from train.report.charts import number
 from train.report.record import PHASES, Run, finite
 
@@ -79,11 +80,10 @@ def _comparison(said: str | None, truth: str) -> str:
     """The board as read, cell by cell; what is wrong is struck through over what is there."""
     if said is None:
         return '<p class="missing">No perception block.</p>'
-    rows = said.split("\n")
+    rows = read_words(said)
     body = ""
-    for i, row in enumerate(truth.split("\n")):
-        words = rows[i].split(" | ") if i < len(rows) else []
-        cells = itertools.zip_longest(words[: row.count(" | ") + 1], row.split(" | "))
+    for i, row in enumerate(read_words(truth)):
+        cells = itertools.zip_longest(rows[i][: len(row)] if i < len(rows) else [], row)
         body += f"<tr>{''.join(_cell(word, cell) for word, cell in cells)}</tr>"
     return f'<div class="scroll"><table class="board">{body}</table></div>'
 

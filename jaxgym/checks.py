@@ -1,0 +1,32 @@
+"""What is asked of arguments, in one place: whole numbers of any kind that Python and NumPy have, and nothing else."""
+
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+
+def integer(value: Any) -> int | None:
+    """An int, NumPy's included, as an int; None for anything else, a bool too."""
+    if type(value).__name__ in ("bool", "bool_") or getattr(value, "shape", ()) != ():
+        return None
+    try:
+        return operator.index(value)
+    except TypeError:
+        return None
+
+
+def whole(name: str, value: Any, least: int, most: int | None = None, why: str = "") -> int:
+    """The whole number that an argument must be; raises ValueError, naming it, for anything else."""
+    number = integer(value)
+    if number is None or number < least or (most is not None and number > most):
+        wanted = f"{least} to {most}" if most is not None else f"a whole number, at least {least}"
+        raise ValueError(f"{name}={value!r}: give {wanted}{why}")
+    return number
+
+
+def one_of(name: str, value: Any, allowed: Sequence[int], why: str = "") -> int:
+    """The whole number, one of a list, that an argument must be; raises ValueError, naming it, for anything else."""
+    number = integer(value)
+    if number is None or number not in allowed:
+        raise ValueError(f"{name}={value!r} is not one of {', '.join(map(str, allowed))}{why}")
+    return number

@@ -1,0 +1,106 @@
+"""On eight devices: games, environments and sampling under `shard_map`, where a loop must carry what it begins with.
+
+What varies over the mesh is part of a value's type, so tracing a function finds what breaks; that the results are those
+of one device is then tried where the most is going on.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec
+
+import jaxgym
+import policy
+from jaxgym import Env, engine, render
+from policy import sample
+from policy import tokenizer as tokens
+
+ROWS = PartitionSpec("data")
+
+
+@pytest.fixture(scope="module")
+def spread(mesh):
+    """A function of rows, jitted, its rows spread over the devices."""
+    return lambda f: jax.jit(jax.shard_map(f, mesh=mesh, in_specs=ROWS, out_specs=ROWS))
+
+
+def keys() -> jax.Array:
+    return jax.random.split(jax.random.key(5), 8)
+
+
+def every_function(game):
+    def one(key):
+        reset_key, step_key, branch_key = jax.random.split(key, 3)
+        state = game.reset(reset_key)
+        values = game.values(state, step_key)
+        out = game.step(state, jnp.argmax(values).astype(jnp.int32), step_key)
+        tried = engine.branch(game, state, jnp.arange(2, dtype=jnp.int32), branch_key, "independent")
+        return state, values, out, tried, render(game.sheet, game.tiles(out.state))
+
+    return one
+
+
+def an_episode(game, autoreset):
+    env = Env(game, max_steps=2, autoreset=autoreset, observe="tiles")
+
+    def one(key):
+        def step(state, key):
+            action = jnp.argmax(game.legal(state.board)).astype(jnp.int32)
+            _, state, *rest = env.step(key, state, action)
+            return state, rest
+
+        return jax.lax.scan(step, env.reset(key)[1], jax.random.split(key, 3))
+
+    return one
+
+
+def a_rollout(game):
+    return lambda key: engine.rollout(game, engine.random_legal(game), game.reset(key), key, 4)
+
+
+@pytest.mark.parametrize("batched", [True, False])
+def test_everything_can_be_spread(game, spread, batched):
+    """Also one board a device without `vmap`: there `cond` stays a branch, both sides of which must vary alike."""
+    for f in (
+        every_function(game),
+        a_rollout(game),
+        *(an_episode(game, how) for how in (None, "same_step", "next_step")),
+    ):
+        rows = jax.vmap(f) if batched else lambda keys, f=f: jax.tree.map(lambda leaf: leaf[None], f(keys[0]))
+        spread(rows).trace(keys())
+
+
+@pytest.mark.parametrize("name", ["2048", "swap"])
+def test_eight_devices_play_as_one(name, spread):
+    play = jax.vmap(an_episode(jaxgym.make(name), "same_step"))
+    for a, b in zip(jax.tree.leaves(jax.jit(play)(keys())), jax.tree.leaves(spread(play)(keys())), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.fixture(scope="module")
+def write():
+    vlm = policy.load("tiny")
+
+    def write(ids, lengths, pictures, key):
+        return sample.generate(vlm.graphdef, vlm.params, ids, lengths, pictures, key, jnp.float32(1), 6, 2)
+
+    row = tokens.prompt_ids(vlm.tokenizer, "see", 6)
+    pictures = jax.random.randint(jax.random.key(1), (8, 32, 48, 3), 0, 256).astype(jnp.uint8)
+    rows = jnp.tile(jnp.asarray(row, jnp.int32)[None], (8, 1)), jnp.full(8, len(row), jnp.int32), pictures
+    return write, rows
+
+
+def test_sampling_can_be_spread_over_prompts(write, spread):
+    write, rows = write
+    spread(lambda *rows: write(*rows, jax.random.key(2))).trace(*rows)
+
+
+def test_eight_devices_sample_each_with_its_key(write, spread):
+    write, rows = write
+    prompt = [leaf[:1] for leaf in rows]
+    together = spread(lambda keys: write(*prompt, keys[0]))(keys())
+    for i, key in enumerate(keys()):
+        alone = write(*prompt, key)
+        np.testing.assert_array_equal(together.ids[2 * i : 2 * i + 2], alone.ids)
+        np.testing.assert_allclose(together.logprobs[2 * i : 2 * i + 2], alone.logprobs, atol=1e-5)
