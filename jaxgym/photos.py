@@ -10,7 +10,6 @@ import io
 import os
 import pickle
 import tarfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +20,7 @@ from PIL import Image
 PER_CLASS = 200  # photos of a class that are kept at most, so that a sheet stays small
 _CLASSES, _SIDE = 10, 32  # of CIFAR-10
 _META, _BATCHES = "batches.meta", tuple(f"data_batch_{i}" for i in range(1, 6))
+_LARGEST = 1 << 26  # bytes of a batch: twice what CIFAR-10's have
 _FOLDER = "cifar-10-batches-py"
 _MEND = 'give photos="digits", or the path of cifar-10-python.tar.gz or of its unpacked folder cifar-10-batches-py'
 
@@ -68,12 +68,14 @@ def _digits_table() -> np.ndarray:
 
 def cifar(path: Path) -> Photos:
     """CIFAR-10 from its archive or folder; see `load`."""
-    if not path.exists():
-        raise ValueError(f"photos={str(path)!r} does not exist: {_MEND}")
     try:
-        found = dict(_folder(path) if path.is_dir() else _archive(path))
-    except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
-        raise ValueError(f"photos={str(path)!r} cannot be read ({error or 'it is cut short'}): {_MEND}") from None
+        there = path.exists()  # raises for a name that no file can have
+        found = dict(_folder(path) if path.is_dir() else _archive(path)) if there else {}
+    except Exception as error:  # a damaged or hostile archive raises anything: a KeyError for a link to nowhere, say
+        why = " ".join(str(error).split())[:100] or "it is cut short"
+        raise ValueError(f"photos={str(path)!r} cannot be read ({why}): {_MEND}") from None
+    if not there:
+        raise ValueError(f"photos={str(path)!r} does not exist: {_MEND}")
     missing = [name for name in (_META, *_BATCHES) if name not in found]
     if missing:
         raise ValueError(f"photos={str(path)!r} is not complete CIFAR-10, it lacks {', '.join(missing)}: {_MEND}")
@@ -94,8 +96,13 @@ def _archive(path: Path) -> Iterator[tuple[str, bytes]]:
     with tarfile.open(path, "r:gz") as archive:
         for member in archive:  # one pass: going back in a compressed file means reading it again
             folder, _, name = member.name.removeprefix("./").rpartition("/")
-            data = archive.extractfile(member) if folder == _FOLDER and name in (_META, *_BATCHES) else None
-            if data is not None:
+            if folder == _FOLDER and name in (_META, *_BATCHES):
+                if not member.isfile():  # following a link means going back, or round in circles
+                    raise ValueError(f"{name} is not a file in it")
+                if member.size > _LARGEST:
+                    raise ValueError(f"{name} has {member.size} bytes")
+                data = archive.extractfile(member)
+                assert data is not None  # of a file it never is
                 yield name, data.read()
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from jaxgym import registry
-from policy.config import PRESETS
+from policy.config import PRESETS, fits
 
 POOL = 128  # boards of each game that are in play at once
 
@@ -15,11 +15,19 @@ def flag(default: Any, help: str) -> Any:
     return field(default=default, metadata={"help": help})
 
 
+_KINDS: dict[Any, str] = {int: "a whole number", float: "a finite number", bool: "true or false", str: "a text"}
+
+
 def _check(part: Any, **least: float) -> None:
-    for name, bound in least.items():
-        value = getattr(part, name)
-        if not value >= bound:
-            raise ValueError(f"{type(part).__name__.lower()} {name}={value}: must be at least {bound:g}")
+    """Raise ValueError for a value that its field cannot have; `least` has the smallest number of some."""
+    owner = type(part).__name__.lower()
+    where = "" if owner == "config" else f"{owner} "
+    for each in fields(part):
+        value = getattr(part, each.name)
+        if not fits(value, each.type):
+            raise ValueError(f"{where}{each.name}={value!r}: must be {_KINDS.get(each.type, str(each.type))}")
+        if each.name in least and value < least[each.name]:
+            raise ValueError(f"{where}{each.name}={value}: must be at least {least[each.name]:g}")
 
 
 def _check_divides(name: str, value: int) -> None:
@@ -93,6 +101,11 @@ class Config:
     grpo: Grpo = Grpo()
     evaluation: Evaluation = Evaluation()
 
+    def __post_init__(self) -> None:
+        _check(self, seed=0, picture=0)
+        if self.seed >= 1 << 32:
+            raise ValueError(f"seed={self.seed}: must be below 2**32")
+
     @property
     def phases(self) -> tuple[str, ...]:
         """What is trained, in order."""
@@ -129,11 +142,13 @@ class Config:
 
     @staticmethod
     def from_dict(record: dict[str, Any]) -> "Config":
-        """Inverse of `to_dict`, also after JSON; raises ValueError for what no field is called."""
+        """Inverse of `to_dict`, also after JSON; raises ValueError for what no field is called, or cannot hold."""
         return _build(Config, record)
 
 
-def _build(kind: Any, record: dict[str, Any]) -> Any:
+def _build(kind: Any, record: Any) -> Any:
+    if not isinstance(record, dict):
+        raise ValueError(f"{record!r} is no configuration")
     known = {f.name: f for f in fields(kind)}
     if unknown := set(record) - set(known):
         raise ValueError(f"the configuration has no {', '.join(sorted(unknown))}")

@@ -18,6 +18,7 @@ class TrainState(NamedTuple):
     params: Params
     heads: dict[str, dict[str, jax.Array]]  # of every game; they exist in training only
     optimizer: optax.OptState
+    skipped: jax.Array  # int32 [2]: updates left out because they were not finite: of this phase, and now in a row
 
 
 def optimizer(lr: float, steps: int) -> optax.GradientTransformation:
@@ -31,19 +32,28 @@ def optimizer(lr: float, steps: int) -> optax.GradientTransformation:
 def apply(
     rule: optax.GradientTransformation, state: TrainState, gradients: tuple[tuple[Params, dict[str, Any]], ...]
 ) -> tuple[TrainState, jax.Array]:
-    """One update from the mean of the games' gradients; heads belong to one game each. Also the gradient's norm."""
+    """One update from the mean of the games' gradients; heads belong to one game each. Also the gradient's norm.
+
+    An update after which anything would not be finite is left out and counted.
+    """
     n = jnp.float32(len(gradients))
     mean = jax.tree.map(lambda *leaves: sum(leaves[1:], leaves[0]) / n, *(params for params, _ in gradients))
     heads = {name: jax.tree.map(lambda leaf: leaf / n, head) for _, own in gradients for name, head in own.items()}
     trained = (state.params, {name: state.heads[name] for name in heads})
     updates, inner = rule.update((mean, heads), state.optimizer, trained)
     params, changed = optax.apply_updates(trained, updates)
-    return TrainState(params, {**state.heads, **changed}, inner), optax.tree.norm((mean, heads))
+    norm = optax.tree.norm((mean, heads))
+    after = params, {**state.heads, **changed}, inner
+    sound = functools.reduce(jnp.logical_and, (jnp.isfinite(leaf).all() for leaf in jax.tree.leaves((after, norm))))
+    params, heads, inner = jax.tree.map(lambda new, old: jnp.where(sound, new, old), after, state[:3])
+    total, row = state.skipped
+    skipped = jnp.where(sound, jnp.stack([total, jnp.zeros_like(row)]), state.skipped + 1)
+    return TrainState(params, heads, inner, skipped), norm
 
 
 def start(rule: optax.GradientTransformation, params: Params, heads: dict[str, Any], *, with_heads: bool) -> TrainState:
     """A phase begins with a fresh optimizer."""
-    return TrainState(params, heads, jax.jit(rule.init)((params, heads if with_heads else {})))
+    return TrainState(params, heads, jax.jit(rule.init)((params, heads if with_heads else {})), jnp.zeros(2, jnp.int32))
 
 
 supervised_gradients = jax.jit(
@@ -87,14 +97,14 @@ def grpo_loss(
     everything, logprobs = said(params)
     _, frozen = said(reference)
     mask = jnp.arange(tried.ids.shape[1], dtype=jnp.int32)[None] < tried.lengths[:, None]
-    gain = grpo.clipped_gain(logprobs, tried.logprobs, grpo.advantages(tried.rewards).reshape(-1), hyper.clip)
-    kl = grpo.masked_mean(grpo.k3(logprobs, jax.lax.stop_gradient(frozen)), mask)
-    entropy = -jnp.sum(jnp.where(jnp.isfinite(everything), jnp.exp(everything) * everything, 0.0), axis=-1)
-    ratio = jnp.exp(logprobs - tried.logprobs)
+    gain = grpo.clipped_gain(logprobs, tried.logprobs, grpo.advantages(tried.rewards).reshape(-1), hyper.clip, mask)
+    kl = grpo.masked_mean(grpo.k3(logprobs, jax.lax.stop_gradient(frozen), mask), mask)
+    ratio = grpo.ratio(logprobs, tried.logprobs, mask)
     report = {
         "kl": kl,
-        "entropy": grpo.masked_mean(entropy, mask),
+        "entropy": grpo.masked_mean(grpo.entropy(everything), mask),
         "clipped": grpo.masked_mean((jnp.abs(ratio - 1) > hyper.clip).astype(jnp.float32), mask),
+        "differ": jnp.mean(grpo.differ(tried.rewards).astype(jnp.float32)),
     }
     return hyper.kl * kl - grpo.masked_mean(gain, mask), report
 

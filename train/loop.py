@@ -26,6 +26,7 @@ from train.metrics import Records
 from train.rollout import BATCH, Boards, Replies, act, advance, choose, try_replies, wander
 
 _SAVE_EVERY = 60.0  # seconds between checkpoints
+_ROW, _SHARE = 3, 0.1  # so many updates in a row, or such a share of a phase's, that are not finite end a run
 _PHASES = ("base", "coldstart", "grpo")
 
 
@@ -55,6 +56,7 @@ class Trainer:
         self.began = time.monotonic()
         self.records = Records(run)
         self.checkpoints = Checkpoints(run)
+        self.notes: list[str] = []  # what a resumed run found damaged, and what was done about it
         self.key = jax.random.key(config.seed)
         self.vlm, games, pools = _model_and_games(config, self.key)
         self.courses = {game.name: self._course(game, pool) for game, pool in zip(games, pools, strict=True)}
@@ -63,7 +65,7 @@ class Trainer:
             for i, (name, c) in enumerate(self.courses.items())
         }
         self.phase, self.step = config.phases[0] if config.phases else "", 0
-        self.state = TrainState(self.vlm.params, heads, ())
+        self.state = TrainState(self.vlm.params, heads, (), jnp.zeros(2, jnp.int32))
         self.reference: Params = self.vlm.params
         self.boards = {game.name: pool for game, pool in zip(games, pools, strict=True)}
         self.lessons: dict[str, coldstart.Lesson] = {}
@@ -212,7 +214,10 @@ class Trainer:
             }
             count += len(outcome)
             boards[name] = self._follow(course, old, tried, self.step % turns, act_key, luck_key)
-        state, norm = learner.apply(self.rule, self.state, tuple(gradients))
+        if any(report["differ"] > 0 for report in reports.values()):
+            state, norm = learner.apply(self.rule, self.state, tuple(gradients))
+        else:  # there is nothing to learn; the optimizer would make a full step of what rounding leaves
+            state, norm = self.state, jnp.float32(0)
         run = {"grad_norm": float(norm), "replies_per_second": count / (time.monotonic() - began)}
         self.state, self.boards, self.step = state, boards, self.step + 1
         return self._log("grpo", jax.device_get(reports), run)
@@ -237,13 +242,27 @@ class Trainer:
         seconds = time.monotonic() - self.began
         for name, report in reports.items():
             self.records.log(phase, self.step, seconds, name, report)
-        self.records.log(phase, self.step, seconds, None, run)
+        skipped, row = map(int, jax.device_get(self.state.skipped))
+        self.records.log(phase, self.step, seconds, None, run | {"skipped": skipped})
+        if row >= _ROW or skipped > _SHARE * self.config.length(phase):
+            self._give_up(skipped, row)
+        run |= {"skipped": skipped} if skipped else {}
         shown = ("reward", "legal", "cells") if phase == "grpo" else ("cells",)
         return {k: float(np.mean([report[k] for report in reports.values()])) for k in shown} | run
 
+    def _give_up(self, skipped: int, row: int) -> None:
+        """End a run whose updates are not finite, and keep what it had learned before."""
+        self.save()
+        policy.save(self.final(), self.run / "model")
+        mend = f"--{self.phase}-lr" + (" or raise --grpo-temperature" if self.phase == "grpo" else "")
+        raise ValueError(
+            f"{skipped} updates of {self.phase} were not finite and were left out, {row} of them in a row at step "
+            f"{self.step}: in a new run lower {mend}; the last sound model is in {self.run / 'model'}"
+        )
+
     def evaluate(self, column: str) -> Iterator[Event]:
         """Play every game by the protocol, on boards that are the same for every column."""
-        table = self.records.table()
+        table = self.records.table
         for i, (name, course) in enumerate(self.courses.items()):
             entry = _entry(table, name, course)
             if column in entry["columns"]:
@@ -260,11 +279,11 @@ class Trainer:
                     entry["extra"][column] = _extra(event)
                     self._keep_samples(name, column, event)
             _order(table, column)
-            self.records.write_table(table)
+            self.records.keep_table()
 
     def anchors(self) -> Iterator[Event]:
         """Score players without a model."""
-        table = self.records.table()
+        table = self.records.table
         for i, (name, course) in enumerate(self.courses.items()):
             entry = _entry(table, name, course)
             if "teacher" in entry["columns"]:
@@ -275,12 +294,12 @@ class Trainer:
                 entry["columns"][player] = score._asdict()
                 _order(table, player)
                 yield Event(f"anchors of {name}", done + 1, 3, {})
-            self.records.write_table(table)
+            self.records.keep_table()
 
     def _keep_samples(self, name: str, column: str, result: Result, count: int = 3) -> None:
         game, tried = self.courses[name].language.game, result.first
         pictures = np.asarray(tried.pictures[:count])
-        for i in range(count):
+        for i in range(len(pictures)):
             action = int(tried.reading.actions[i])
             row = {
                 "game": name,
@@ -304,15 +323,37 @@ class Trainer:
         if self.phase:
             phases = self.config.phases
             number = sum(self.config.length(p) for p in phases[: phases.index(self.phase)]) + self.step
-            seconds = time.monotonic() - self.began
-            self.checkpoints.save(number, {"phase": self.phase, "step": self.step, "seconds": seconds}, self._tree())
+            progress = {
+                "phase": self.phase,
+                "step": self.step,
+                "seconds": time.monotonic() - self.began,
+                "config": self.config.to_dict(),
+                "table": self.records.table,
+            }
+            self.checkpoints.save(number, progress, self._tree())
         self.saved = time.monotonic()
 
     def resume(self) -> bool:
-        """Go on from the newest checkpoint; False when there is none yet."""
+        """Go on from the newest checkpoint; False when there is none yet. `notes` then says what was damaged.
+
+        Raises ValueError when no checkpoint is whole.
+        """
+        damaged = ", ".join(map(str, self.checkpoints.damaged))
         if self.checkpoints.latest() is None:
+            if damaged:
+                raise ValueError(
+                    f"{self.run} has no checkpoint that is whole ({damaged}: moved to checkpoints-damaged): begin anew "
+                    "with another --run, or put a copy of its checkpoints back"
+                )
+            self._mend_table({})
             return False
         progress = self.checkpoints.progress()
+        if damaged:
+            self.notes.append(
+                f"checkpoint {damaged} is damaged and was moved to {self.run}/checkpoints-damaged; "
+                f"going on from the one before"
+            )
+        self._mend_table(progress.get("table") or {})
         self._enter(progress["phase"])
         tree = self.checkpoints.restore(self._tree())
         structure = jax.tree.structure((self.state, self.reference, self.boards))
@@ -323,6 +364,14 @@ class Trainer:
         done = {p: self.config.length(p) for p in phases[: phases.index(self.phase)]}
         self.records.forget_after(done | {self.phase: self.step})
         return True
+
+    def _mend_table(self, kept: dict[str, Any]) -> None:
+        """Take the results that a checkpoint kept where table.json is damaged."""
+        if self.records.damaged:
+            kept_as = "it is kept as table-damaged.json, and the results of the last checkpoint stand"
+            self.notes.append(f"{self.records.damaged}; {kept_as}")
+            self.records.table |= kept
+            self.records.keep_table()
 
 
 def _turn(rows: Any, turn: int, turns: int) -> Any:

@@ -6,32 +6,24 @@ python -m train.main --resume runs/2026-01-31-1200  go on where a run stopped
 """
 
 import argparse
+import contextlib
 import dataclasses
 import difflib
-import json
-import shutil
+import os
+import signal
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any, Literal, NoReturn, get_args, get_origin
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.table import Table
 
+from train import folder
 from train.config import Config
-from train.report.record import COLUMNS
-
-_LINE_EVERY = 15.0  # seconds between lines where the output is no terminal
+from train.tables import Display, say, show_results
 
 
 class _Parser(argparse.ArgumentParser):
@@ -89,157 +81,130 @@ def read_config(flags: dict[str, Any]) -> Config:
     return Config(**changes)
 
 
-class Display:
-    """Progress bars on a terminal, a line now and then elsewhere."""
+class Stop:
+    """Signals to stop, while it is entered: the first lets the step under way end, a second stops at once."""
 
-    def __init__(self, console: Console) -> None:
-        self.console = console
-        self.progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[values]}"),
-            console=console,
-            disable=not console.is_terminal,
-        )
-        self.task: TaskID | None = None
-        self.stage, self.began, self.told, self.values = "", 0.0, 0.0, ""
+    def __init__(self) -> None:
+        self.signal, self.at_once = 0, False
+        self._before: dict[signal.Signals, Any] = {}
 
-    def show(self, stage: str, done: int, total: int, values: dict[str, float]) -> None:
-        """Bring the display up to date."""
-        now = time.monotonic()
-        if values:
-            self.values = "  ".join(f"{name} {value:.3g}" for name, value in values.items())
-        if stage != self.stage:
-            self.stage, self.began, self.told = stage, now, now
-            self.task = self.progress.add_task(stage, total=total, values="")
-        assert self.task is not None
-        self.progress.update(self.task, completed=done, total=total, values=self.values)
-        if not self.console.is_terminal and (done == total or now - self.told > _LINE_EVERY):
-            self.told, spent = now, now - self.began
-            left = spent / max(done, 1) * (total - done)
-            self.console.print(
-                f"{stage}: {done}/{total}, {spent:.0f} s, {left:.0f} s left  {self.values}", highlight=False
-            )
-        if done == total:
-            self.values = ""
+    def __enter__(self) -> "Stop":
+        if threading.current_thread() is threading.main_thread():
+            for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+                if known := getattr(signal, name, None):  # Windows has no SIGHUP
+                    self._before[known] = signal.signal(known, self._ask)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for known, handler in self._before.items():
+            signal.signal(known, handler)
+
+    def _ask(self, number: int, _: FrameType | None) -> None:
+        self.signal, self.at_once = number, bool(self.signal)
+        if self.at_once:
+            raise KeyboardInterrupt
 
 
-def results(table: dict[str, Any]) -> Table:
-    """The final table: mean and 95 % interval, beside the anchors and the published numbers."""
-    out = Table(title="Scores by VLM-Gym's protocol: mean and 95 % interval, fresh boards", title_justify="left")
-    published = list(dict.fromkeys(name for entry in table["games"].values() for name in entry["published"]))
-    for title in ("game", *(COLUMNS[c] for c in table["order"]), *(f"{name}, published" for name in published)):
-        out.add_column(title, justify="left" if title == "game" else "right")
-    for name, entry in table["games"].items():
-        cells = [f"{name}\n{entry['unit']}"]
-        for column in table["order"]:
-            score = entry["columns"].get(column)
-            cells.append(
-                f"{_number(score['mean'])}\n{_number(score['low'])} .. {_number(score['high'])}" if score else "-"
-            )
-        out.add_row(*cells, *(f"{entry['published'].get(p, '-')}" for p in published), end_section=True)
-    return out
+class _Console(Console):
+    """Where nobody reads any more (`| head`), printing stops the run as Ctrl-C does, and is silent from then on."""
 
-
-def _number(value: float) -> str:
-    return f"{value:.0f}" if abs(value) >= 200 else f"{value:.2f}"
-
-
-def reading(table: dict[str, Any]) -> Table:
-    """What the model saw and what it made of it."""
-    out = Table(title="Reading and reasoning, over all steps of the evaluation", title_justify="left")
-    titles = ("cells read right", "boards read exactly", "legal replies", "good move when read exactly", "well-formed")
-    for title in ("game", "model", *titles):
-        out.add_column(title, justify="right" if title in titles else "left")
-    for name, entry in table["games"].items():
-        for column, extra in entry["extra"].items():
-            keys = ("cells", "board", "legal", "reason", "formatted")
-            out.add_row(name, COLUMNS[column], *(f"{100 * extra[k]:.1f} %" for k in keys))
-    return out
-
-
-def _new_run(config: Config) -> Path:
-    run = Path(config.run or time.strftime("runs/%Y-%m-%d-%H%M%S"))
-    if run.exists():
-        raise ValueError(f"{run} exists already: give another --run, or go on with it: --resume {run}")
-    run.mkdir(parents=True)
-    (run / "config.json").write_text(json.dumps(config.to_dict(), indent=2) + "\n")
-    return run
-
-
-def _old_run(run: Path) -> Config:
-    try:
-        return Config.from_dict(json.loads((run / "config.json").read_text()))
-    except FileNotFoundError:
-        raise ValueError(f"{run} is not the folder of a run: it has no config.json") from None
-    except (json.JSONDecodeError, TypeError) as error:
-        raise ValueError(f"{run}/config.json is damaged: {error}") from None
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise KeyboardInterrupt
 
 
 def start(flags: dict[str, Any], console: Console) -> int:
     """Run what the flags ask for; returns the exit status."""
     resumed = flags.pop("resume", None)
-    if resumed is not None and flags:
+    if resumed is None:
+        config = read_config(flags)
+        config.check()
+        with folder.new(config) as run:
+            return _train(config, run, console, resume=False)
+    if flags:
         raise ValueError("--resume takes no other flag: a run goes on with the configuration it began with")
-    config = _old_run(Path(resumed)) if resumed is not None else read_config(flags)
+    config, mended = folder.old(Path(resumed))
+    for note in mended:
+        say(console, note)
     config.check()
-    run = Path(resumed) if resumed is not None else _new_run(config)
+    return _train(config, Path(resumed), console, resume=True)
 
-    import jax  # after the flags have been read: a mistake in them is told at once
 
-    from train import report
+def _train(config: Config, run: Path, console: Console, *, resume: bool) -> int:
+    """Train and evaluate, in a run's folder."""
+    devices = _devices()
+
+    from train import report  # after the flags have been read: a mistake in them is told at once
     from train.loop import Trainer
 
-    device = jax.devices()[0]
-    console.print(
-        f"run {run}: {', '.join(config.names())} on {jax.device_count()} x {device.device_kind}", highlight=False
-    )
-    try:
-        trainer = Trainer(config, run)
-    except ValueError:
-        if resumed is None:
-            shutil.rmtree(run)  # made just now, and nothing is in it
-        raise
-    if resumed is not None:
+    say(console, f"run {run}: {', '.join(config.names())} on {len(devices)} x {devices[0].device_kind}")
+    trainer = Trainer(config, run)
+    if resume:
         found = trainer.resume()
         where = f"{trainer.phase} step {trainer.step}" if found else "the beginning: there is no checkpoint yet"
-        console.print(f"going on from {where}", highlight=False)
-    display = Display(console)
+        for line in (*trainer.notes, f"going on from {where}"):
+            say(console, line)
+    display, stop = Display(console), Stop()
     try:
-        with display.progress:
+        with stop, display.progress:
             for event in trainer.events():
                 display.show(*event)
+                if stop.signal:
+                    raise KeyboardInterrupt
     except KeyboardInterrupt:
-        console.print(f"stopped at {trainer.phase} step {trainer.step}; saving", highlight=False)
-        trainer.save()
-        console.print(f"saved. To go on: python -m train.main --resume {run}", highlight=False)
-        return 130
+        say(console, f"stopped at {trainer.phase} step {trainer.step}")
+        if not stop.at_once:
+            trainer.save()
+        say(console, f"saved. To go on: python -m train.main --resume {folder.quoted(run)}")
+        return 128 + (stop.signal or signal.SIGINT)
     finally:
         trainer.checkpoints.close()
         page = report.write(run)
-    table = trainer.records.table()
-    console.print(reading(table), results(table), sep="\n")
-    console.print(
-        f"{time.monotonic() - trainer.began:.0f} s in all. Report: {page}  Model: {run / 'model'}", highlight=False
-    )
+    show_results(console, trainer.records.table)
+    say(console, f"{time.monotonic() - trainer.began:.0f} s in all. Report: {page}  Model: {run / 'model'}")
     return 0
+
+
+def _devices() -> Sequence[Any]:
+    """The devices there are; raises ValueError when JAX cannot start the back end that it is told to use."""
+    import jax
+
+    try:
+        return jax.devices()
+    except RuntimeError as error:
+        asked = os.environ.get("JAX_PLATFORMS")
+        mend = f"unset JAX_PLATFORMS (now {asked!r})" if asked else "check the installation of jax"
+        raise ValueError(f"JAX finds no device to run on: {one_line(error)}; {mend}") from None
+
+
+def one_line(error: BaseException) -> str:
+    """What an exception says, in one line."""
+    return next(filter(None, map(str.strip, str(error).splitlines())), type(error).__name__)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Read the flags and run; what is wrong with them is told in one line."""
-    console = Console(width=None if sys.stdout.isatty() else 200)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError):  # a closed or captured one
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # what it cannot show
+    console = _Console(width=None if sys.stdout and sys.stdout.isatty() else 200)
     try:
         return start(vars(parser().parse_args(arguments)), console)
     except KeyboardInterrupt:
-        console.print("stopped before there was anything to save", highlight=False)
-        return 130
+        say(console, "stopped before there was anything to save")
+        return 128 + signal.SIGINT
     except (ValueError, OSError) as error:
-        sys.stderr.write(f"error: {str(error).splitlines()[0]}\n")
-        return 2
+        why = one_line(error)
+    except MemoryError:
+        why = "out of memory: lower --grpo-states, --grpo-group or the boards of a phase"
+    except RuntimeError as error:  # of JAX: the programs it ran are ours, what they ran on is the user's
+        if not type(error).__module__.startswith("jax"):
+            raise
+        full = "RESOURCE_EXHAUSTED" in str(error)
+        why = f"{one_line(error)}" + ("; lower --grpo-states, --grpo-group or the boards of a phase" if full else "")
+    sys.stderr.write(f"error: {why}\n")
+    return 2
 
 
 if __name__ == "__main__":

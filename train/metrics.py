@@ -1,23 +1,31 @@
 """The run folder's records: metrics.jsonl, table.json, samples."""
 
-import json
-from collections.abc import Iterable
+import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from train import files
+
+Table = dict[str, Any]  # {"games": {name: {"columns": ..., "extra": ...}}, "order": [column, ...]}
+
 
 class Records:
-    """Writes what a run measures into its folder, as it goes."""
+    """Writes what a run measures into its folder, as it goes. `table` holds the results so far."""
 
     def __init__(self, run: Path) -> None:
         self.run = run
         (run / "samples").mkdir(parents=True, exist_ok=True)
+        for name in ("metrics.jsonl", "samples.jsonl"):
+            _end_line(run / name)
+        self.table, self.damaged = _read_table(
+            run / "table.json"
+        )  # damaged: what is wrong with the table, "" if nothing
 
     def log(self, phase: str, step: int, seconds: float, game: str | None, values: dict[str, Any]) -> None:
-        """One line of metrics.jsonl: scalars of one game, or of the whole run (game None)."""
+        """One line of metrics.jsonl: scalars of one game, or of the whole run (game None); null where not finite."""
         row = {"phase": phase, "step": step, "seconds": round(seconds, 2), "game": game}
         self._append("metrics.jsonl", row | {k: round(float(v), 6) for k, v in values.items()})
 
@@ -25,34 +33,49 @@ class Records:
         """Drop metrics of steps that a resumed run will do again: keep, of every phase, those up to its step."""
         file = self.run / "metrics.jsonl"
         if file.exists():
-            rows = [row for row in read_lines(file) if row["step"] <= steps.get(row["phase"], 0)]
-            file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+            rows = [row for row in files.read_lines(file) if isinstance(row.get("step"), int)]
+            kept = [files.to_json(row) + "\n" for row in rows if row["step"] <= steps.get(str(row.get("phase")), 0)]
+            files.write(file, "".join(kept))
 
     def sample(self, name: str, picture: np.ndarray, row: dict[str, Any]) -> None:
         """A reply beside its picture: uint8 [H, W, 3]."""
-        file = f"samples/{name}.png"
-        scale = max(1, 224 // picture.shape[0])
-        Image.fromarray(picture.repeat(scale, 0).repeat(scale, 1)).save(self.run / file)
+        file, scale, packed = f"samples/{name}.png", max(1, 224 // picture.shape[0]), io.BytesIO()
+        Image.fromarray(picture.repeat(scale, 0).repeat(scale, 1)).save(packed, "PNG")
+        files.write(self.run / file, packed.getvalue())
         self._append("samples.jsonl", {"picture": file, **row})
 
-    def table(self) -> dict[str, Any]:
-        """The results so far."""
+    def keep_table(self) -> None:
+        """Write the results as they are now; one that was damaged is kept aside."""
         file = self.run / "table.json"
-        return json.loads(file.read_text()) if file.exists() else {"games": {}, "order": []}
-
-    def write_table(self, table: dict[str, Any]) -> None:
-        """Replace the results."""
-        (self.run / "table.json").write_text(json.dumps(table, indent=1) + "\n")
+        if self.damaged and file.exists():
+            file.rename(file.with_name("table-damaged.json"))
+        self.damaged = ""
+        files.write(file, files.to_json(self.table, indent=1) + "\n")
 
     def _append(self, file: str, row: dict[str, Any]) -> None:
-        with (self.run / file).open("a") as out:
-            out.write(json.dumps(row) + "\n")
+        with (self.run / file).open("a", encoding="utf-8") as out:
+            out.write(files.to_json(row) + "\n")
 
 
-def read_lines(file: Path) -> Iterable[dict[str, Any]]:
-    """The whole lines of a jsonl file; a last line cut short by a crash is passed over."""
-    for line in file.read_text().splitlines():
-        try:
-            yield json.loads(line)
-        except json.JSONDecodeError:
-            continue
+def _read_table(file: Path) -> tuple[Table, str]:
+    empty: Table = {"games": {}, "order": []}
+    try:
+        table = files.read_json(file)
+    except FileNotFoundError:
+        return empty, ""
+    except ValueError as error:
+        return empty, str(error)
+    try:
+        entries = [(dict(e["columns"]), dict(e["extra"])) for e in table["games"].values()]
+        sound = all({"mean", "low", "high"} <= set(c) for columns, _ in entries for c in columns.values())
+        sound = sound and all(isinstance(name, str) for name in table["order"])
+    except (AttributeError, KeyError, TypeError, ValueError):
+        sound = False
+    return (table, "") if sound else (empty, f"{file} is damaged: it is no table of results")
+
+
+def _end_line(file: Path) -> None:
+    """A last line that a crash cut short ends here, so that the next one is whole."""
+    if file.exists() and not file.read_bytes().endswith(b"\n"):
+        with file.open("a") as out:
+            out.write("\n")

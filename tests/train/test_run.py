@@ -228,6 +228,6 @@ def test_a_small_model_learns_to_read_and_play(tmp_path):
     trainer = Trainer(config, tmp_path / "run")
     for _ in trainer.events():
         pass
-    entry = trainer.records.table()["games"]["2048"]
+    entry = trainer.records.table["games"]["2048"]
     assert entry["extra"]["grpo"]["cells"] > 0.95
     assert entry["columns"]["grpo"]["low"] > entry["columns"]["random"]["high"]

@@ -1,0 +1,52 @@
+"""Files of a run: written aside and renamed, so that none is ever half there; JSON without what JSON does not know."""
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+
+def write(path: Path, data: str | bytes) -> None:
+    """Replace a file by new contents, all at once: whatever happens, the old ones or the new are there."""
+    draft = path.with_name(path.name + ".part")
+    with draft.open("wb") as out:
+        out.write(data.encode() if isinstance(data, str) else data)
+        out.flush()
+        os.fsync(out.fileno())
+    draft.replace(path)
+
+
+def to_json(value: Any, **layout: Any) -> str:
+    """A value as JSON; numbers that are not finite, which JSON has no word for, become null."""
+    return json.dumps(_finite(value), allow_nan=False, **layout)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def read_json(path: Path) -> Any:
+    """What stands in a JSON file. Raises ValueError, one line that names the file, when it cannot be read."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from None
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The records of a jsonl file; lines that are cut short or hold something else are passed over."""
+    rows = []
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        rows += [row] if isinstance(row, dict) else []
+    return rows

@@ -1,0 +1,82 @@
+"""The folder of a run: made for a new one and removed again where nothing came of it, read again for an old one."""
+
+import contextlib
+import shlex
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from train import files
+from train.checkpoint import Checkpoints
+from train.config import Config
+
+
+@contextlib.contextmanager
+def new(config: Config) -> Iterator[Path]:
+    """A folder for a new run. If the run fails before it has a checkpoint, what was made is removed again.
+
+    Raises ValueError when there is something of that name already.
+    """
+    run = Path(config.run or time.strftime("runs/%Y-%m-%d-%H%M%S"))
+    if run.exists() or run.is_symlink():
+        raise ValueError(f"{run} exists already: give another --run, or go on with it: --resume {quoted(run)}")
+    made = [folder for folder in (run, *run.parents) if not folder.exists()]
+    run.mkdir(parents=True)
+    try:
+        write_config(run, config)
+        yield run
+    except BaseException:
+        if not any((run / "checkpoints").glob("[0-9]*")):
+            shutil.rmtree(run, ignore_errors=True)
+            with contextlib.suppress(OSError):  # another run may stand there by now
+                for folder in made[1:]:
+                    folder.rmdir()
+        raise
+
+
+def old(run: Path) -> tuple[Config, list[str]]:
+    """The configuration of a run that was begun before, and what had to be mended in order to read it.
+
+    Raises ValueError when there is none.
+    """
+    file = run / "config.json"
+    try:
+        return read_config(file), []
+    except FileNotFoundError:
+        raise ValueError(f"{run} is not the folder of a run: it has no config.json") from None
+    except ValueError as error:
+        kept = _kept(run)
+        if kept is None:
+            raise
+        file.replace(run / "config-damaged.json")
+        write_config(run, kept)
+        return kept, [f"{error}; it is kept as config-damaged.json, and the last checkpoint's own configuration stands"]
+
+
+def write_config(run: Path, config: Config) -> None:
+    """Write the configuration into a run's folder."""
+    files.write(run / "config.json", files.to_json(config.to_dict(), indent=2) + "\n")
+
+
+def read_config(file: Path) -> Config:
+    """Read a configuration; raises FileNotFoundError, or ValueError that names the file."""
+    record = files.read_json(file)
+    try:
+        return Config.from_dict(record)
+    except ValueError as error:
+        raise ValueError(f"{file} is damaged: {error}") from None
+
+
+def _kept(run: Path) -> Config | None:
+    """The configuration that the newest checkpoint kept, where there is one."""
+    try:
+        checkpoints = Checkpoints(run)
+        return Config.from_dict(checkpoints.progress()["config"]) if checkpoints.latest() is not None else None
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def quoted(path: Path) -> str:
+    """A path as it can be pasted into a shell."""
+    return shlex.quote(str(path))
