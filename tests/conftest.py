@@ -1,5 +1,6 @@
 """What every test gets: strict numerics, every registered game with a recorded walk, and a game one can see through."""
 
+import tempfile
 from typing import Any, NamedTuple
 
 import jax
@@ -12,6 +13,12 @@ from jaxgym import actions, engine, sprites
 from jaxgym.game import Game, Outcome
 
 jax.config.update("jax_num_cpu_devices", 8)  # virtual ones; what does not ask for more runs on the first
+
+# Many tests begin a run, and each run compiles the same programs: compile them once.
+_COMPILED = tempfile.TemporaryDirectory(prefix="jaxgym-tests-")
+jax.config.update("jax_compilation_cache_dir", _COMPILED.name)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,7 @@ _KINDS: dict[Any, str] = {int: "a whole number", float: "a finite number", bool:
 
 
 def _check(part: Any, **least: float) -> None:
-    """Raise ValueError for a value that its field cannot have; `least` has the smallest number of some."""
+    """Raise ValueError for a value that its field cannot have; `least` has the smallest of some numbers."""
     owner = type(part).__name__.lower()
     where = "" if owner == "config" else f"{owner} "
     for each in fields(part):
@@ -28,6 +28,8 @@ def _check(part: Any, **least: float) -> None:
             raise ValueError(f"{where}{each.name}={value!r}: must be {_KINDS.get(each.type, str(each.type))}")
         if each.name in least and value < least[each.name]:
             raise ValueError(f"{where}{each.name}={value}: must be at least {least[each.name]:g}")
+        if each.name == "lr" and value > 1:
+            raise ValueError(f"{where}lr={value}: must be at most 1")
 
 
 def _check_divides(name: str, value: int) -> None:

@@ -34,21 +34,21 @@ def apply(
 ) -> tuple[TrainState, jax.Array]:
     """One update from the mean of the games' gradients; heads belong to one game each. Also the gradient's norm.
 
-    An update after which anything would not be finite is left out and counted.
+    Where that norm is not finite the update is left out, and counted. Where it is, so is all that comes of it: the
+    gradient is clipped to norm 1, Adam's steps are bounded by the learning rate, and that is at most 1.
     """
     n = jnp.float32(len(gradients))
     mean = jax.tree.map(lambda *leaves: sum(leaves[1:], leaves[0]) / n, *(params for params, _ in gradients))
     heads = {name: jax.tree.map(lambda leaf: leaf / n, head) for _, own in gradients for name, head in own.items()}
-    trained = (state.params, {name: state.heads[name] for name in heads})
-    updates, inner = rule.update((mean, heads), state.optimizer, trained)
-    params, changed = optax.apply_updates(trained, updates)
     norm = optax.tree.norm((mean, heads))
-    after = params, {**state.heads, **changed}, inner
-    sound = functools.reduce(jnp.logical_and, (jnp.isfinite(leaf).all() for leaf in jax.tree.leaves((after, norm))))
-    params, heads, inner = jax.tree.map(lambda new, old: jnp.where(sound, new, old), after, state[:3])
-    total, row = state.skipped
-    skipped = jnp.where(sound, jnp.stack([total, jnp.zeros_like(row)]), state.skipped + 1)
-    return TrainState(params, heads, inner, skipped), norm
+
+    def learn() -> TrainState:
+        trained = (state.params, {name: state.heads[name] for name in heads})
+        updates, inner = rule.update((mean, heads), state.optimizer, trained)
+        params, changed = optax.apply_updates(trained, updates)
+        return TrainState(params, {**state.heads, **changed}, inner, state.skipped * jnp.asarray([1, 0], jnp.int32))
+
+    return jax.lax.cond(jnp.isfinite(norm), learn, lambda: state._replace(skipped=state.skipped + 1)), norm
 
 
 def start(rule: optax.GradientTransformation, params: Params, heads: dict[str, Any], *, with_heads: bool) -> TrainState:

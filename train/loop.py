@@ -355,7 +355,8 @@ class Trainer:
             )
         self._mend_table(progress.get("table") or {})
         self._enter(progress["phase"])
-        tree = self.checkpoints.restore(self._tree())
+        # Through the host: what Orbax pins to a device would have every program compiled once more.
+        tree = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), self.checkpoints.restore(self._tree()))
         structure = jax.tree.structure((self.state, self.reference, self.boards))
         self.state, self.reference, self.boards = jax.tree.unflatten(structure, [tree[k] for k in sorted(tree)])
         self.step = progress["step"]

@@ -14,8 +14,8 @@ from train.config import Config, Evaluation, Grpo, Supervised
 from train.loop import Trainer
 
 TINY = [
-    "--model", "tiny", "--base-steps", "16", "--coldstart-steps", "8", "--grpo-updates", "2", "--grpo-states", "4",
-    "--grpo-group", "4", "--evaluation-boards", "4",
+    "--model", "tiny", "--base-steps", "6", "--base-boards", "8", "--coldstart-steps", "4", "--coldstart-boards", "8",
+    "--grpo-updates", "4", "--grpo-states", "4", "--grpo-group", "4", "--evaluation-boards", "4",
 ]  # fmt: skip
 
 
