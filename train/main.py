@@ -21,9 +21,12 @@ from typing import Any, Literal, NoReturn, get_args, get_origin
 
 from rich.console import Console
 
-from train import folder
-from train.config import Config
-from train.tables import Display, say, show_results
+try:
+    from train import folder
+    from train.config import Config
+    from train.tables import Display, say, show_results
+except ValueError as wrong:  # JAX reads its environment when it is imported
+    sys.exit(f"error: {wrong}")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -172,7 +175,7 @@ def _devices() -> Sequence[Any]:
 
     try:
         return jax.devices()
-    except RuntimeError as error:
+    except Exception as error:  # a back end that does not start raises a RuntimeError, an AssertionError, anything
         asked = os.environ.get("JAX_PLATFORMS")
         mend = f"unset JAX_PLATFORMS (now {asked!r})" if asked else "check the installation of jax"
         raise ValueError(f"JAX finds no device to run on: {one_line(error)}; {mend}") from None

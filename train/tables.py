@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console, RenderableType
 from rich.progress import (
     BarColumn,
@@ -103,14 +104,18 @@ def _fitted(console: Console, make: Callable[[Sequence[str]], Table], names: Seq
 
 def _narrowest(console: Console, table: Table) -> int:
     """The width below which something in a table would be cut off."""
+    for i, column in enumerate(table.columns):  # of the first, words may go on a line of their own
+        texts = [cell for cell in (column.header, *column.cells) if isinstance(cell, Text)]
+        lines = [line for text in texts for line in (text.plain.split() if i == 0 else text.plain.splitlines())]
+        column.min_width = max(map(cell_len, lines), default=0)
     return table.__rich_measure__(console, console.options.update(width=10_000)).minimum
 
 
 def _grid(title: str, games: Sequence[str], units: Sequence[str]) -> Table:
     out = Table(title=Text(title), title_justify="left")
-    out.add_column("")
+    out.add_column(Text(""), overflow="fold")
     for game, unit in zip(games, units, strict=True):
-        out.add_column(Text(f"{game}\n{unit}" if unit else game, overflow="fold"), justify="right", no_wrap=True)
+        out.add_column(Text(f"{game}\n{unit}" if unit else game), justify="right", no_wrap=True)
     return out
 
 
@@ -144,9 +149,9 @@ def _reading(table: dict[str, Any], games: Sequence[str]) -> Table:
     entries = [table["games"][game] for game in games]
     columns = [column for column in table["order"] if any(column in entry["extra"] for entry in entries)]
     for measure, title in _MEASURES.items():
+        out.add_row(Text(title), *[Text("")] * len(games))
         for column in columns:
             shares = (entry["extra"].get(column, {}).get(measure) for entry in entries)
             cells = (Text("-" if share is None else f"{100 * share:.1f} %") for share in shares)
-            last = column == columns[-1]
-            out.add_row(Text(f"{title}, {COLUMNS.get(column, column)}"), *cells, end_section=last)
+            out.add_row(Text(f"  {COLUMNS.get(column, column)}"), *cells, end_section=column == columns[-1])
     return out

@@ -252,6 +252,64 @@ def test_damaged_cifar_is_refused_in_one_line(tmp_path, capfd, files, name, data
     assert "a pickle ran this" not in capfd.readouterr().out
 
 
+def link(name, target, kind):
+    entry = tarfile.TarInfo(f"{FOLDER}/{name}")
+    entry.type, entry.linkname = kind, target
+    return entry
+
+
+def of_size(name, size):
+    entry = tarfile.TarInfo(f"{FOLDER}/{name}")
+    entry.size = size
+    return entry
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        [link("data_batch_1", "nowhere", tarfile.SYMTYPE)],
+        [link("data_batch_1", f"{FOLDER}/nowhere", tarfile.LNKTYPE)],
+        [link("data_batch_1", "data_batch_1", tarfile.SYMTYPE)],
+        [link("data_batch_1", "data_batch_2", tarfile.SYMTYPE), link("data_batch_2", "data_batch_1", tarfile.SYMTYPE)],
+        [link("data_batch_1", "../../etc/passwd", tarfile.SYMTYPE)],
+        [link("batches.meta", "", tarfile.DIRTYPE)],
+        [link("data_batch_1", "", tarfile.FIFOTYPE)],
+        [of_size("data_batch_1", 1 << 40)],
+    ],
+    ids=["nowhere", "hard to nowhere", "to itself", "in a circle", "outside", "a folder", "a pipe", "endless"],
+)
+@pytest.mark.parametrize("first", [True, False])
+def test_what_is_no_file_in_an_archive_is_refused_in_one_line(tmp_path, files, entries, first):
+    names = {entry.name.removeprefix(f"{FOLDER}/") for entry in entries}
+    path = tmp_path / "cifar-10-python.tar.gz"
+    with tarfile.open(path, "w:gz") as archive:
+        whole = [(name, data) for name, data in files.items() if name not in names]
+        for entry in entries if first else []:
+            archive.fileobj.write(entry.tobuf())
+        for name, data in whole:
+            archive.addfile(of_size(name, len(data)), io.BytesIO(data))
+        for entry in [] if first else entries:
+            archive.fileobj.write(entry.tobuf())
+    with pytest.raises(ValueError) as raised:
+        photos.load(path)
+    text = str(raised.value)
+    assert 'photos="digits"' in text and "\n" not in text and len(text) < 600
+
+
+@pytest.mark.parametrize("damage", ["nowhere", "circle"])
+def test_links_in_a_folder_that_lead_nowhere(tmp_path, files, damage):
+    folder = write_folder(tmp_path / FOLDER, {k: v for k, v in files.items() if k != "data_batch_3"})
+    (folder / "data_batch_3").symlink_to("nowhere" if damage == "nowhere" else "data_batch_3")
+    with pytest.raises(ValueError, match="lacks data_batch_3"):
+        photos.load(folder)
+
+
+@pytest.mark.parametrize("path", ["x" * 5000, "no\0file"])
+def test_a_path_that_no_file_can_have(path):
+    with pytest.raises(ValueError, match="photos="):
+        photos.load(path)
+
+
 @pytest.mark.parametrize("damage", ["cut short", "not an archive", "empty"])
 def test_damaged_archive_is_refused_in_one_line(tmp_path, files, damage):
     path = write_archive(tmp_path / "cifar-10-python.tar.gz", files)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import jaxgym
-from train import coldstart, dense, grpo, rewards
+from train import coldstart, dense, grpo, learner, rewards
 from train.evaluate import interval
 
 
@@ -132,3 +132,86 @@ def test_white_space_around_words_is_layout(layout):
     one_wrong = layout([*rows[:3], ["2", "empty", "4", "16"]])
     reading = rewards.read([jaxgym.read_reply(game, jaxgym.write_reply(one_wrong, "", "left"))], [truth])
     assert (reading.cells, reading.board) == (15 / 16, 0)
+
+
+def test_a_masked_token_has_no_gradient_however_far_it_is():
+    """A pad whose log-probabilities lie 100 apart: exp overflows, and 0 x inf would be NaN."""
+    said, far = jnp.asarray([[-1.5, -101.0]]), jnp.asarray([[-1.0, -1.0]])
+    mask = jnp.asarray([[True, False]])
+    for loss in (
+        lambda x: grpo.masked_mean(grpo.k3(x, far, mask), mask),
+        lambda x: grpo.masked_mean(grpo.k3(x, far), mask),
+        lambda x: grpo.masked_mean(grpo.k3(x, far - 1e6, mask), mask),
+        lambda x: grpo.masked_mean(grpo.clipped_gain(x, far, jnp.asarray([-1.0]), 0.2, mask), mask),
+        lambda x: grpo.masked_mean(grpo.clipped_gain(-x, far, jnp.asarray([-1.0]), 0.2), mask),
+        lambda x: grpo.masked_mean(grpo.ratio(-x * 1e6, far, mask), mask),
+    ):
+        value, slope = jax.value_and_grad(loss)(said)
+        assert jnp.isfinite(value) and jnp.isfinite(slope).all() and slope[0, 1] == 0
+    slope = jax.grad(lambda x: grpo.masked_mean(grpo.k3(x, far, mask), mask))(said)
+    np.testing.assert_allclose(slope[0, 0], 1 - np.exp(0.5), rtol=1e-6)
+
+
+@pytest.mark.parametrize("distance", [30.0, 100.0, 1e6, jnp.inf])
+@pytest.mark.parametrize("advantage", [1.0, -1.0])
+def test_tokens_that_count_are_bounded(distance, advantage):
+    said, mask = jnp.asarray([[-1.0 - distance, -1.0]]), jnp.ones((1, 2), bool)
+    for other in (jnp.asarray([[-1.0, -1.0 - distance]]), jnp.asarray([[-2.0, -3.0]])):
+        for loss in (
+            lambda x, other=other: grpo.k3(x, other, mask).sum(),
+            lambda x, other=other: grpo.clipped_gain(x, other, jnp.asarray([advantage]), 0.2, mask).sum(),
+        ):
+            value, slope = jax.value_and_grad(loss)(said)
+            assert jnp.isfinite(value) and jnp.isfinite(slope).all()
+
+
+def test_the_entropy_has_a_gradient_where_a_token_can_never_be_said():
+    logits = jnp.asarray([0.0, 1.0, -jnp.inf])
+    value, slope = jax.value_and_grad(lambda x: grpo.entropy(jax.nn.log_softmax(x)))(logits)
+    p = 1 / (1 + np.e)
+    np.testing.assert_allclose(value, -p * np.log(p) - (1 - p) * np.log(1 - p), rtol=1e-6)
+    assert jnp.isfinite(slope).all() and slope[2] == 0
+
+
+@pytest.mark.parametrize("value", [2 + 31 / 36, 1 / 3, -0.1, 1e-6, 1e6 + 0.3, 0.0])
+@pytest.mark.parametrize("group", [2, 3, 5, 8, 16, 100])
+def test_equal_rewards_teach_nothing_whatever_their_value(value, group):
+    rewards = jnp.full((3, group), value, jnp.float32)
+    assert (grpo.advantages(rewards) == 0).all() and not grpo.differ(rewards).any()
+    rounded = rewards.at[:, 0].set(jnp.nextafter(rewards[:, 0], jnp.float32(np.inf)))  # summed in another order
+    assert (grpo.advantages(rounded) == 0).all() and not grpo.differ(rounded).any()
+
+
+def test_rewards_that_differ_by_a_cell_teach_something():
+    rewards = jnp.asarray([[2 + 31 / 36, 2 + 30 / 36, 2 + 31 / 36, 2 + 31 / 36]])
+    assert grpo.differ(rewards).all()
+    np.testing.assert_allclose(grpo.advantages(rewards)[0], [0.575, -1.725, 0.575, 0.575], atol=0.02)
+
+
+def params_like(value):
+    return {"w": jnp.full((2, 2), value, jnp.float32)}
+
+
+def test_an_update_that_is_not_finite_is_left_out_and_counted():
+    rule = learner.optimizer(1e-2, 20)
+    state = learner.start(rule, params_like(1.0), {"g": {"h": jnp.ones(2)}}, with_heads=True)
+    good = ((params_like(0.5), {"g": {"h": jnp.ones(2)}}),)
+    state, _ = learner.apply(rule, state, good)
+    state, _ = learner.apply(rule, state, good)
+    assert state.skipped.tolist() == [0, 0] and (state.params["w"] != 1).all()
+    for i, bad in enumerate((jnp.nan, jnp.inf, 1e30)):  # the square of the last overflows
+        after, norm = learner.apply(rule, state, ((params_like(bad), {"g": {"h": jnp.ones(2)}}),))
+        assert not jnp.isfinite(norm) and after.skipped.tolist() == [i + 1, i + 1]
+        for a, b in zip(jax.tree.leaves(after[:3]), jax.tree.leaves(state[:3]), strict=True):
+            np.testing.assert_array_equal(a, b)
+        state = after
+    state, _ = learner.apply(rule, state, good)
+    assert state.skipped.tolist() == [3, 0]
+
+
+def test_the_largest_steps_stay_finite():
+    rule = learner.optimizer(1.0, 400)
+    state = learner.start(rule, params_like(1.0), {}, with_heads=False)
+    for i in range(400):
+        state, _ = learner.apply(rule, state, ((params_like(1e18 * (-1) ** (i // 7)), {}),))
+    assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(state))

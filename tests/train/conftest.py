@@ -1,0 +1,43 @@
+"""Runs of a few steps of a tiny model: as flags, as a configuration, and one that has been done."""
+
+import pytest
+
+from train import main as program
+from train.config import Config, Evaluation, Grpo, Supervised
+
+_FLAGS = [
+    "--model", "tiny", "--base-steps", "6", "--base-boards", "8", "--coldstart-steps", "4", "--coldstart-boards", "8",
+    "--grpo-updates", "4", "--grpo-states", "4", "--grpo-group", "4", "--evaluation-boards", "4",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """Flags of a short run."""
+    return _FLAGS
+
+
+def _small(**changes) -> Config:
+    parts = {
+        "games": ("2048",),
+        "model": "tiny",
+        "base": Supervised(steps=6, boards=8),
+        "coldstart": Supervised(steps=4, boards=8),
+        "grpo": Grpo(updates=4, states=4, group=4),
+        "evaluation": Evaluation(boards=4),
+    }
+    return Config(**(parts | changes))
+
+
+@pytest.fixture(scope="session")
+def small():
+    """The same as a configuration, for one game; arguments change it."""
+    return _small
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """A whole run on two games, from the command line."""
+    run = tmp_path_factory.mktemp("runs") / "first"
+    assert program.main(["--games", "2048,shisen_sho", "--run", str(run), *_FLAGS]) == 0
+    return run

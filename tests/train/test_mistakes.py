@@ -1,0 +1,358 @@
+"""What a user can cause, signals and damage among it: one clear line, no new folder, nothing lost."""
+
+import io
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from rich.console import Console
+
+import policy
+from train import learner, rewards, tables
+from train import main as program
+from train.config import Config, Evaluation
+from train.loop import Trainer
+
+# Stopping
+
+
+@pytest.fixture
+def stop_at(monkeypatch):
+    """Let something happen when a run has shown the third step of its base phase."""
+
+    def arrange(happen):
+        shown = program.Display.show
+
+        def show(self, stage, done, total, values):
+            shown(self, stage, done, total, values)
+            if stage == "base" and done == 3:
+                happen()
+
+        monkeypatch.setattr(program.Display, "show", show)
+
+    return arrange
+
+
+def interrupt():
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("how", "status", "name"),
+    [
+        (interrupt, 130, "stopped"),
+        (lambda: os.kill(os.getpid(), signal.SIGTERM), 143, "my run [lr=1]"),
+        (lambda: os.kill(os.getpid(), signal.SIGINT), 130, "a[b][/b]"),
+        (lambda: os.kill(os.getpid(), signal.SIGHUP), 129, "it's $HOME"),
+    ],
+)
+def test_a_signal_saves_and_says_how_to_go_on(tmp_path, tiny, stop_at, monkeypatch, capsys, how, status, name):
+    stop_at(how)
+    run = tmp_path / name
+    before = signal.getsignal(signal.SIGTERM)
+    assert program.main(["--games", "2048", "--run", str(run), *tiny]) == status
+    assert signal.getsignal(signal.SIGTERM) is before
+    out = capsys.readouterr().out
+    assert f"run {run}: 2048 on" in out
+    (hint,) = re.findall(r"To go on: python -m train.main (.*)", out)
+    assert shlex.split(hint) == ["--resume", str(run)]
+    monkeypatch.undo()
+    if how is interrupt:
+        assert program.main(shlex.split(hint)) == 0
+        assert "going on from base step 3" in capsys.readouterr().out
+    else:
+        assert (run / "checkpoints" / "3").is_dir()
+
+
+# Numbers that are not finite
+
+
+def strictly(text):
+    return json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+
+
+def test_a_run_that_is_not_finite_ends_with_one_line_and_a_sound_model(tmp_path, tiny, monkeypatch, capsys):
+    def broken(graphdef, params, reference, tried, hyper):
+        return (jnp.float32(jnp.nan), {"kl": jnp.float32(jnp.inf), "differ": jnp.float32(1)}), jax.tree.map(
+            lambda leaf: leaf * jnp.nan, params
+        )
+
+    monkeypatch.setattr(learner, "grpo_gradients", broken)
+    run = tmp_path / "run"
+    assert program.main(["--games", "2048", "--run", str(run), *tiny]) == 2
+    (told,) = capsys.readouterr().err.splitlines()
+    assert "not finite" in told and "lower --grpo-lr" in told and str(run / "model") in told
+    rows = [strictly(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [row["kl"] for row in rows if "kl" in row] == [None]
+    assert rows[-1]["grad_norm"] is None and rows[-1]["skipped"] == 1
+    for leaf in jax.tree.leaves(policy.load(run / "model").params):
+        assert jnp.isfinite(leaf).all()
+    assert (run / "report.html").exists()
+
+
+def test_an_update_in_which_no_group_differs_changes_nothing(tmp_path, small, monkeypatch):
+    trainer = Trainer(small(), tmp_path / "run")
+    trainer._enter("grpo")
+    monkeypatch.setattr(rewards, "total", lambda game, *_, **__: np.full_like(game, 2 + 31 / 36))
+    before = trainer.state
+    assert trainer._reinforce()["grad_norm"] == 0
+    for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(trainer.state), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+# Flags, files, back ends
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--games", "2049"], "did you mean 2048"),
+        (["--games", "swap,shisen-sho"], "did you mean shisen_sho"),
+        (["--game", "swap"], "did you mean --games"),
+        (["--seed", "x"], "invalid int value"),
+        (["--states", "mine"], "invalid choice"),
+        (["--base-boards", "7"], "boards=7: must divide 128"),
+        (["--grpo-lr", "-1"], "grpo lr=-1.0: must be at least 0"),
+        (["--grpo-lr", "inf"], "grpo lr=inf: must be a finite number"),
+        (["--grpo-lr", "1e3"], "grpo lr=1000.0: must be at most 1"),
+        (["--grpo-temperature", "nan"], "grpo temperature=nan: must be a finite number"),
+        (["--base-decision", "Infinity"], "supervised decision=inf: must be a finite number"),
+        (["--grpo-clip", "1e400"], "grpo clip=inf: must be a finite number"),
+        (["--evaluation-boards", "1"], "evaluation boards=1: must be at least 2"),
+        (["--seed", "-1"], "seed=-1: must be at least 0"),
+        (["--seed", "4294967297"], "seed=4294967297: must be below 2**32"),
+        (["--games", "swap", "--picture", "30"], "picture=30: give a multiple of 4"),
+        (["--games", "2048", "--model", "tiny", "--picture", "448"], "28x28 patches"),
+        (["--games", "2048", "--model", "."], "it is not a model"),
+        (["--model", "gigantic"], "neither a preset (tiny, small, medium) nor a folder"),
+        (["--games", "shisen_sho_photo", "--photos", "no/such/file"], "neither 'digits' nor a path that exists"),
+        (["--resume", "no/such/run"], "not the folder of a run"),
+        (["--resume", "x", "--seed", "1"], "--resume takes no other flag"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(flags, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    try:
+        status = program.main(flags)
+    except SystemExit as stop:
+        status = stop.code
+    assert status == 2
+    told = capsys.readouterr().err
+    assert message in told and told.count("\n") == 1
+    assert not list(tmp_path.iterdir())  # nor the folder `runs` around the run
+
+
+def test_a_folder_that_exists_is_left_alone(tmp_path, capsys):
+    (tmp_path / "mine").mkdir()
+    assert program.main(["--run", str(tmp_path / "mine")]) == 2
+    assert "exists already" in capsys.readouterr().err
+    (tmp_path / "file").write_text("x")
+    assert program.main(["--run", str(tmp_path / "file" / "run")]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_broken_photo_archive_is_told_and_leaves_no_run(tmp_path, capsys):
+    (tmp_path / "cifar.tar.gz").write_bytes(b"not an archive")
+    flags = ["--games", "shisen_sho_photo", "--photos", str(tmp_path / "cifar.tar.gz"), "--run", str(tmp_path / "run")]
+    assert program.main(flags) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("platform", ["cuda", "nonsense"])
+def test_a_back_end_that_does_not_start_is_told_in_one_line(tmp_path, platform):
+    flags = ["--games", "swap", "--model", "tiny", "--run", str(tmp_path / "a" / "b")]
+    out = subprocess.run(
+        [sys.executable, "-m", "train.main", *flags],
+        capture_output=True,
+        check=False,
+        text=True,
+        env=os.environ | {"JAX_PLATFORMS": platform},
+    )
+    assert out.returncode == 2 and out.stderr.count("\n") == 1
+    assert "no device to run on" in out.stderr and f"unset JAX_PLATFORMS (now '{platform}')" in out.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_json_cannot_say_is_no_configuration():
+    for record, message in (
+        ({"grpo": {"lr": float("inf")}}, "lr=inf: must be a finite number"),
+        ({"grpo": {"lr": "fast"}}, "lr='fast': must be a finite number"),
+        ({"seed": 1.5}, r"seed=1\.5: must be a whole number"),
+        ({"seed": True}, "seed=True: must be a whole number"),
+        ({"recipe": "g7"}, "recipe='g7'"),
+        ({"games": "swap"}, "games='swap'"),
+        ({"games": ["swap", 3]}, "games"),
+        ({"grpo": 3}, "3 is no configuration"),
+        ([], "is no configuration"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Config.from_dict(record)
+
+
+def test_the_fewest_boards_can_be_evaluated(tmp_path, small):
+    trainer = Trainer(small(evaluation=Evaluation(boards=2)), tmp_path / "run")
+    for _ in trainer.evaluate("base"):
+        pass
+    assert trainer.records.table["games"]["2048"]["columns"]["base"]["n"] == 2
+
+
+# Damage
+
+
+@pytest.fixture
+def copy(finished, tmp_path):
+    """A run that is done, to be damaged."""
+    shutil.copytree(finished, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def cut(file, size):
+    file.write_bytes(file.read_bytes()[:size])
+
+
+def test_a_table_cut_short_is_taken_from_the_checkpoint(copy, capsys):
+    whole = json.loads((copy / "table.json").read_text())
+    cut(copy / "table.json", 700)
+    assert program.main(["--resume", str(copy)]) == 0
+    out = capsys.readouterr().out
+    assert f"{copy / 'table.json'} is damaged" in out and "table-damaged.json" in out
+    assert (copy / "table-damaged.json").stat().st_size == 700
+    again = json.loads((copy / "table.json").read_text())
+    assert again == whole  # the cold start's column from the checkpoint, the others measured again
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{}", '{"games": 3, "order": []}', '{"games": {"2048": {}}}', "\xff\xfe"]
+)
+def test_a_table_of_something_else_is_damaged(copy, capsys, content):
+    (copy / "table.json").write_bytes(content.encode("latin1"))
+    trainer = Trainer(Config.from_dict(json.loads((copy / "config.json").read_text())), copy)
+    assert trainer.resume() and "table.json is damaged" in trainer.notes[0]
+    assert set(trainer.records.table["games"]) == {"2048", "shisen_sho"}
+
+
+def test_a_checkpoint_cut_in_half_falls_back_to_the_one_before(copy, capsys):
+    folders = sorted((p for p in (copy / "checkpoints").iterdir() if p.name.isdecimal()), key=lambda p: int(p.name))
+    assert [p.name for p in folders] == ["10", "14"]
+    largest = max((p for p in folders[1].rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    cut(largest, largest.stat().st_size // 2)
+    assert program.main(["--resume", str(copy)]) == 0
+    out = capsys.readouterr().out
+    assert "checkpoint 14 is damaged" in out and "going on from coldstart step 4" in out
+    assert (copy / "checkpoints-damaged" / "14").is_dir() and (copy / "checkpoints" / "14").is_dir()
+    rows = [json.loads(line) for line in (copy / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if row["phase"] == "grpo" and row["game"] is None] == [1, 2, 3, 4]
+
+
+def test_no_checkpoint_that_is_whole_is_told_in_one_line(copy, capsys):
+    for file in (copy / "checkpoints").rglob("manifest.ocdbt"):
+        file.write_bytes(b"")
+    before = {p.name for p in copy.iterdir()}
+    assert program.main(["--resume", str(copy)]) == 2
+    (told,) = capsys.readouterr().err.splitlines()
+    assert "no checkpoint that is whole (14, 10: moved to checkpoints-damaged)" in told
+    assert {p.name for p in copy.iterdir()} == before | {"checkpoints-damaged"}
+
+
+@pytest.mark.parametrize("content", ["", '{"games": ["2048"', '{"seed": "x"}', '{"colour": 1}', "[" * 100_000])
+def test_a_damaged_configuration_is_taken_from_the_checkpoint(copy, content, capsys):
+    whole = (copy / "config.json").read_text()
+    (copy / "config.json").write_text(content)
+    assert program.main(["--resume", str(copy)]) == 0
+    assert f"{copy / 'config.json'} is damaged" in capsys.readouterr().out
+    assert (copy / "config.json").read_text() == whole and (copy / "config-damaged.json").read_text() == content
+    (copy / "config.json").write_text(content)
+    shutil.rmtree(copy / "checkpoints")
+    assert program.main(["--resume", str(copy)]) == 2
+    (told,) = capsys.readouterr().err.splitlines()
+    assert f"{copy / 'config.json'} is damaged" in told
+
+
+def test_lines_that_a_crash_left_are_passed_over(copy):
+    with (copy / "metrics.jsonl").open("ab") as out:
+        out.write(b'[]\n3\nnull\n\xff\n{"step": "x"}\n{"phase": "grpo", "step": 99, "game": null}\n{"phase": "gr')
+    with (copy / "samples.jsonl").open("a") as out:
+        out.write('{"picture": "sam')
+    trainer = Trainer(Config.from_dict(json.loads((copy / "config.json").read_text())), copy)
+    assert trainer.resume() and not trainer.notes
+    trainer.records.log("grpo", 5, 1.0, None, {"x": float("nan")})
+    trainer.records.sample("x", np.zeros((8, 8, 3), np.uint8), {"game": "2048"})
+    rows = [strictly(line) for line in (copy / "metrics.jsonl").read_text().splitlines()]
+    assert rows[-1] == {"phase": "grpo", "step": 5, "seconds": 1.0, "game": None, "x": None}
+    assert all(row["step"] <= 16 for row in rows)
+    assert strictly((copy / "samples.jsonl").read_text().splitlines()[-1])["picture"] == "samples/x.png"
+
+
+def test_a_folder_is_only_removed_while_nothing_came_of_it(tmp_path, tiny, monkeypatch, capsys):
+    def fail(self):
+        raise OSError(28, "No space left on device")
+
+    run = tmp_path / "runs" / "mine"
+    monkeypatch.setattr(Trainer, "_reinforce", fail)
+    assert program.main(["--games", "2048", "--run", str(run), *tiny]) == 2
+    assert capsys.readouterr().err == "error: [Errno 28] No space left on device\n"
+    assert (run / "checkpoints" / "10").is_dir()  # after the cold start
+    monkeypatch.setattr(Trainer, "_supervise", lambda self, phase: fail(self))
+    assert program.main(["--games", "2048", "--run", str(tmp_path / "a" / "b" / "c"), *tiny]) == 2
+    assert [p.name for p in tmp_path.iterdir()] == ["runs"]
+
+
+# The terminal
+
+
+def full_table():
+    columns = ("random", "random_legal", "teacher", "base", "coldstart", "grpo")
+    score = {"mean": 1070.4, "low": -1057.25, "high": 123456.75, "n": 256}
+    share = {"cells": 1.0, "board": 0.999, "legal": 0.5, "reason": 0.0, "formatted": 1.0}
+    entry = {
+        "columns": dict.fromkeys(columns, score),
+        "extra": dict.fromkeys(columns[3:], share),
+        "unit": "pairs of 18 in 36 steps [b]",
+        "published": {"G1": 1070, "Claude-3.7-Thinking": 15.3},
+    }
+    return {"games": dict.fromkeys(("2048", "shisen_sho", "shisen_sho_photo", "[red]swap"), entry), "order": columns}
+
+
+@pytest.mark.parametrize("width", [200, 120, 80, 60, 40, 20, 5])
+def test_no_number_is_ever_cut(width):
+    out = io.StringIO()
+    tables.show_results(Console(width=width, file=out), full_table())
+    text = out.getvalue()
+    assert "\u2026" not in text
+    for word, count in (("1070", 4 * 6 + 4), ("-1057 .. 123457", 4 * 6), ("100.0 %", 4 * 3 * 2), ("15.3", 4)):
+        assert len(re.findall(rf"(?<![\d.]){re.escape(word)}(?![\d.])", text)) == count
+    assert "shisen_sho_photo" in text and "[red]swap" in text and "[b]" in text
+    if width >= 60:  # the narrowest of these columns take 43
+        assert max(map(len, text.splitlines())) <= width
+    if width >= 120:
+        assert text.count("2048") == 2  # all games side by side
+
+
+def test_missing_and_unknown_numbers_leave_a_dash():
+    table = full_table()
+    table["games"]["2048"] = {"columns": {"grpo": {"mean": None, "low": None, "high": None}}, "extra": {"grpo": {}}}
+    table["order"] = ("grpo", "another")
+    out = io.StringIO()
+    tables.show_results(Console(width=100, file=out), table)
+    assert "another" in out.getvalue() and "- .. -" in out.getvalue()
+
+
+def test_progress_is_never_cut(monkeypatch):
+    out = io.StringIO()
+    console = Console(width=60, file=out, force_terminal=True, color_system=None)
+    display = tables.Display(console)
+    values = dict.fromkeys(("reward", "legal", "cells", "grad_norm", "replies_per_second"), 0.123)
+    with display.progress:
+        display.show("evaluate coldstart on shisen_sho_photo", 12345, 25600, values)
+    assert "\u2026" not in out.getvalue() and "12345/25600" in out.getvalue()
+    assert "replies_per_second 0.123" in out.getvalue()
