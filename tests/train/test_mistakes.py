@@ -17,10 +17,11 @@ import pytest
 from rich.console import Console
 
 import policy
-from train import learner, rewards, tables
+from train import folder, learner, rewards, tables
 from train import main as program
 from train.config import Config, Evaluation
 from train.loop import Trainer
+from train.metrics import Records
 
 # Stopping
 
@@ -70,7 +71,8 @@ def test_a_signal_saves_and_says_how_to_go_on(tmp_path, tiny, stop_at, monkeypat
         assert program.main(shlex.split(hint)) == 0
         assert "going on from base step 3" in capsys.readouterr().out
     else:
-        assert (run / "checkpoints" / "3").is_dir()
+        trainer = Trainer(Config.from_dict(json.loads((run / "config.json").read_text())), run)
+        assert trainer.resume() and (trainer.phase, trainer.step) == ("base", 3)
 
 
 # Numbers that are not finite
@@ -231,14 +233,17 @@ def test_a_table_cut_short_is_taken_from_the_checkpoint(copy, capsys):
     assert again == whole  # the cold start's column from the checkpoint, the others measured again
 
 
-@pytest.mark.parametrize(
-    "content", ["", "[]", "{}", '{"games": 3, "order": []}', '{"games": {"2048": {}}}', "\xff\xfe"]
-)
-def test_a_table_of_something_else_is_damaged(copy, capsys, content):
-    (copy / "table.json").write_bytes(content.encode("latin1"))
-    trainer = Trainer(Config.from_dict(json.loads((copy / "config.json").read_text())), copy)
-    assert trainer.resume() and "table.json is damaged" in trainer.notes[0]
-    assert set(trainer.records.table["games"]) == {"2048", "shisen_sho"}
+NO_TABLES = ["", "[]", "{}", '{"games": 3, "order": []}', '{"games": {"2048": {}}}', "\xff\xfe"]
+
+
+@pytest.mark.parametrize("content", NO_TABLES)
+def test_a_table_of_something_else_is_damaged(tmp_path, content):
+    (tmp_path / "table.json").write_bytes(content.encode("latin1"))
+    records = Records(tmp_path)
+    assert f"{tmp_path / 'table.json'} is damaged" in records.damaged and records.table == {"games": {}, "order": []}
+    records.keep_table()
+    assert (tmp_path / "table-damaged.json").read_bytes() == content.encode("latin1")
+    assert not Records(tmp_path).damaged
 
 
 def test_a_checkpoint_cut_in_half_falls_back_to_the_one_before(copy, capsys):
@@ -255,7 +260,7 @@ def test_a_checkpoint_cut_in_half_falls_back_to_the_one_before(copy, capsys):
 
 
 def test_no_checkpoint_that_is_whole_is_told_in_one_line(copy, capsys):
-    for file in (copy / "checkpoints").rglob("manifest.ocdbt"):
+    for file in (copy / "checkpoints").rglob("sums.json"):
         file.write_bytes(b"")
     before = {p.name for p in copy.iterdir()}
     assert program.main(["--resume", str(copy)]) == 2
@@ -268,9 +273,10 @@ def test_no_checkpoint_that_is_whole_is_told_in_one_line(copy, capsys):
 def test_a_damaged_configuration_is_taken_from_the_checkpoint(copy, content, capsys):
     whole = (copy / "config.json").read_text()
     (copy / "config.json").write_text(content)
-    assert program.main(["--resume", str(copy)]) == 0
-    assert f"{copy / 'config.json'} is damaged" in capsys.readouterr().out
+    config, (note,) = folder.old(copy)
+    assert config == Config.from_dict(json.loads(whole)) and f"{copy / 'config.json'} is damaged" in note
     assert (copy / "config.json").read_text() == whole and (copy / "config-damaged.json").read_text() == content
+    assert folder.old(copy) == (config, [])
     (copy / "config.json").write_text(content)
     shutil.rmtree(copy / "checkpoints")
     assert program.main(["--resume", str(copy)]) == 2
