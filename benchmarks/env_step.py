@@ -67,10 +67,16 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=100, help="steps of each board in a run (default: 100)")
     parser.add_argument("--picture", type=int, default=224, help="side of the pictures in pixels (default: 224)")
     arguments = parser.parse_args()
+    for name in ("boards", "steps"):
+        if getattr(arguments, name) < 1:
+            parser.error(f"--{name}: must be at least 1")
+    try:
+        games = {name: jaxgym.make(name, picture=arguments.picture) for name in jaxgym.names()}
+    except ValueError as error:
+        parser.error(str(error))
     rows = {}
     print(f"{'game':<18}{'steps/s':>12}{'with pictures':>16}")
-    for name in jaxgym.names():
-        game = jaxgym.make(name, picture=arguments.picture)
+    for name, game in games.items():
         plain, drawn = (steps_per_second(game, arguments.boards, arguments.steps, o) for o in (None, "picture"))
         rows[name] = {"steps_per_second": round(plain), "with_pictures": round(drawn)}
         print(f"{name:<18}{plain:>12,.0f}{drawn:>16,.0f}")

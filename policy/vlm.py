@@ -97,7 +97,7 @@ def load(
         config = replace(PRESETS[str(source)], vocab=-(-len(words) // 16) * 16)
         graphdef, params = model.create(config, jax.random.key(0) if key is None else key)
     else:
-        folder = Path(source)
+        folder = Path(str(source))
         if not folder.is_dir():
             raise ValueError(f"{source} is neither a folder nor one of the presets {', '.join(PRESETS)}")
         config, graphdef, params, words = weights.read(folder)

@@ -12,18 +12,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-import jaxgym
 import policy
 from jaxgym.engine import random_legal
 from policy.model import Params
 from train import coldstart, dense, learner, rewards
 from train.checkpoint import Checkpoints
 from train.config import Config, Supervised
-from train.evaluate import Result, anchors, evaluate, protocol
-from train.language import Language, build_tokenizer, speak, take
+from train.course import Course, prepare
+from train.evaluate import anchors, evaluate
 from train.learner import Hyper, TrainState, Tried
 from train.metrics import Records
-from train.rollout import BATCH, Boards, Replies, act, advance, choose, try_replies, wander
+from train.rollout import BATCH, Boards, Replies, act, advance, choose, try_replies
+from train.scoreboard import Scoreboard
 
 _SAVE_EVERY = 60.0  # seconds between checkpoints
 _ROW, _SHARE = 3, 0.1  # so many updates in a row, or such a share of a phase's, that are not finite end a run
@@ -39,15 +39,6 @@ class Event(NamedTuple):
     values: dict[str, float]
 
 
-class Course(NamedTuple):
-    """One game of a run, with all that its steps need."""
-
-    language: Language
-    tables: dense.Tables
-    limit: int  # steps after which a board is dealt anew
-    scale: float  # how far apart the teacher's values usually lie
-
-
 class Trainer:
     """The state of a run and its steps. Raises ValueError, in one line, for what cannot be."""
 
@@ -55,11 +46,11 @@ class Trainer:
         self.config, self.run = config, run
         self.began = time.monotonic()
         self.records = Records(run)
+        self.scores = Scoreboard(self.records)
         self.checkpoints = Checkpoints(run)
         self.notes: list[str] = []  # what a resumed run found damaged, and what was done about it
         self.key = jax.random.key(config.seed)
-        self.vlm, games, pools = _model_and_games(config, self.key)
-        self.courses = {game.name: self._course(game, pool) for game, pool in zip(games, pools, strict=True)}
+        self.vlm, self.courses, self.boards = prepare(config, self.key)
         heads = {
             name: dense.create_heads(c.language.game, self.vlm.config.decoder.width, jax.random.fold_in(self.key, i))
             for i, (name, c) in enumerate(self.courses.items())
@@ -67,16 +58,10 @@ class Trainer:
         self.phase, self.step = config.phases[0] if config.phases else "", 0
         self.state = TrainState(self.vlm.params, heads, (), jnp.zeros(2, jnp.int32))
         self.reference: Params = self.vlm.params
-        self.boards = {game.name: pool for game, pool in zip(games, pools, strict=True)}
         self.lessons: dict[str, coldstart.Lesson] = {}
         if self.phase:
             self._enter(self.phase)
         self.saved = time.monotonic()
-
-    def _course(self, game: jaxgym.Game[Any], pool: Boards) -> Course:
-        scale = coldstart.measure_scale(game, pool.state, self.key)
-        language = speak(self.vlm, game, take(jax.device_get(pool.state), 0))
-        return Course(language, coldstart.tables(language), protocol(game).steps, scale)
 
     def _enter(self, phase: str) -> None:
         """Begin a phase: fresh optimizer, fresh boards; GRPO keeps what it began with as its reference."""
@@ -262,57 +247,28 @@ class Trainer:
 
     def evaluate(self, column: str) -> Iterator[Event]:
         """Play every game by the protocol, on boards that are the same for every column."""
-        table = self.records.table
+        boards, temperature = self.config.evaluation.boards, self.config.grpo.temperature
         for i, (name, course) in enumerate(self.courses.items()):
-            entry = _entry(table, name, course)
-            if column in entry["columns"]:
+            game, key = course.language.game, jax.random.fold_in(self.key, 1000 + i)
+            if self.scores.has(game, column):
                 continue
-            key, temperature = jax.random.fold_in(self.key, 1000 + i), self.config.grpo.temperature
-            total = self.config.evaluation.boards * course.limit
-            for event in evaluate(
-                self.vlm.graphdef, self.state.params, course.language, key, self.config.evaluation.boards, temperature
-            ):
+            for event in evaluate(self.vlm.graphdef, self.state.params, course.language, key, boards, temperature):
                 if isinstance(event, int):
-                    yield Event(f"evaluate {column} on {name}", event, total, {})
+                    yield Event(f"evaluate {column} on {name}", event, boards * course.limit, {})
                 else:
-                    entry["columns"][column] = event.score._asdict()
-                    entry["extra"][column] = _extra(event)
-                    self._keep_samples(name, column, event)
-            _order(table, column)
-            self.records.keep_table()
+                    self.scores.enter_model(game, column, event, self.step)
+            self.scores.keep()
 
     def anchors(self) -> Iterator[Event]:
         """Score players without a model."""
-        table = self.records.table
         for i, (name, course) in enumerate(self.courses.items()):
-            entry = _entry(table, name, course)
-            if "teacher" in entry["columns"]:
+            game, key = course.language.game, jax.random.fold_in(self.key, 2000 + i)
+            if self.scores.has(game, "teacher"):
                 continue
-            for done, (player, score) in enumerate(
-                anchors(course.language.game, jax.random.fold_in(self.key, 2000 + i), self.config.evaluation.boards)
-            ):
-                entry["columns"][player] = score._asdict()
-                _order(table, player)
+            for done, (player, score) in enumerate(anchors(game, key, self.config.evaluation.boards)):
+                self.scores.enter(game, player, score)
                 yield Event(f"anchors of {name}", done + 1, 3, {})
-            self.records.keep_table()
-
-    def _keep_samples(self, name: str, column: str, result: Result, count: int = 3) -> None:
-        game, tried = self.courses[name].language.game, result.first
-        pictures = np.asarray(tried.pictures[:count])
-        for i in range(len(pictures)):
-            action = int(tried.reading.actions[i])
-            row = {
-                "game": name,
-                "phase": column,
-                "step": self.step,
-                "reply": tried.texts[i],
-                "truth": tried.truths[i],
-                "action": game.actions.format(action) if action >= 0 else None,
-                "legal": bool(tried.legal[i]),
-                "reward": float(rewards.game_reward(tried.legal, tried.score)[i]),
-                "cells": float(tried.reading.cells[i]),
-            }
-            self.records.sample(f"{name}-{column}-{i}", pictures[i], row)
+            self.scores.keep()
 
     def _tree(self) -> dict[str, jax.Array]:
         leaves = jax.tree.leaves((self.state, self.reference, self.boards))
@@ -378,34 +334,3 @@ class Trainer:
 def _turn(rows: Any, turn: int, turns: int) -> Any:
     """Every turns-th row: each slice holds boards at all stages of play, and neighbours in time are not alike."""
     return jax.tree.map(lambda leaf: leaf[turn::turns], rows)
-
-
-def _model_and_games(config: Config, key: jax.Array) -> tuple[policy.VLM, list[jaxgym.Game[Any]], list[Boards]]:
-    loaded = None if config.model in policy.PRESETS else policy.load(config.model)
-    vision = loaded.config.vision if loaded else policy.PRESETS[config.model].vision
-    games = []
-    for name in config.names():
-        options = {"photos": config.photos} if name == "shisen_sho_photo" else {}
-        games.append(jaxgym.make(name, picture=config.picture, patch=vision.patch * vision.merge, **options))
-    pools = [wander(game, jax.random.fold_in(key, i), BATCH, protocol(game).steps) for i, game in enumerate(games)]
-    if loaded:
-        return loaded, games, pools
-    tokenizer = build_tokenizer(games, [jax.device_get(pool.state) for pool in pools])
-    return policy.load(config.model, tokenizer=tokenizer, key=key), games, pools
-
-
-def _entry(table: dict[str, Any], name: str, course: Course) -> dict[str, Any]:
-    rules = protocol(course.language.game)
-    empty = {"columns": {}, "extra": {}, "unit": rules.unit, "published": dict(rules.published)}
-    entry: dict[str, Any] = table["games"].setdefault(name, empty)
-    return entry
-
-
-def _order(table: dict[str, Any], column: str) -> None:
-    every = ("random", "random_legal", "teacher", "base", "coldstart", "grpo")
-    table["order"] = [c for c in every if c in {*table["order"], column}]
-
-
-def _extra(result: Result) -> dict[str, float]:
-    names = ("cells", "board", "legal", "reason", "formatted", "cleared")
-    return {name: getattr(result, name) for name in names if getattr(result, name) is not None}

@@ -1,0 +1,47 @@
+"""The games of a run, each with all that its steps need, and the model that is to learn them."""
+
+from typing import Any, NamedTuple
+
+import jax
+
+import jaxgym
+import policy
+from train import coldstart, dense
+from train.config import Config
+from train.evaluate import protocol
+from train.language import Language, build_tokenizer, speak, take
+from train.rollout import BATCH, Boards, wander
+
+
+class Course(NamedTuple):
+    """One game of a run, with all that its steps need."""
+
+    language: Language
+    tables: dense.Tables
+    limit: int  # steps after which a board is dealt anew
+    scale: float  # how far apart the teacher's values usually lie
+
+
+def prepare(config: Config, key: jax.Array) -> tuple[policy.VLM, dict[str, Course], dict[str, Boards]]:
+    """The model of a run, and by game its course and boards at every stage of random play."""
+    vlm, games, pools = _model_and_games(config, key)
+    courses = {}
+    for game, pool in zip(games, pools, strict=True):
+        language = speak(vlm, game, take(jax.device_get(pool.state), 0))
+        scale = coldstart.measure_scale(game, pool.state, key)
+        courses[game.name] = Course(language, coldstart.tables(language), protocol(game).steps, scale)
+    return vlm, courses, {game.name: pool for game, pool in zip(games, pools, strict=True)}
+
+
+def _model_and_games(config: Config, key: jax.Array) -> tuple[policy.VLM, list[jaxgym.Game[Any]], list[Boards]]:
+    loaded = None if config.model in policy.PRESETS else policy.load(config.model)
+    vision = loaded.config.vision if loaded else policy.PRESETS[config.model].vision
+    games = []
+    for name in config.names():
+        options = {"photos": config.photos} if name == "shisen_sho_photo" else {}
+        games.append(jaxgym.make(name, picture=config.picture, patch=vision.patch * vision.merge, **options))
+    pools = [wander(game, jax.random.fold_in(key, i), BATCH, protocol(game).steps) for i, game in enumerate(games)]
+    if loaded:
+        return loaded, games, pools
+    tokenizer = build_tokenizer(games, [jax.device_get(pool.state) for pool in pools])
+    return policy.load(config.model, tokenizer=tokenizer, key=key), games, pools

@@ -1,0 +1,62 @@
+"""The table of a run: who scored what on which game, and replies to show beside it."""
+
+from typing import Any
+
+import numpy as np
+
+from jaxgym.game import Game
+from train import rewards
+from train.evaluate import Result, Score, protocol
+from train.metrics import Records
+
+_ORDER = ("random", "random_legal", "teacher", "base", "coldstart", "grpo")
+_SAMPLES = 3  # replies of a game in a column
+
+
+class Scoreboard:
+    """Fills the table of a run's records: a column a player, an entry a game."""
+
+    def __init__(self, records: Records) -> None:
+        self.records = records
+
+    def has(self, game: Game[Any], column: str) -> bool:
+        """Whether a player's score on a game stands there already."""
+        return column in self._entry(game)["columns"]
+
+    def enter(self, game: Game[Any], column: str, score: Score) -> None:
+        """Enter a score."""
+        self._entry(game)["columns"][column] = score._asdict()
+        table = self.records.table
+        table["order"] = [c for c in _ORDER if c in {*table["order"], column}]
+
+    def enter_model(self, game: Game[Any], column: str, result: Result, step: int) -> None:
+        """Enter what a model did, with some of its replies; `step` is that of the column's phase."""
+        self.enter(game, column, result.score)
+        names = ("cells", "board", "legal", "reason", "formatted", "cleared")
+        extra = {name: getattr(result, name) for name in names}
+        self._entry(game)["extra"][column] = {name: value for name, value in extra.items() if value is not None}
+        tried = result.first
+        for i, picture in enumerate(np.asarray(tried.pictures[:_SAMPLES])):
+            action = int(tried.reading.actions[i])
+            row = {
+                "game": game.name,
+                "phase": column,
+                "step": step,
+                "reply": tried.texts[i],
+                "truth": tried.truths[i],
+                "action": game.actions.format(action) if action >= 0 else None,
+                "legal": bool(tried.legal[i]),
+                "reward": float(rewards.game_reward(tried.legal, tried.score)[i]),
+                "cells": float(tried.reading.cells[i]),
+            }
+            self.records.sample(f"{game.name}-{column}-{i}", picture, row)
+
+    def keep(self) -> None:
+        """Write the table."""
+        self.records.keep_table()
+
+    def _entry(self, game: Game[Any]) -> dict[str, Any]:
+        rules = protocol(game)
+        empty = {"columns": {}, "extra": {}, "unit": rules.unit, "published": dict(rules.published)}
+        entry: dict[str, Any] = self.records.table["games"].setdefault(game.name, empty)
+        return entry
