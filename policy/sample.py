@@ -86,7 +86,8 @@ def generate(
 
 def draw(logits: jax.Array, key: jax.Array, temperature: jax.Array) -> tuple[jax.Array, jax.Array]:
     """One token a row and its log-probability: logits float32 [rows, V]; a temperature of 0 takes the likeliest."""
-    scaled = jax.nn.log_softmax(logits / jnp.where(temperature > 0, temperature, 1.0), axis=-1)
+    below = logits - jnp.max(logits, axis=-1, keepdims=True)  # so that a tiny temperature makes nothing infinite
+    scaled = jax.nn.log_softmax(below / jnp.where(temperature > 0, temperature, 1.0), axis=-1)
     noise = jax.random.gumbel(key, logits.shape, jnp.float32)
     token = jnp.argmax(scaled + jnp.where(temperature > 0, noise, 0.0), axis=-1).astype(jnp.int32)
     return token, jnp.take_along_axis(scaled, token[:, None], axis=-1)[:, 0]

@@ -17,7 +17,7 @@ jax.config.update("jax_num_cpu_devices", 8)  # virtual ones; what does not ask f
 # Many tests begin a run, and each run compiles the same programs: compile them once.
 _COMPILED = tempfile.TemporaryDirectory(prefix="jaxgym-tests-")
 jax.config.update("jax_compilation_cache_dir", _COMPILED.name)
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 

@@ -85,10 +85,10 @@ def read_config(flags: dict[str, Any]) -> Config:
 
 
 class Stop:
-    """Signals to stop, while it is entered: the first lets the step under way end, a second stops at once."""
+    """Signals to stop, while it is entered. Once it is `patient`, the first lets the step under way end."""
 
     def __init__(self) -> None:
-        self.signal, self.at_once = 0, False
+        self.signal, self.patient, self.at_once = 0, False, False
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "Stop":
@@ -102,8 +102,14 @@ class Stop:
         for known, handler in self._before.items():
             signal.signal(known, handler)
 
+    @property
+    def status(self) -> int:
+        """The exit status of a program that such a signal ended."""
+        return 128 + (self.signal or signal.SIGINT)
+
     def _ask(self, number: int, _: FrameType | None) -> None:
-        self.signal, self.at_once = number, bool(self.signal)
+        self.at_once = not self.patient or bool(self.signal)
+        self.signal = number
         if self.at_once:
             raise KeyboardInterrupt
 
@@ -117,24 +123,24 @@ class _Console(Console):
         raise KeyboardInterrupt
 
 
-def start(flags: dict[str, Any], console: Console) -> int:
+def start(flags: dict[str, Any], console: Console, stop: Stop) -> int:
     """Run what the flags ask for; returns the exit status."""
     resumed = flags.pop("resume", None)
     if resumed is None:
         config = read_config(flags)
         config.check()
         with folder.new(config) as run:
-            return _train(config, run, console, resume=False)
+            return _train(config, run, console, stop, resume=False)
     if flags:
         raise ValueError("--resume takes no other flag: a run goes on with the configuration it began with")
     config, mended = folder.old(Path(resumed))
     for note in mended:
         say(console, note)
     config.check()
-    return _train(config, Path(resumed), console, resume=True)
+    return _train(config, Path(resumed), console, stop, resume=True)
 
 
-def _train(config: Config, run: Path, console: Console, *, resume: bool) -> int:
+def _train(config: Config, run: Path, console: Console, stop: Stop, *, resume: bool) -> int:
     """Train and evaluate, in a run's folder."""
     devices = _devices()
 
@@ -148,19 +154,22 @@ def _train(config: Config, run: Path, console: Console, *, resume: bool) -> int:
         where = f"{trainer.phase} step {trainer.step}" if found else "the beginning: there is no checkpoint yet"
         for line in (*trainer.notes, f"going on from {where}"):
             say(console, line)
-    display, stop = Display(console), Stop()
+    display, stop.patient = Display(console), True
     try:
-        with stop, display.progress:
+        with display.progress:
             for event in trainer.events():
                 display.show(*event)
                 if stop.signal:
                     raise KeyboardInterrupt
     except KeyboardInterrupt:
         say(console, f"stopped at {trainer.phase} step {trainer.step}")
-        if not stop.at_once:
+        if stop.at_once:  # perhaps between two steps: what stands now is not to be kept
+            kept = "not saved, but for the last checkpoint"
+        else:
             trainer.save()
-        say(console, f"saved. To go on: python -m train.main --resume {folder.quoted(run)}")
-        return 128 + (stop.signal or signal.SIGINT)
+            kept = "saved"
+        say(console, f"{kept}. To go on: python -m train.main --resume {folder.quoted(run)}")
+        return stop.status
     finally:
         trainer.checkpoints.close()
         page = report.write(run)
@@ -191,12 +200,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError):  # a closed or captured one
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # what it cannot show
-    console = _Console(width=None if sys.stdout and sys.stdout.isatty() else 200)
+    console, stop = _Console(width=None if sys.stdout and sys.stdout.isatty() else 200), Stop()
     try:
-        return start(vars(parser().parse_args(arguments)), console)
+        with stop:
+            return start(vars(parser().parse_args(arguments)), console, stop)
     except KeyboardInterrupt:
-        say(console, "stopped before there was anything to save")
-        return 128 + signal.SIGINT
+        say(console, "stopped before there was anything new to save")
+        return stop.status
     except (ValueError, OSError) as error:
         why = one_line(error)
     except MemoryError:

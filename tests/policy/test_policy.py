@@ -13,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 from transformers import AutoTokenizer
 
 import policy
+from policy import sample
 from policy import tokenizer as tokens
 from policy.config import PRESETS, VisionConfig
 from policy.model import reply_logits
@@ -292,3 +293,12 @@ def test_a_model_can_be_pickled(vlm):
     again = pickle.loads(pickle.dumps(vlm))
     ids, lengths, pictures = prompts(vlm, ["see (0, 1)"])
     np.testing.assert_array_equal(vlm.logits(ids, lengths, pictures), again.logits(ids, lengths, pictures))
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1e-37, 1e-20, 1e-6])
+def test_the_coldest_sampling_is_greedy(temperature):
+    logits = jnp.asarray([[1e4, -1e4, 9e3, -jnp.inf], [0.0, 1.0, 0.5, -jnp.inf]])
+    token, logprob = sample.draw(logits, jax.random.key(0), jnp.float32(temperature))
+    assert token.tolist() == [0, 1] and jnp.isfinite(logprob).all()
+    if temperature:
+        np.testing.assert_allclose(logprob, 0, atol=1e-6)

@@ -75,6 +75,25 @@ def test_a_signal_saves_and_says_how_to_go_on(tmp_path, tiny, stop_at, monkeypat
         assert trainer.resume() and (trainer.phase, trainer.step) == ("base", 3)
 
 
+def test_a_signal_before_the_first_step_leaves_no_folder(tmp_path, tiny, monkeypatch, capsys):
+    monkeypatch.setattr("train.loop.prepare", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    assert program.main(["--games", "2048", "--run", str(tmp_path / "a" / "b"), *tiny]) == 143
+    assert "stopped before there was anything new to save" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_second_signal_stops_at_once_and_keeps_the_last_checkpoint(tmp_path, tiny, monkeypatch, capsys):
+    def impatient(self, phase):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        pytest.fail("the second signal did not stop it")
+
+    monkeypatch.setattr(Trainer, "_supervise", impatient)
+    run = tmp_path / "run"
+    assert program.main(["--games", "2048", "--run", str(run), *tiny]) == 130
+    assert "--resume" in capsys.readouterr().out and run.is_dir()
+
+
 # Numbers that are not finite
 
 
