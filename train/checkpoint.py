@@ -33,6 +33,12 @@ class Checkpoints:
         self._folder = folder
         self._manager = ocp.CheckpointManager(folder, options=options, item_handlers=handlers)
 
+    def what_was_damaged(self) -> str:
+        """One line on the checkpoints that were moved aside, "" when none was."""
+        numbers = ", ".join(map(str, self.damaged))
+        where = self._folder.with_name("checkpoints-damaged")
+        return f"checkpoint {numbers} is damaged and was moved to {where}" if numbers else ""
+
     def latest(self) -> int | None:
         """The number of the newest checkpoint: optimizer steps since the run began."""
         return self._manager.latest_step()

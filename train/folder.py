@@ -46,12 +46,13 @@ def old(run: Path) -> tuple[Config, list[str]]:
     except FileNotFoundError:
         raise ValueError(f"{run} is not the folder of a run: it has no config.json") from None
     except ValueError as error:
-        kept = _kept(run)
+        kept, damaged = _kept(run)
         if kept is None:
             raise
         file.replace(run / "config-damaged.json")
         write_config(run, kept)
-        return kept, [f"{error}; it is kept as config-damaged.json, and the last checkpoint's own configuration stands"]
+        mended = [f"{error}; it is kept as config-damaged.json, and the last checkpoint's own configuration stands"]
+        return kept, mended + ([damaged] if damaged else [])
 
 
 def write_config(run: Path, config: Config) -> None:
@@ -68,13 +69,14 @@ def read_config(file: Path) -> Config:
         raise ValueError(f"{file} is damaged: {error}") from None
 
 
-def _kept(run: Path) -> Config | None:
-    """The configuration that the newest checkpoint kept, where there is one."""
+def _kept(run: Path) -> tuple[Config | None, str]:
+    """The configuration that the newest checkpoint kept, where there is one; and which checkpoints were damaged."""
     try:
         checkpoints = Checkpoints(run)
-        return Config.from_dict(checkpoints.progress()["config"]) if checkpoints.latest() is not None else None
+        kept = Config.from_dict(checkpoints.progress()["config"]) if checkpoints.latest() is not None else None
+        return kept, checkpoints.what_was_damaged()
     except (OSError, ValueError, KeyError):
-        return None
+        return None, ""
 
 
 def quoted(path: Path) -> str:

@@ -294,21 +294,16 @@ class Trainer:
 
         Raises ValueError when no checkpoint is whole.
         """
-        damaged = ", ".join(map(str, self.checkpoints.damaged))
+        damaged = self.checkpoints.what_was_damaged()
         if self.checkpoints.latest() is None:
             if damaged:
-                raise ValueError(
-                    f"{self.run} has no checkpoint that is whole ({damaged}: moved to checkpoints-damaged): begin anew "
-                    "with another --run, or put a copy of its checkpoints back"
-                )
+                mend = "begin anew with another --run, or put a copy of its checkpoints back"
+                raise ValueError(f"{self.run} has no checkpoint that is whole ({damaged}): {mend}")
             self._mend_table({})
             return False
         progress = self.checkpoints.progress()
         if damaged:
-            self.notes.append(
-                f"checkpoint {damaged} is damaged and was moved to {self.run}/checkpoints-damaged; "
-                f"going on from the one before"
-            )
+            self.notes.append(f"{damaged}; going on from the one before")
         self._mend_table(progress.get("table") or {})
         self._enter(progress["phase"])
         # Through the host: what Orbax pins to a device would have every program compiled once more.

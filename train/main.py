@@ -1,4 +1,4 @@
-"""`python -m train.main`: flags -> Config -> loop. The only file that prints.
+"""`python -m train.main`: flags -> Config -> loop. Only it and `terminal` print.
 
 python -m train.main --games all                    all games, from scratch, on whatever device there is
 python -m train.main --games 2048,swap --seed 1     some of them
@@ -24,7 +24,7 @@ from rich.console import Console
 try:
     from train import folder
     from train.config import Config
-    from train.tables import Display, say, show_results
+    from train.terminal import Display, say, show_results
 except ValueError as wrong:  # JAX reads its environment when it is imported
     sys.exit(f"error: {wrong}")
 

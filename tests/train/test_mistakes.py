@@ -17,7 +17,7 @@ import pytest
 from rich.console import Console
 
 import policy
-from train import folder, learner, rewards, tables
+from train import folder, learner, rewards, terminal
 from train import main as program
 from train.config import Config, Evaluation
 from train.loop import Trainer
@@ -284,7 +284,7 @@ def test_no_checkpoint_that_is_whole_is_told_in_one_line(copy, capsys):
     before = {p.name for p in copy.iterdir()}
     assert program.main(["--resume", str(copy)]) == 2
     (told,) = capsys.readouterr().err.splitlines()
-    assert "no checkpoint that is whole (14, 10: moved to checkpoints-damaged)" in told
+    assert f"no checkpoint that is whole (checkpoint 14, 10 is damaged and was moved to {copy}/checkpoints" in told
     assert {p.name for p in copy.iterdir()} == before | {"checkpoints-damaged"}
 
 
@@ -296,6 +296,10 @@ def test_a_damaged_configuration_is_taken_from_the_checkpoint(copy, content, cap
     assert config == Config.from_dict(json.loads(whole)) and f"{copy / 'config.json'} is damaged" in note
     assert (copy / "config.json").read_text() == whole and (copy / "config-damaged.json").read_text() == content
     assert folder.old(copy) == (config, [])
+    (copy / "config.json").write_text(content)
+    (copy / "checkpoints" / "14" / "sums.json").unlink()
+    (copy / "config-damaged.json").unlink()
+    assert "checkpoint 14 is damaged" in folder.old(copy)[1][1]
     (copy / "config.json").write_text(content)
     shutil.rmtree(copy / "checkpoints")
     assert program.main(["--resume", str(copy)]) == 2
@@ -351,7 +355,7 @@ def full_table():
 @pytest.mark.parametrize("width", [200, 120, 80, 60, 40, 20, 5])
 def test_no_number_is_ever_cut(width):
     out = io.StringIO()
-    tables.show_results(Console(width=width, file=out), full_table())
+    terminal.show_results(Console(width=width, file=out), full_table())
     text = out.getvalue()
     assert "\u2026" not in text
     for word, count in (("1070", 4 * 6 + 4), ("-1057 .. 123457", 4 * 6), ("100.0 %", 4 * 3 * 2), ("15.3", 4)):
@@ -368,14 +372,14 @@ def test_missing_and_unknown_numbers_leave_a_dash():
     table["games"]["2048"] = {"columns": {"grpo": {"mean": None, "low": None, "high": None}}, "extra": {"grpo": {}}}
     table["order"] = ("grpo", "another")
     out = io.StringIO()
-    tables.show_results(Console(width=100, file=out), table)
+    terminal.show_results(Console(width=100, file=out), table)
     assert "another" in out.getvalue() and "- .. -" in out.getvalue()
 
 
 def test_progress_is_never_cut(monkeypatch):
     out = io.StringIO()
     console = Console(width=60, file=out, force_terminal=True, color_system=None)
-    display = tables.Display(console)
+    display = terminal.Display(console)
     values = dict.fromkeys(("reward", "legal", "cells", "grad_norm", "replies_per_second"), 0.123)
     with display.progress:
         display.show("evaluate coldstart on shisen_sho_photo", 12345, 25600, values)
