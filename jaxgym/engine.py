@@ -33,8 +33,9 @@ def select(condition: jax.Array, then: Any, otherwise: Any) -> Any:
 def readable(action: jax.Array | np.ndarray | int, n: int) -> jax.Array:
     """Integers of any kind as actions, int32 of the same shape; what lies outside [0, n) becomes `INVALID`.
 
-    Host integers are compared before they become arrays, so that no wide one wraps into a move (as `jax.jit` itself
-    lets them, where they are its arguments). Raises ValueError for what is no integer.
+    Host integers are compared before they become arrays, so that no wide one wraps into a move. (Host integers that are
+    arguments of `jax.jit` or `jax.vmap` are narrowed by JAX before they get here.) Raises ValueError for what is no
+    integer.
     """
     xp = jnp if isinstance(action, jax.Array) else np
     given: Any = xp.asarray(action)

@@ -8,6 +8,8 @@ import math
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, get_args, get_origin
 
+import numpy as np
+
 _MAY_BE_ZERO = ("vocab", "image_id", "stop_id", "pad_id", "grid")
 
 
@@ -126,6 +128,11 @@ def _build(kind: Any, record: Any) -> Any:
         raise ValueError(str(error).replace(f"{kind.__name__}.__init__()", kind.__name__)) from None
 
 
+def plain(value: Any) -> Any:
+    """A number of NumPy's as one of Python's; anything else as it is."""
+    return value.item() if isinstance(value, np.generic) else value
+
+
 def fits(value: Any, kind: Any) -> bool:
     """Whether a value is of a field's type: a finite number, a bool, a string, a choice, a tuple of these, a class."""
     if get_origin(kind) is Literal:
@@ -142,7 +149,8 @@ def fits(value: Any, kind: Any) -> bool:
 def _check(part: Any) -> None:
     """Raise ValueError for a value of another type than its field, or for a size that is none."""
     for field in fields(part):
-        value = getattr(part, field.name)
+        value = plain(getattr(part, field.name))
+        object.__setattr__(part, field.name, value)
         least = 0 if field.name in _MAY_BE_ZERO else 1
         if not fits(value, field.type) or (field.type is int and value < least):
             raise ValueError(f"{type(part).__name__} {field.name}={value!r} cannot be")

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from jaxgym import registry
-from policy.config import PRESETS, fits
+from policy.config import PRESETS, fits, plain
 
 POOL = 128  # boards of each game that are in play at once
 
@@ -23,7 +23,8 @@ def _check(part: Any, **least: float) -> None:
     owner = type(part).__name__.lower()
     where = "" if owner == "config" else f"{owner} "
     for each in fields(part):
-        value = getattr(part, each.name)
+        value = plain(getattr(part, each.name))
+        object.__setattr__(part, each.name, value)
         if not fits(value, each.type):
             raise ValueError(f"{where}{each.name}={value!r}: must be {_KINDS.get(each.type, str(each.type))}")
         if each.name in least and value < least[each.name]:

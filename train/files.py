@@ -31,11 +31,9 @@ def _finite(value: Any) -> Any:
 
 
 def read_json(path: Path) -> Any:
-    """What stands in a JSON file. Raises ValueError, one line that names the file, when it cannot be read."""
+    """What stands in a JSON file. Raises ValueError, one line that names it, when it is damaged, OSError without it."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged: {error}") from None
 

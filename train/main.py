@@ -147,7 +147,7 @@ def _train(config: Config, run: Path, console: Console, stop: Stop, *, resume: b
     from train import report  # after the flags have been read: a mistake in them is told at once
     from train.loop import Trainer
 
-    say(console, f"run {run}: {', '.join(config.names())} on {len(devices)} x {devices[0].device_kind}")
+    say(console, f"run {folder.quoted(run)}: {', '.join(config.names())} on {len(devices)} x {devices[0].device_kind}")
     trainer = Trainer(config, run)
     if resume:
         found = trainer.resume()
@@ -174,7 +174,8 @@ def _train(config: Config, run: Path, console: Console, stop: Stop, *, resume: b
         trainer.checkpoints.close()
         page = report.write(run)
     show_results(console, trainer.records.table)
-    say(console, f"{time.monotonic() - trainer.began:.0f} s in all. Report: {page}  Model: {run / 'model'}")
+    paths = f"Report: {folder.quoted(page)}  Model: {folder.quoted(run / 'model')}"
+    say(console, f"{time.monotonic() - trainer.began:.0f} s in all. {paths}")
     return 0
 
 

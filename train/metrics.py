@@ -20,9 +20,7 @@ class Records:
         (run / "samples").mkdir(parents=True, exist_ok=True)
         for name in ("metrics.jsonl", "samples.jsonl"):
             _end_line(run / name)
-        self.table, self.damaged = _read_table(
-            run / "table.json"
-        )  # damaged: what is wrong with the table, "" if nothing
+        self.table, self.damaged = _read_table(run / "table.json")  # and what is wrong with it, "" if nothing is
 
     def log(self, phase: str, step: int, seconds: float, game: str | None, values: dict[str, Any]) -> None:
         """One line of metrics.jsonl: scalars of one game, or of the whole run (game None); null where not finite."""

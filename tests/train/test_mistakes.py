@@ -19,7 +19,7 @@ from rich.console import Console
 import policy
 from train import folder, learner, rewards, terminal
 from train import main as program
-from train.config import Config, Evaluation
+from train.config import Config, Evaluation, Grpo
 from train.loop import Trainer
 from train.metrics import Records
 
@@ -63,7 +63,7 @@ def test_a_signal_saves_and_says_how_to_go_on(tmp_path, tiny, stop_at, monkeypat
     assert program.main(["--games", "2048", "--run", str(run), *tiny]) == status
     assert signal.getsignal(signal.SIGTERM) is before
     out = capsys.readouterr().out
-    assert f"run {run}: 2048 on" in out
+    assert f"run {shlex.quote(str(run))}: 2048 on" in out
     (hint,) = re.findall(r"To go on: python -m train.main (.*)", out)
     assert shlex.split(hint) == ["--resume", str(run)]
     monkeypatch.undo()
@@ -218,6 +218,14 @@ def test_what_json_cannot_say_is_no_configuration():
     ):
         with pytest.raises(ValueError, match=message):
             Config.from_dict(record)
+
+
+def test_numpy_numbers_are_numbers():
+    config = Config(seed=np.int64(3), grpo=Grpo(group=np.uint8(4), lr=np.float32(0.5), exact=np.bool_(True)))
+    assert config == Config(seed=3, grpo=Grpo(group=4, lr=0.5, exact=True))
+    assert Config.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    with pytest.raises(ValueError, match="must be a finite number"):
+        Grpo(lr=np.float32(np.nan))
 
 
 def test_the_fewest_boards_can_be_evaluated(tmp_path, small):
