@@ -46,6 +46,7 @@ OF_A_GAME = (
     Chart("Entropy", "nats a token", (("entropy", "entropy", 0),)),
     Chart("KL divergence from the reference", "nats a token", (("kl", "kl", 1),)),
     Chart("Clipped ratios", "share of tokens", (("clipped", "clipped", 3),), True, False),
+    Chart("Groups that differ", "share of groups with something to learn from", (("differ", "groups", 6),), True),
     Chart("Length of a reply", "tokens", (("length", "length", 2),)),
     Chart("Unusable", "share of replies", (("unusable", "unusable", 4),), True, False),
 )
@@ -54,6 +55,7 @@ OF_THE_RUN = (
     Chart("Loss, RL", "clipped objective with KL", (("loss", "loss", 6),), phases=("grpo",)),
     Chart("Norm of the gradient", "before clipping", (("grad_norm", "norm", 3),), log=True),
     Chart("Learning rate", "of the optimizer", (("lr", "rate", 5),)),
+    Chart("Updates left out", "not finite, so far in the phase", (("skipped", "updates", 4),)),
     Chart("Speed", "replies a second", (("replies_per_second", "replies/s", 2),)),
 )
 
