@@ -1,6 +1,7 @@
 """Sampling: one compiled program reads every prompt once and writes its whole group of replies."""
 
 import functools
+import math
 from typing import NamedTuple
 
 import jax
@@ -45,12 +46,13 @@ def generate(
     prompt = model.prefill(ids, lengths, pictures)
     rows = ids.shape[0] * samples
     position = jnp.repeat(prompt.position, samples)
+    luck = jax.random.uniform(key, (max_new_tokens, rows), jnp.float32)
 
     def more(loop: _Loop) -> jax.Array:
         return (loop.step < max_new_tokens) & ~jnp.all(loop.done)
 
     def write(loop: _Loop) -> _Loop:
-        token, logprob = draw(loop.logits, jax.random.fold_in(key, loop.step), temperature)
+        token, logprob = draw(loop.logits, luck[loop.step], temperature)
         token = jnp.where(loop.done, config.pad_id, token)
         reply = Reply(
             jax.lax.dynamic_update_slice(loop.reply.ids, token[:, None], (jnp.int32(0), loop.step)),
@@ -84,10 +86,40 @@ def generate(
     return jax.lax.while_loop(more, write, start).reply
 
 
-def draw(logits: jax.Array, key: jax.Array, temperature: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """One token a row and its log-probability: logits float32 [rows, V]; a temperature of 0 takes the likeliest."""
+def draw(logits: jax.Array, luck: jax.Array, temperature: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """One token a row and its log-probability: logits float32 [rows, V], luck float32 [rows] uniform in [0, 1).
+
+    The token at which the cumulative probability passes the luck; at a temperature of 0 the likeliest, the first of
+    several. One number a row: noise for every token costs, on a CPU, as much as a layer of a small decoder.
+    """
     below = logits - jnp.max(logits, axis=-1, keepdims=True)  # so that a tiny temperature makes nothing infinite
-    scaled = jax.nn.log_softmax(below / jnp.where(temperature > 0, temperature, 1.0), axis=-1)
-    noise = jax.random.gumbel(key, logits.shape, jnp.float32)
-    token = jnp.argmax(scaled + jnp.where(temperature > 0, noise, 0.0), axis=-1).astype(jnp.int32)
-    return token, jnp.take_along_axis(scaled, token[:, None], axis=-1)[:, 0]
+    scaled = below / jnp.where(temperature > 0, temperature, 1.0)
+    odds = jnp.exp(scaled)
+    whole = jnp.sum(odds, axis=-1)
+    wanted = jnp.where(temperature > 0, odds, (below == 0).astype(jnp.float32))
+    token = _pass(wanted, jnp.where(temperature > 0, luck, 0.0) * whole)
+    return token, jnp.take_along_axis(scaled, token[:, None], axis=-1)[:, 0] - jnp.log(whole)
+
+
+def _pass(weights: jax.Array, target: jax.Array) -> jax.Array:
+    """Where the running sum of weights float32 [rows, V] passes a target float32 [rows]: int32 [rows].
+
+    Block by block of about the root of V, so that few numbers are summed one after the other. What has no weight is
+    never chosen, however sums are rounded.
+    """
+    rows, count = weights.shape
+    side = math.isqrt(count - 1) + 1
+    blocks = jnp.pad(weights, ((0, 0), (0, side * side - count))).reshape(rows, side, side)
+    block, rest = _first_beyond(jnp.sum(blocks, axis=-1), target)
+    inside, _ = _first_beyond(jnp.take_along_axis(blocks, block[:, None, None], axis=1)[:, 0], rest)
+    return block * side + inside
+
+
+def _first_beyond(weights: jax.Array, target: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The first of weights [rows, n] at which their running sum exceeds the target, and what of the target is left."""
+    place = jnp.arange(weights.shape[1], dtype=jnp.int32)
+    there, total = weights > 0, jnp.cumsum(weights, axis=1)
+    beyond = jnp.min(jnp.where(there & (total > target[:, None]), place, weights.shape[1]), axis=1)
+    found = jnp.minimum(beyond, jnp.max(jnp.where(there, place, 0), axis=1))
+    before = jnp.take_along_axis(total - weights, found[:, None], axis=1)[:, 0]
+    return found, target - before

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from jaxgym import registry
 from policy.config import PRESETS, fits, plain
 
-POOL = 128  # boards of each game that are in play at once
+POOL = 256  # boards of each game that are in play at once
 
 
 def flag(default: Any, help: str) -> Any:

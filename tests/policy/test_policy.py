@@ -295,10 +295,33 @@ def test_a_model_can_be_pickled(vlm):
     np.testing.assert_array_equal(vlm.logits(ids, lengths, pictures), again.logits(ids, lengths, pictures))
 
 
+@pytest.mark.parametrize("vocab", [1, 2, 7, 624])
+def test_a_token_is_drawn_where_the_cumulative_probability_passes_the_luck(vocab):
+    """Against NumPy in float64: equally spaced luck says every token as often as its probability asks, in order."""
+    logits = np.random.default_rng(vocab).normal(size=vocab).astype(np.float32) * 2
+    logits[vocab // 2 + 1 :: 3] = -np.inf
+    luck = (np.arange(5000) + 0.5) / 5000
+    rows = jnp.broadcast_to(jnp.asarray(logits), (5000, vocab))
+    token, logprob = map(np.asarray, sample.draw(rows, jnp.asarray(luck, jnp.float32), jnp.float32(0.7)))
+    odds = np.exp(logits.astype(np.float64) / 0.7)
+    odds /= odds.sum()
+    assert (np.diff(token) >= 0).all()
+    np.testing.assert_allclose(np.bincount(token, minlength=vocab) / 5000, odds, atol=1.5 / 5000)
+    np.testing.assert_allclose(logprob, np.log(odds[token]), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("luck", [0.0, 1 - 2**-24])
+def test_what_has_no_probability_is_never_drawn(luck):
+    logits = jax.random.normal(jax.random.key(0), (512, 1000)) * 4
+    never = jax.random.bernoulli(jax.random.key(1), 0.5, logits.shape)
+    token, logprob = sample.draw(jnp.where(never, -jnp.inf, logits), jnp.full(512, luck), jnp.float32(1))
+    assert not jnp.take_along_axis(never, token[:, None], axis=1).any() and jnp.isfinite(logprob).all()
+
+
 @pytest.mark.parametrize("temperature", [0.0, 1e-37, 1e-20, 1e-6])
 def test_the_coldest_sampling_is_greedy(temperature):
     logits = jnp.asarray([[1e4, -1e4, 9e3, -jnp.inf], [0.0, 1.0, 0.5, -jnp.inf]])
-    token, logprob = sample.draw(logits, jax.random.key(0), jnp.float32(temperature))
+    token, logprob = sample.draw(logits, jnp.asarray([0.9, 0.9]), jnp.float32(temperature))
     assert token.tolist() == [0, 1] and jnp.isfinite(logprob).all()
     if temperature:
         np.testing.assert_allclose(logprob, 0, atol=1e-6)
