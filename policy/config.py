@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args, get_origin
 
 import numpy as np
 
-_MAY_BE_ZERO = ("vocab", "image_id", "stop_id", "pad_id", "grid")
+_MAY_BE_ZERO = ("vocab", "image_id", "stop_id", "pad_id", "grid", "span")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +71,7 @@ class DecoderConfig:
     hidden: int  # of the SwiGLU
     rope_theta: float = 1_000_000.0
     mrope: bool = True  # image tokens stand at rows and columns; else they count up one by one, like words
+    span: int = 0  # without M-RoPE: places that a picture takes up at least, so that replies begin at the same place
     sections: tuple[int, int, int] = (16, 24, 24)  # M-RoPE: frequencies that turn with time, row, column
     qkv_bias: bool = False
     qk_norm: bool = False
@@ -162,7 +163,7 @@ _TINY = VLMConfig(
     ),
     decoder=DecoderConfig(
         width=32, layers=2, heads=2, kv_heads=1, head_dim=16, hidden=64,
-        rope_theta=100_000.0, mrope=False, sections=(8, 0, 0), copies=True,
+        rope_theta=100_000.0, mrope=False, span=128, sections=(8, 0, 0), copies=True,
     ),
     vocab=0, image_id=2, stop_id=1, pad_id=0,
 )  # fmt: skip

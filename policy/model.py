@@ -13,7 +13,7 @@ from flax import nnx
 from policy.config import VLMConfig
 from policy.decoder import Cache, Decoder
 from policy.layers import linear
-from policy.positions import token_positions
+from policy.positions import counted_positions, token_positions
 from policy.vision import VisionTower
 
 Params = Any  # the parameters of a Model as an nnx.State: a pytree of arrays
@@ -47,6 +47,13 @@ class Model(nnx.Module):
         flat = features.reshape(-1, features.shape[-1])
         return jnp.where(image[..., None], jnp.take(flat, nth, axis=0, mode="clip"), self.embedding(ids))
 
+    def positions(self, ids: jax.Array, pictures: jax.Array) -> jax.Array:
+        """Where the tokens of prompts stand: ids int32 [B, T], pictures of one size -> int32 [3, B, T]."""
+        config, grid = self.config, self.config.image_tokens(*pictures.shape[1:3])
+        if config.decoder.mrope:
+            return token_positions(ids, config.image_id, grid)
+        return counted_positions(ids, config.image_id, grid, config.decoder.span)
+
     def project(self, hidden: jax.Array) -> jax.Array:
         """Hidden states [..., width] -> float32 logits [..., V]; placeholders of image tokens can never be said."""
         logits = self.embedding.attend(hidden) if self.config.decoder.tied else self.head(hidden)
@@ -61,12 +68,8 @@ class Model(nnx.Module):
 
         Who has the pictures' features already hands them in.
         """
-        grid = self.config.image_tokens(*pictures.shape[1:3])
-        index = jnp.broadcast_to(jnp.arange(ids.shape[1], dtype=jnp.int32)[None], ids.shape)
-        if self.config.decoder.mrope:
-            positions = token_positions(ids, self.config.image_id, grid)
-        else:
-            positions = jnp.broadcast_to(index[None], (3, *ids.shape))
+        positions = self.positions(ids, pictures)
+        index = jnp.arange(ids.shape[1], dtype=jnp.int32)[None]
         x = self.embed(ids, self.vision(pictures) if features is None else features)
         hidden, cache = self.decoder.read(x, positions, index < lengths[:, None])
         return hidden, cache, positions

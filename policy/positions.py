@@ -25,6 +25,19 @@ def token_positions(ids: jax.Array, image_id: int, grid: tuple[int, int]) -> jax
     return jnp.stack([base, row, column])
 
 
+def counted_positions(ids: jax.Array, image_id: int, grid: tuple[int, int], span: int) -> jax.Array:
+    """Positions that count up one by one, the same on all three axes: ids int32 [B, T] -> int32 [3, B, T].
+
+    A picture of fewer than `span` tokens takes up `span` places: what follows stands as far from its k-th token as
+    behind any other picture.
+    """
+    size = grid[0] * grid[1]
+    seen = jnp.cumsum(ids == image_id, axis=1, dtype=jnp.int32)
+    behind = jnp.where(ids == image_id, seen - 1, seen) // size  # pictures that are complete
+    index = jnp.arange(ids.shape[1], dtype=jnp.int32)[None]
+    return jnp.broadcast_to((index + behind * max(span - size, 0))[None], (3, *ids.shape))
+
+
 def patch_coordinates(rows: int, columns: int, merge: int) -> np.ndarray:
     """Row and column of every patch, int32 [rows * columns, 2], in the order in which merged blocks are read."""
     grid = np.stack(np.meshgrid(np.arange(rows), np.arange(columns), indexing="ij"), -1).astype(np.int32)

@@ -32,8 +32,8 @@ _NEIGHBOURS = [(0, 1), (0, -1), (1, 0), (-1, 0), (0, 2), (0, -2), (2, 0), (-2, 0
 _STARE, _SHRINK = 4.0, 0.3
 
 
-def look_around(qkv: nnx.Linear, config: VisionConfig) -> None:
-    """Let head h begin by looking at its h-th neighbour, whatever it sees.
+def look_around(qkv: nnx.Linear, config: VisionConfig, layer: int) -> None:
+    """Let every head begin by looking at one neighbour, whatever it sees; head after head, layer after layer the next.
 
     Rotary attention is relative: with constant queries and keys the score of a patch depends on its offset alone, and
     is highest where the query's turn makes up for it. So the biases are set to a stare at one neighbour and the
@@ -44,7 +44,7 @@ def look_around(qkv: nnx.Linear, config: VisionConfig) -> None:
     turns = frequencies(dim // 2, config.rope_theta)
     bias = np.zeros((3, config.heads, dim), np.float32)
     for head in range(config.heads):
-        rows, columns = _NEIGHBOURS[head % len(_NEIGHBOURS)]
+        rows, columns = _NEIGHBOURS[(layer * config.heads + head) % len(_NEIGHBOURS)]
         angle = np.concatenate([rows * turns, columns * turns])
         bias[0, head] = _STARE * np.concatenate([np.cos(angle), np.sin(angle)])
         bias[1, head, : dim // 2] = _STARE
@@ -67,11 +67,11 @@ def carry_over(attention: "VisionAttention", config: VisionConfig, rngs: nnx.Rng
 class VisionAttention(nnx.Module):
     """Every patch of a picture attends to every other."""
 
-    def __init__(self, config: VisionConfig, *, rngs: nnx.Rngs) -> None:
+    def __init__(self, config: VisionConfig, layer: int, *, rngs: nnx.Rngs) -> None:
         self.heads = config.heads
         self.qkv = linear(config.width, 3 * config.width, bias=True, rngs=rngs)
         if config.looks:
-            look_around(self.qkv, config)
+            look_around(self.qkv, config, layer)
         self.out = linear(config.width, config.width, bias=True, rngs=rngs, shrink=2 * config.layers)
 
     def scores(self, x: jax.Array, angles: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -92,9 +92,9 @@ class VisionAttention(nnx.Module):
 class VisionBlock(nnx.Module):
     """Attention and SwiGLU, each after an RMSNorm and added to what came in."""
 
-    def __init__(self, config: VisionConfig, *, rngs: nnx.Rngs) -> None:
+    def __init__(self, config: VisionConfig, layer: int, *, rngs: nnx.Rngs) -> None:
         self.norm1 = nnx.RMSNorm(config.width, epsilon=config.eps, rngs=rngs)
-        self.attention = VisionAttention(config, rngs=rngs)
+        self.attention = VisionAttention(config, layer, rngs=rngs)
         self.norm2 = nnx.RMSNorm(config.width, epsilon=config.eps, rngs=rngs)
         self.mlp = SwiGLU(config.width, config.hidden, config.layers, bias=True, rngs=rngs)
 
@@ -112,7 +112,7 @@ class VisionTower(nnx.Module):
         if config.grid:
             init = nnx.initializers.normal(0.5)  # learning where a cell stands wants a strong start
             self.places = nnx.Param(init(rngs.params(), (config.grid, config.grid, config.width)))
-        self.blocks = nnx.List([VisionBlock(config, rngs=rngs) for _ in range(config.layers)])
+        self.blocks = nnx.List([VisionBlock(config, layer, rngs=rngs) for layer in range(config.layers)])
         if config.looks:
             carry_over(self.blocks[-1].attention, config, rngs)
         self.norm = nnx.RMSNorm(config.width, epsilon=config.eps, rngs=rngs)

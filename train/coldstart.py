@@ -22,6 +22,8 @@ from train.dense import Tables, divergence, normalise
 from train.grpo import masked_mean
 from train.language import Language, take
 
+_GLANCES = 2.0  # how much the decoder's glances count in the phase that teaches the tower
+
 
 class Lesson(NamedTuple):
     """What a batch of boards is taught, on the device; leading axis [n]."""
@@ -31,7 +33,8 @@ class Lesson(NamedTuple):
     words: jax.Array  # int32 [n, R * C]: which of the sheet's different names each cell has
     pictures: jax.Array  # uint8 [n, H, W, 3]
     legal: jax.Array  # bool [n, A]
-    wanted: jax.Array  # float32 [n, A]: the distribution that the answer is drawn from
+    wanted: jax.Array  # float32 [n, A]: the teacher's preferences
+    drawn: jax.Array  # float32 [n, A]: the distribution that the answer is drawn from
     action: jax.Array  # int32 [n]: the draw
 
 
@@ -49,20 +52,29 @@ def opinion(game: Game[Any], state: Any, key: jax.Array) -> jax.Array:
     return jax.vmap(game.values)(state, jax.random.split(key, jax.tree.leaves(state)[0].shape[0]))
 
 
-def teach(game: Game[Any], state: Any, scale: float | None, key: jax.Array) -> Lesson:
-    """A lesson on n boards: answers drawn from the teacher's preferences, or from all actions alike (scale None)."""
+def teach(game: Game[Any], state: Any, scale: float, key: jax.Array, *, guess: bool) -> Lesson:
+    """A lesson on n boards: answers drawn from the teacher's preferences, or (a guess) from all actions alike."""
     value_key, draw_key = jax.random.split(key)
     pictures, tiles = rollout.show(game, state)
-    n = tiles.shape[0]
-    if scale is None:
-        legal = rollout.permitted(game, state)
-        wanted = jnp.full(legal.shape, 1 / legal.shape[1], jnp.float32)
-    else:
-        values = opinion(game, state, value_key)
-        legal, wanted = jnp.isfinite(values), preferences(values, scale)
-    action = jax.random.categorical(draw_key, jnp.log(wanted)).astype(jnp.int32)
-    words = jnp.asarray(word_of_sprite(game))[tiles].reshape(n, -1)
-    return Lesson(state, tiles, words, pictures, legal, wanted, action)
+    values = opinion(game, state, value_key)
+    legal, wanted = jnp.isfinite(values), preferences(values, scale)
+    if game.actions.cells.shape[1]:
+        wanted = first_come(wanted, legal, game.actions.cells)
+    drawn = jnp.full_like(wanted, 1 / game.actions.n) if guess else wanted
+    action = jax.random.categorical(draw_key, jnp.log(drawn)).astype(jnp.int32)
+    words = jnp.asarray(word_of_sprite(game))[tiles].reshape(tiles.shape[0], -1)
+    return Lesson(state, tiles, words, pictures, legal, wanted, drawn, action)
+
+
+def first_come(wanted: jax.Array, legal: jax.Array, cells: np.ndarray) -> jax.Array:
+    """Prefer, among pairs of cells, those that come first in reading order: e times less with every legal pair before.
+
+    wanted float32 [n, A], legal bool [n, A], cells int32 [A, 2]. Most pairs are worth the same, and a target that is
+    flat over twenty of them cannot be written sharply by attention, which averages; which one it is does not matter.
+    """
+    order = np.lexsort(cells.T[::-1])
+    rank = (jnp.cumsum(legal[:, order], axis=1) - 1)[:, np.argsort(order)].astype(jnp.float32)
+    return jax.nn.softmax(jnp.where(legal, jnp.log(jnp.where(legal, wanted, 1.0)) - rank, -jnp.inf), axis=1)
 
 
 def word_of_sprite(game: Game[Any]) -> np.ndarray:
@@ -114,8 +126,26 @@ def tables(language: Language) -> Tables:
     places = np.full((len(language.cells), 2), -1, np.int32)
     for side in range(pairs.shape[1]):
         places[pairs[:, side], side] = answers[:, side]
-    constants = (language.prompt, language.start, answers, np.unique(answers[:, 0]), places, pairs, language.cells)
-    return Tables(*(jnp.asarray(x, jnp.int32) for x in constants))
+    ways = np.unique(pairs[:, 1:] - pairs[:, :1], axis=0, return_inverse=True)[1].reshape(-1)
+    prompt, opening = language.prompt, language.opening
+    constants = (prompt, language.start, answers, np.unique(answers[:, 0]), places, pairs, ways, language.cells)
+    last = (opening[-1], len(prompt) + len(opening))
+    return Tables(*(jnp.asarray(x, jnp.int32) for x in (*constants, *last)))
+
+
+def sight_loss(
+    graphdef: nnx.GraphDef[Model], params: Params, heads: dict[str, jax.Array], tables: Tables, lesson: Lesson
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """What is taught at the tower, and where the decoder's first attention is to look in it: no text, no decoder."""
+    model = nnx.merge(graphdef, params)
+    seen = dense.see(model, lesson.pictures)
+    loss, report = dense.at_the_tower(model, heads, tables, seen, lesson.words, lesson.legal, lesson.wanted)
+    if tables.pairs.shape[1]:
+        n = lesson.legal.shape[0]
+        prompt, decided = (jnp.broadcast_to(x[None], (n, *x.shape)) for x in (tables.prompt, tables.decided))
+        x, positions = model.embed(prompt, seen.features), model.positions(prompt, lesson.pictures)
+        loss += _GLANCES * dense.at_the_decoder(model, tables, x, positions, decided, lesson.wanted)
+    return loss, {"loss": loss, **report}
 
 
 class Weights(NamedTuple):
@@ -137,11 +167,10 @@ def loss(
     """Cross-entropy of a game's written replies, block by block, plus the dense losses; and what to report."""
     model = nnx.merge(graphdef, params)
     n, length = written.ids.shape
-    trunk, angles = model.vision.trunk(lesson.pictures)
-    features = model.vision.finish(trunk, angles)
+    seen = dense.see(model, lesson.pictures)
     prompt = jnp.broadcast_to(tables.prompt[None], (n, tables.prompt.shape[0]))
     ids = jnp.concatenate([prompt, written.ids], axis=1)
-    hidden, cache, positions = model.read(ids, prompt.shape[1] + written.lengths, lesson.pictures, features)
+    hidden, cache, positions = model.read(ids, prompt.shape[1] + written.lengths, lesson.pictures, seen.features)
     logits = model.project(hidden[:, prompt.shape[1] - 1 : -1])
     said = jnp.take_along_axis(jax.nn.log_softmax(logits, axis=-1), written.ids[..., None], axis=-1)[..., 0]
 
@@ -151,16 +180,19 @@ def loss(
     deciding = (place >= start) & (place < start + tables.answers.shape[1])
     rest = (place < written.lengths[:, None]) & ~perception & ~deciding
     read, wrote = -masked_mean(said, perception), -masked_mean(said, rest)
-    chose = decision_loss(model, tables, lesson.wanted, written, logits, cache)
-    sight = dense.Sight(trunk, angles, features, model.embed(ids, features), positions, prompt.shape[1] + start[:, 0])
-    extra, seen = dense.losses(model, heads, tables, sight, lesson.words, lesson.legal)
+    chose = decision_loss(model, tables, lesson.drawn, written, logits, cache)
+    extra, found = dense.at_the_tower(model, heads, tables, seen, lesson.words, lesson.legal, lesson.wanted)
+    if tables.pairs.shape[1]:
+        decided = prompt.shape[1] + start[:, 0]
+        x = model.embed(ids, seen.features)
+        extra += dense.at_the_decoder(model, tables, x, positions, decided, lesson.wanted)
     right = jnp.argmax(logits, axis=-1) == written.ids
     report = {
         "loss": read + wrote + chose,
         "cells": masked_mean(right.astype(jnp.float32), perception),
         "board": jnp.mean(jnp.all(right | ~perception, axis=1).astype(jnp.float32)),
         "decision_loss": chose,
-        **seen,
+        **found,
     }
     return read + wrote + weights.decision * chose + weights.dense * extra, report
 
@@ -184,7 +216,7 @@ def decision_loss(
     before = cache._replace(valid=jnp.arange(cache.valid.shape[1], dtype=jnp.int32)[None] < decided[:, None])
     tried = jnp.tile(tables.begins, n)[:, None]
     positions = jnp.broadcast_to(
-        jnp.repeat(dense.position_of(model, tables, decided), count)[None, :, None], (3, n * count, 1)
+        jnp.repeat(dense.position_of(tables, decided), count)[None, :, None], (3, n * count, 1)
     )
     hidden, _ = model.decoder.read(model.embedding(tried), positions, jnp.ones((n * count, 1), jnp.bool_), before)
     after = jax.nn.log_softmax(model.project(hidden[:, 0]).reshape(n, count, vocab), axis=-1)

@@ -39,6 +39,19 @@ def _check_divides(name: str, value: int) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Sight:
+    """The tower alone: reading cells and judging actions straight off the image tokens, without a word."""
+
+    steps: int = flag(0, "optimizer steps; 0 skips the phase")
+    boards: int = flag(32, "boards of each game in a step")
+    lr: float = flag(3e-3, "peak learning rate (AdamW, warm-up and cosine)")
+
+    def __post_init__(self) -> None:
+        _check(self, steps=0, boards=1, lr=0.0)
+        _check_divides("boards", self.boards)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Supervised:
     """Learning from written replies: the base model's format, the cold start's teacher."""
 
@@ -65,7 +78,14 @@ class Grpo:
     lr: float = flag(2e-4, "peak learning rate")
     kl: float = flag(1e-2, "weight of the k3 estimate of the KL divergence from the model before RL")
     clip: float = flag(0.2, "the ratio of probabilities counts within 1 - clip and 1 + clip")
-    temperature: float = flag(1.0, "of sampling, in training and in evaluation")
+    temperature: float = flag(1.0, "of sampling")
+    reward: Literal["outcome", "regret"] = flag(
+        "regret", "of the game: VLM-Gym's +1 or -1, or 1 minus what the action gives away by the teacher's values"
+    )
+    credit: Literal["block", "reply"] = flag(
+        "block", "perception judged by what it read, think and answer by the game; or one advantage for a whole reply"
+    )
+    scale: bool = flag(False, "divide advantages by the deviation of their group")
     format: float = flag(1.0, "reward of a reply whose three blocks stand once each, in order")
     perception: float = flag(1.0, "reward of a board read without a mistake; a share of it for a share of cells")
     exact: bool = flag(False, "reward only boards read without a mistake")
@@ -82,9 +102,10 @@ class Evaluation:
     """VLM-Gym's protocol."""
 
     boards: int = flag(256, "fresh boards of each game")
+    temperature: float = flag(0.6, "of sampling, when the model plays; 0: its likeliest token")
 
     def __post_init__(self) -> None:
-        _check(self, boards=2)
+        _check(self, boards=2, temperature=0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +120,7 @@ class Config:
     photos: str = flag("digits", "pictures of shisen_sho_photo: digits, or the path of a CIFAR-10 archive or folder")
     picture: int = flag(0, "side of the pictures in pixels; 0: one block of patches a cell")
     run: str = flag("", "folder of the run, made anew (default: runs/ and the date)")
+    sight: Sight = Sight(steps=400)
     base: Supervised = Supervised(steps=150)
     coldstart: Supervised = Supervised(steps=500)
     grpo: Grpo = Grpo()
@@ -112,8 +134,9 @@ class Config:
     @property
     def phases(self) -> tuple[str, ...]:
         """What is trained, in order."""
-        scratch = self.model in PRESETS  # a saved model has its format already
+        scratch = self.model in PRESETS  # a saved model sees, and has its format, already
         wanted = {
+            "sight": self.sight.steps * scratch,
             "base": self.base.steps * scratch,
             "coldstart": self.coldstart.steps * (self.recipe == "g1"),
             "grpo": self.grpo.updates,

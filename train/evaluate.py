@@ -121,6 +121,8 @@ class Result(NamedTuple):
     legal: float  # share of replies that are legal moves
     reason: float  # P(legal and scoring move | board read exactly)
     formatted: float
+    sight: float  # share of good moves at first sight: on boards that this reply is the first to answer
+    temperature: float  # of sampling
     cleared: float | None  # mean steps that a clear took, where a board can be finished; None when none was
     first: Replies  # the replies to the fresh boards
 
@@ -137,14 +139,15 @@ def evaluate(
     first: Replies | None = None
     for i, size in enumerate(batches(n)):
         deal_key, play_key = jax.random.split(jax.random.fold_in(key, i))
-        now, ended = begin(game, deal_key, size), np.full(size, rules.steps)
+        now, ended, new = begin(game, deal_key, size), np.full(size, rules.steps), np.ones(size, bool)
         for step in range(rules.steps):
             reply_key, luck_key = jax.random.split(jax.random.fold_in(play_key, step))
             tried = try_replies(graphdef, params, language, now.boards.state, reply_key, 1, temperature)
             first = first or tried
-            playing, good = ~np.asarray(now.over), rewards.game_reward(tried.legal, tried.score) > 0
+            playing, good = ~np.asarray(now.over), rewards.outcome(tried.legal, tried.score) > 0
             r = tried.reading
-            seen.append(tuple(x[playing] for x in (r.cells, r.board, tried.legal, good, r.formatted)))
+            seen.append(tuple(x[playing] for x in (r.cells, r.board, tried.legal, good, r.formatted, new)))
+            new = tried.legal
             now = proceed(game, now, jnp.asarray(r.actions), luck_key)
             ended[playing & np.asarray(now.over)] = step + 1
             yield (i * BATCH) * rules.steps + size * (step + 1)
@@ -153,11 +156,13 @@ def evaluate(
         totals.append(np.asarray(now.total))
         lasted.append(ended[np.asarray(now.over)])
     assert first is not None
-    yield _summary(np.concatenate(totals), np.concatenate(lasted), seen, first)
+    yield _summary(np.concatenate(totals), np.concatenate(lasted), seen, first, temperature)
 
 
-def _summary(totals: np.ndarray, lasted: np.ndarray, seen: list[tuple[np.ndarray, ...]], first: Replies) -> Result:
-    cells, board, legal, good, formatted = (np.concatenate(x) for x in zip(*seen, strict=True))
+def _summary(
+    totals: np.ndarray, lasted: np.ndarray, seen: list[tuple[np.ndarray, ...]], first: Replies, temperature: float
+) -> Result:
+    cells, board, legal, good, formatted, new = (np.concatenate(x) for x in zip(*seen, strict=True))
     return Result(
         score=interval(totals),
         cells=float(cells.mean()),
@@ -165,6 +170,8 @@ def _summary(totals: np.ndarray, lasted: np.ndarray, seen: list[tuple[np.ndarray
         legal=float(legal.mean()),
         reason=float(good[board > 0].mean()) if board.any() else 0.0,
         formatted=float(formatted.mean()),
+        sight=float(good[new].mean()),
+        temperature=temperature,
         cleared=float(lasted.mean()) if len(lasted) else None,
         first=first,
     )

@@ -5,6 +5,8 @@ not the gradient, for 0 times the slope of an overflowed exponential is NaN. Tok
 policies are more than e**20 apart, how much more no longer matters.
 """
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 
@@ -18,14 +20,62 @@ def differ(rewards: jax.Array) -> jax.Array:
     return spread > _ALIKE * jnp.maximum(jnp.max(jnp.abs(rewards), axis=1), 1)
 
 
-def advantages(rewards: jax.Array) -> jax.Array:
+def advantages(rewards: jax.Array, *, scale: bool = True) -> jax.Array:
     """(r - mean) / std within each group: rewards float32 [S, G] -> float32 [S, G] (arXiv 2402.03300, section 4.1).
 
-    A group whose rewards are all equal, but for rounding, teaches nothing: its advantages are exactly 0.
+    Without `scale` the division is left out (Dr. GRPO, arXiv 2503.20783): a small difference stays small. A group whose
+    rewards are all equal, but for rounding, teaches nothing: its advantages are exactly 0.
     """
     centred = rewards - jnp.mean(rewards, axis=1, keepdims=True)
-    scaled = centred / (jnp.std(rewards, axis=1, keepdims=True) + jnp.float32(1e-4))
-    return jnp.where(differ(rewards)[:, None], scaled, jnp.float32(0))
+    if scale:
+        centred = centred / (jnp.std(rewards, axis=1, keepdims=True) + jnp.float32(1e-4))
+    return jnp.where(differ(rewards)[:, None], centred, jnp.float32(0))
+
+
+class Rewards(NamedTuple):
+    """What replies earned, part by part, weighted: float32 [S, G] each."""
+
+    game: jax.Array
+    format: jax.Array
+    perception: jax.Array
+
+
+class Credit(NamedTuple):
+    """What every token of B = S * G replies of R tokens is credited with."""
+
+    advantage: jax.Array  # float32 [B, R]
+    share: jax.Array  # float32 [B, R]: of the objective, adding up to 1; 0 past a reply's end
+
+
+def blocks(ids: jax.Array, lengths: jax.Array, borders: tuple[int, int]) -> jax.Array:
+    """Which block of its reply each token is of: int32 [B, R], 0 perception, 1 think, 2 answer, -1 past the end.
+
+    ids int32 [B, R], lengths int32 [B]; borders are the tokens that end perception and think, and are part of them.
+    """
+    ended = [jnp.cumsum(ids == border, axis=1) > (ids == border) for border in borders]
+    found = ended[0].astype(jnp.int32) + (ended[0] & ended[1]).astype(jnp.int32)
+    return jnp.where(jnp.arange(ids.shape[1], dtype=jnp.int32)[None] < lengths[:, None], found, -1)
+
+
+def credit_by_reply(rewards: Rewards, blocks: jax.Array, *, scale: bool) -> Credit:
+    """All tokens of a reply share the advantage of the sum of its rewards, and count alike (arXiv 2402.03300)."""
+    whole = rewards.game + rewards.format + rewards.perception
+    said = (blocks >= 0).astype(jnp.float32)
+    advantage = jnp.broadcast_to(advantages(whole, scale=scale).reshape(-1, 1), blocks.shape)
+    return Credit(advantage, said / jnp.maximum(jnp.sum(said), 1))
+
+
+def credit_by_block(rewards: Rewards, blocks: jax.Array, *, scale: bool) -> Credit:
+    """Perception is judged by perception and format, think and answer by game and format; each block counts alike.
+
+    Else the tokens that read sixty cells would drown the two that decide, and be praised for what those did.
+    """
+    seen = advantages(rewards.perception + rewards.format, scale=scale).reshape(-1, 1)
+    done = advantages(rewards.game + rewards.format, scale=scale).reshape(-1, 1)
+    each = [(blocks == i).astype(jnp.float32) for i in range(3)]
+    present = sum((jnp.any(mask > 0) for mask in each), jnp.float32(0))
+    share = sum((mask / jnp.maximum(jnp.sum(mask), 1) for mask in each), jnp.zeros(blocks.shape, jnp.float32))
+    return Credit(jnp.where(blocks == 0, seen, done), share / jnp.maximum(present, 1))
 
 
 def ratio(logprobs: jax.Array, old: jax.Array, mask: jax.Array) -> jax.Array:
@@ -38,10 +88,10 @@ def clipped_gain(
 ) -> jax.Array:
     """min(ratio A, clip(ratio, 1 - clip, 1 + clip) A) of every token (PPO, arXiv 1707.06347, eq. 7).
 
-    logprobs, old: float32 [B, R] of the tokens said; advantage: float32 [B]; mask bool [B, R] -> float32 [B, R].
+    logprobs, old, advantage: float32 [B, R], of the tokens said; mask bool [B, R] -> float32 [B, R].
     """
     change = ratio(logprobs, old, jnp.asarray(mask))
-    return jnp.minimum(change * advantage[:, None], jnp.clip(change, 1 - clip, 1 + clip) * advantage[:, None])
+    return jnp.minimum(change * advantage, jnp.clip(change, 1 - clip, 1 + clip) * advantage)
 
 
 def k3(logprobs: jax.Array, reference: jax.Array, mask: jax.Array | bool = True) -> jax.Array:

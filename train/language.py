@@ -15,6 +15,7 @@ import jaxgym
 from jaxgym.game import Game
 from policy import VLM
 from policy import tokenizer as tokens
+from policy.config import DecoderConfig
 
 _GLUE = ("<perception>", "</perception><think>", "</think><answer>", "</answer>")
 
@@ -69,6 +70,8 @@ class Language:
     stop: int
     pad: int
     room: int  # tokens that the longest reply needs
+    borders: tuple[int, int]  # the tokens that end perception and think
+    opening: np.ndarray  # int32 [L]: a reply's tokens up to where it first names its action
 
     def encode_replies(self, texts: Sequence[str], length: int | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Replies with their stop token: ids int32 [B, R] padded on the right, lengths int32 [B]."""
@@ -92,13 +95,8 @@ class Language:
 
     def decision(self, ids: np.ndarray, actions: np.ndarray) -> np.ndarray:
         """Where each reply first names its action: int32 [B], -1 where it does not. From there on it is copied."""
-        found = np.full(len(ids), -1, np.int32)
-        for i, (row, action) in enumerate(zip(ids, actions, strict=True)):
-            text = self.answers[action]
-            windows = np.lib.stride_tricks.sliding_window_view(row, len(text))
-            hits = np.flatnonzero((windows == text).all(1))
-            found[i] = hits[0] if len(hits) else -1
-        return found
+        found = [_find(row, self.answers[action]) for row, action in zip(ids, actions, strict=True)]
+        return np.asarray(found, np.int32)
 
 
 def speak(vlm: VLM, game: Game[Any], state: Any) -> Language:
@@ -114,17 +112,26 @@ def speak(vlm: VLM, game: Game[Any], state: Any) -> Language:
     if {*map(len, encoded)} not in ({1}, {2}):
         raise ValueError(f"{game.name}: this tokenizer does not write actions in one token each, nor in two")
     answers = np.asarray(encoded, np.int32)
+    action = int(np.argmax(game.legal(state)))
+    example = _example(game, state, action, tokenizer)
     return Language(
         game=game,
         tokenizer=tokenizer,
         prompt=np.asarray(prompt, np.int32),
         answers=answers,
-        start=len(prompt) - rows * columns + max(rows, columns) if vlm.config.decoder.mrope else len(prompt),
+        start=len(prompt) - rows * columns + _places(vlm.config.decoder, rows, columns),
         cells=_middles(game, board, vlm.config.vision.patch * vlm.config.vision.merge, columns),
         stop=vlm.config.stop_id,
         pad=vlm.config.pad_id,
-        room=_room(game, state, tokenizer),
+        room=len(example) + 12,  # explanations can be longer
+        borders=tuple(tokenizer.convert_tokens_to_ids(list(_GLUE[1:3]))),
+        opening=example[: _find(example, answers[action])],
     )
+
+
+def _places(decoder: DecoderConfig, rows: int, columns: int) -> int:
+    """How many positions a picture takes up."""
+    return max(rows, columns) if decoder.mrope else max(rows * columns, decoder.span)
 
 
 def _middles(game: Game[Any], board: tuple[int, ...], side: int, columns: int) -> np.ndarray:
@@ -134,9 +141,14 @@ def _middles(game: Game[Any], board: tuple[int, ...], side: int, columns: int) -
     return (row[:, None] * columns + column[None]).ravel().astype(np.int32)
 
 
-def _room(game: Game[Any], state: Any, tokenizer: PreTrainedTokenizerFast) -> int:
-    """Tokens of a reply to one of the boards, and a margin for longer explanations."""
-    action = int(np.argmax(game.legal(state)))
+def _example(game: Game[Any], state: Any, action: int, tokenizer: PreTrainedTokenizerFast) -> np.ndarray:
+    """The tokens of a reply to a board: int32 [L]."""
     board = jaxgym.describe(game.sheet, game.tiles(state))
     text = jaxgym.write_reply(board, game.explain(state, action), game.actions.format(action))
-    return len(tokenizer.encode(text, add_special_tokens=False)) + 12
+    return np.asarray(tokenizer.encode(text, add_special_tokens=False), np.int32)
+
+
+def _find(row: np.ndarray, part: np.ndarray) -> int:
+    """Where a part first stands in a row of tokens; -1 where it does not."""
+    hits = np.flatnonzero((np.lib.stride_tricks.sliding_window_view(row, len(part)) == part).all(1))
+    return int(hits[0]) if len(hits) else -1

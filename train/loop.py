@@ -15,9 +15,9 @@ import numpy as np
 import policy
 from jaxgym.engine import random_legal
 from policy.model import Params
-from train import coldstart, dense, learner, rewards
+from train import coldstart, dense, grpo, learner, rewards
 from train.checkpoint import Checkpoints
-from train.config import Config, Supervised
+from train.config import Config, Grpo, Sight, Supervised
 from train.course import Course, prepare
 from train.evaluate import anchors, evaluate
 from train.learner import Hyper, TrainState, Tried
@@ -27,7 +27,10 @@ from train.scoreboard import Scoreboard
 
 _SAVE_EVERY = 60.0  # seconds between checkpoints
 _ROW, _SHARE = 3, 0.1  # so many updates in a row, or such a share of a phase's, that are not finite end a run
-_PHASES = ("base", "coldstart", "grpo")
+_PHASES = ("base", "coldstart", "grpo", "sight")  # numbered for their keys
+
+
+_SHOWN = {"sight": ("dense_cells", "dense_legal"), "grpo": ("reward", "legal", "cells")}  # beside the bar
 
 
 class Event(NamedTuple):
@@ -51,8 +54,9 @@ class Trainer:
         self.notes: list[str] = []  # what a resumed run found damaged, and what was done about it
         self.key = jax.random.key(config.seed)
         self.vlm, self.courses, self.boards = prepare(config, self.key)
+        width = self.vlm.config.decoder.width
         heads = {
-            name: dense.create_heads(c.language.game, self.vlm.config.decoder.width, jax.random.fold_in(self.key, i))
+            name: dense.create_heads(c.language.game, c.tables, width, jax.random.fold_in(self.key, i))
             for i, (name, c) in enumerate(self.courses.items())
         }
         self.phase, self.step = config.phases[0] if config.phases else "", 0
@@ -67,8 +71,8 @@ class Trainer:
         """Begin a phase: fresh optimizer, fresh boards; GRPO keeps what it began with as its reference."""
         part = getattr(self.config, phase)
         self.phase, self.step = phase, 0
-        self.rule = learner.optimizer(part.lr, self.config.length(phase))
-        supervised = isinstance(part, Supervised)
+        supervised = not isinstance(part, Grpo)
+        self.rule = learner.optimizer(part.lr, self.config.length(phase), muon=supervised)
         self.state = learner.start(self.rule, self.state.params, self.state.heads, with_heads=supervised)
         self.reference = self.state.params
 
@@ -103,9 +107,8 @@ class Trainer:
         return policy.VLM(self.vlm.config, self.vlm.graphdef, self.state.params, self.vlm.tokenizer)
 
     def _supervise(self, phase: str) -> dict[str, float]:
-        """One step of base or cold start."""
-        part: Supervised = getattr(self.config, phase)
-        weights = coldstart.Weights(jnp.float32(part.decision), jnp.float32(part.dense))
+        """One step of sight, base or cold start."""
+        part: Sight | Supervised = getattr(self.config, phase)
         turns = BATCH // part.boards
         boards, lessons = self.boards, self.lessons
         if self.step % turns == 0 or not lessons:
@@ -114,16 +117,15 @@ class Trainer:
         reports: dict[str, Any] = {}
         for name, course in self.courses.items():
             lesson = _turn(lessons[name], self.step % turns, turns)
-            written = coldstart.write(course.language, lesson, guess=phase == "base")
-            (_, reports[name]), (params, head) = learner.supervised_gradients(
-                self.vlm.graphdef,
-                self.state.params,
-                self.state.heads[name],
-                course.tables,
-                lesson._replace(state=()),
-                written,
-                weights,
-            )
+            taught = (self.state.params, self.state.heads[name], course.tables, lesson._replace(state=()))
+            if isinstance(part, Sight):
+                (_, reports[name]), (params, head) = learner.sight_gradients(self.vlm.graphdef, *taught)
+            else:
+                written = coldstart.write(course.language, lesson, guess=phase == "base")
+                weights = coldstart.Weights(jnp.float32(part.decision), jnp.float32(part.dense))
+                (_, reports[name]), (params, head) = learner.supervised_gradients(
+                    self.vlm.graphdef, *taught, written, weights
+                )
             gradients.append((params, {name: head}))
         if (self.step + 1) % turns == 0:
             boards = self._move_on(phase, self.step // turns, lessons)
@@ -141,21 +143,31 @@ class Trainer:
             name: coldstart.teach(
                 course.language.game,
                 self.boards[name].state,
-                None if phase == "base" else course.scale,
+                course.scale,
                 self._key(phase, 2 * turn, i),
+                guess=phase == "base",
             )
             for i, (name, course) in enumerate(self.courses.items())
         }
 
     def _move_on(self, phase: str, turn: int, lessons: dict[str, coldstart.Lesson]) -> dict[str, Boards]:
-        """After a lesson: every other board takes the lesson's move, the rest a random legal one."""
+        """After a lesson: every other board takes the lesson's move, the rest a random legal one.
+
+        Later in the cold start three of four boards are the model's own: they take its reply, and stay after a wrong
+        one, so that it is taught what to do where it gets stuck (DAgger, arXiv 1011.0686).
+        """
         moved = {}
+        graphdef, heat = self.vlm.graphdef, self.config.evaluation.temperature
+        alone = phase == "coldstart" and self.step >= self.config.coldstart.steps // 3
         for i, (name, course) in enumerate(self.courses.items()):
-            act_key, luck_key = jax.random.split(self._key(phase, 2 * turn + 1, i))
+            act_key, luck_key, reply_key = jax.random.split(self._key(phase, 2 * turn + 1, i), 3)
             game, old = course.language.game, self.boards[name]
             aimless = act(game, random_legal, old.state, act_key)
-            own = (jnp.arange(BATCH) % 2 == 0) & (phase != "base")
-            actions = jnp.where(own, lessons[name].action, aimless)
+            follow = (jnp.arange(BATCH) % 2 == 0) & (phase != "base")
+            actions = jnp.where(follow, lessons[name].action, aimless)
+            if alone:
+                tried = try_replies(graphdef, self.state.params, course.language, old.state, reply_key, 1, heat)
+                actions = jnp.where(jnp.arange(BATCH) % 4 > 0, jnp.asarray(tried.reading.actions), actions)
             moved[name] = advance(game, old, actions, luck_key, course.limit)[0]
         return moved
 
@@ -174,30 +186,33 @@ class Trainer:
             tried = try_replies(
                 self.vlm.graphdef, self.state.params, language, state, reply_key, part.group, part.temperature
             )
-            r, outcome = tried.reading, rewards.game_reward(tried.legal, tried.score)
-            total = rewards.total(outcome, r, format=part.format, perception=part.perception, exact=part.exact)
-            batch = Tried(
-                course.tables.prompt,
-                tried.pictures,
-                *tried.sampled,
-                jnp.asarray(total.reshape(part.states, part.group)),
+            r, good = tried.reading, rewards.outcome(tried.legal, tried.score)
+            earned = good
+            if part.reward == "regret":
+                worth = np.asarray(coldstart.opinion(language.game, state, act_key))
+                earned = rewards.regret(np.repeat(worth, part.group, axis=0), r.actions, course.scale)
+            each = rewards.parts(
+                earned, r, part.group, format=part.format, perception=part.perception, exact=part.exact
             )
+            blocks = grpo.blocks(tried.sampled.ids, tried.sampled.lengths, language.borders)
+            share_out = {"block": grpo.credit_by_block, "reply": grpo.credit_by_reply}[part.credit]
+            credit = share_out(each, blocks, scale=part.scale)
+            batch = Tried(course.tables.prompt, tried.pictures, *tried.sampled, credit)
             (_, report), gradient = learner.grpo_gradients(
                 self.vlm.graphdef, self.state.params, self.reference, batch, hyper
             )
             gradients.append((gradient, {}))
-            good = outcome > 0
             reports[name] = report | {
-                "reward": total.mean(),
-                "game_reward": outcome.mean(),
+                "reward": sum(jnp.mean(part) for part in each),
+                "game_reward": earned.mean(),
                 "format": r.formatted.mean(),
                 "cells": r.cells.mean(),
                 "board": r.board.mean(),
                 "legal": tried.legal.mean(),
-                "reason": good[r.board > 0].mean() if r.board.any() else 0.0,
+                "reason": (good > 0)[r.board > 0].mean() if r.board.any() else 0.0,
                 "length": np.asarray(tried.sampled.lengths).mean(),
             }
-            count += len(outcome)
+            count += len(good)
             boards[name] = self._follow(course, old, tried, self.step % turns, act_key, luck_key)
         if any(report["differ"] > 0 for report in reports.values()):
             state, norm = learner.apply(self.rule, self.state, tuple(gradients))
@@ -210,15 +225,14 @@ class Trainer:
     def _follow(
         self, course: Course, old: Boards, tried: Replies, turn: int, act_key: jax.Array, luck_key: jax.Array
     ) -> Boards:
-        """The boards that were answered move on: by a group's first reply where the policy's own play is wanted and the
-        reply is legal, else by a random legal move, so that no board stands still.
+        """The boards that were answered move on: by a group's first reply where the policy's own play is wanted (and
+        stay, as in the protocol, after a reply that is no legal move), else by a random legal move.
         """
         part, game = self.config.grpo, course.language.game
         turns, first = BATCH // part.states, slice(None, None, part.group)
         own = {"own": True, "random": False, "mix": np.arange(part.states) % 2 == 0}[self.config.states]
         actions = np.array(act(game, random_legal, old.state, act_key))
-        use = own & tried.legal[first]
-        actions[turn::turns] = np.where(use, tried.reading.actions[first], actions[turn::turns])
+        actions[turn::turns] = np.where(own, tried.reading.actions[first], actions[turn::turns])
         moved, _ = advance(game, old, jnp.asarray(actions), luck_key, course.limit)
         return choose(jnp.arange(BATCH) % turns == turn, moved, old)
 
@@ -232,7 +246,7 @@ class Trainer:
         if row >= _ROW or skipped > _SHARE * self.config.length(phase):
             self._give_up(skipped, row)
         run |= {"skipped": skipped} if skipped else {}
-        shown = ("reward", "legal", "cells") if phase == "grpo" else ("cells",)
+        shown = _SHOWN.get(phase, ("cells",))
         return {k: float(np.mean([report[k] for report in reports.values()])) for k in shown} | run
 
     def _give_up(self, skipped: int, row: int) -> None:
@@ -247,7 +261,7 @@ class Trainer:
 
     def evaluate(self, column: str) -> Iterator[Event]:
         """Play every game by the protocol, on boards that are the same for every column."""
-        boards, temperature = self.config.evaluation.boards, self.config.grpo.temperature
+        boards, temperature = self.config.evaluation.boards, self.config.evaluation.temperature
         for i, (name, course) in enumerate(self.courses.items()):
             game, key = course.language.game, jax.random.fold_in(self.key, 1000 + i)
             if self.scores.has(game, column):

@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 from jaxgym.dialogue import Reply, read_words
+from train.grpo import Rewards
 
 
 class Reading(NamedTuple):
@@ -35,12 +37,27 @@ def share_of_cells(perception: str | None, truth: str) -> float:
     return hits / sum(map(len, right))
 
 
-def game_reward(legal: np.ndarray, score: np.ndarray) -> np.ndarray:
-    """VLM-Gym's outcome: +1 when the move is legal and scores, else -1; float32 [B]."""
+def outcome(legal: np.ndarray, score: np.ndarray) -> np.ndarray:
+    """VLM-Gym's reward: +1 when the move is legal and scores, else -1; float32 [B]."""
     return np.where(legal & (score > 0), 1.0, -1.0).astype(np.float32)
 
 
-def total(game: np.ndarray, reading: Reading, *, format: float, perception: float, exact: bool) -> np.ndarray:
-    """game + format * formatted + perception * (share of cells, or 1 for an exact board only); float32 [B]."""
+def regret(values: np.ndarray, actions: np.ndarray, usual: float) -> np.ndarray:
+    """1 for the teacher's best action down to about 0 for its worst legal one, -1 for what is not legal; float32 [B].
+
+    values float32 [B, A], -inf where illegal; actions int32 [B], -1 where there is none. What an action gives away
+    against the best is measured by how far the board's values lie apart, and by a tenth of how far they `usual`ly do.
+    """
+    own = np.take_along_axis(values, np.maximum(actions, 0)[:, None], axis=1)[:, 0]
+    legal = (actions >= 0) & np.isfinite(own)
+    known = np.where(legal[:, None], values, 0.0)  # a row without a legal answer has nothing to measure
+    best, worst = known.max(axis=1), np.where(np.isfinite(known), known, np.inf).min(axis=1)
+    given_away = (best - np.where(legal, own, 0.0)) / (best - worst + 0.1 * usual)
+    return np.where(legal, 1 - given_away, -1.0).astype(np.float32)
+
+
+def parts(game: np.ndarray, reading: Reading, group: int, *, format: float, perception: float, exact: bool) -> Rewards:
+    """The game's reward float32 [B], format * formatted and perception * (share of cells, or 1 for an exact board)."""
     seen = reading.board if exact else reading.cells
-    return (game + np.float32(format) * reading.formatted + np.float32(perception) * seen).astype(np.float32)
+    weighted = (game, np.float32(format) * reading.formatted, np.float32(perception) * seen)
+    return Rewards(*(jnp.asarray(part.reshape(-1, group), jnp.float32) for part in weighted))

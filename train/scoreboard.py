@@ -32,7 +32,7 @@ class Scoreboard:
     def enter_model(self, game: Game[Any], column: str, result: Result, step: int) -> None:
         """Enter what a model did, with some of its replies; `step` is that of the column's phase."""
         self.enter(game, column, result.score)
-        names = ("cells", "board", "legal", "reason", "formatted", "cleared")
+        names = ("cells", "board", "legal", "reason", "formatted", "sight", "cleared", "temperature")
         extra = {name: getattr(result, name) for name in names}
         self._entry(game)["extra"][column] = {name: value for name, value in extra.items() if value is not None}
         tried = result.first
@@ -46,7 +46,7 @@ class Scoreboard:
                 "truth": tried.truths[i],
                 "action": game.actions.format(action) if action >= 0 else None,
                 "legal": bool(tried.legal[i]),
-                "reward": float(rewards.game_reward(tried.legal, tried.score)[i]),
+                "reward": float(rewards.outcome(tried.legal, tried.score)[i]),
                 "cells": float(tried.reading.cells[i]),
             }
             self.records.sample(f"{game.name}-{column}-{i}", picture, row)

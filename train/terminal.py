@@ -27,8 +27,11 @@ _MEASURES = {
     "board": "boards read exactly",
     "legal": "legal replies",
     "reason": "good move when read exactly",
+    "sight": "good move at first sight",
     "formatted": "well-formed",
+    "cleared": "steps to clear a board",
 }
+_COUNTED = ("cleared",)  # not a share
 
 
 def say(console: Console, text: str) -> None:
@@ -143,15 +146,21 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.0f}" if abs(value) >= 200 else f"{value:.2f}"
 
 
+def _amount(value: float | None, measure: str) -> str:
+    return "-" if value is None else f"{value:.1f}" if measure in _COUNTED else f"{100 * value:.1f} %"
+
+
 def _reading(table: dict[str, Any], games: Sequence[str]) -> Table:
     """What the model saw and what it made of it."""
     out = _grid("Reading and reasoning, over all steps of the evaluation", games, [""] * len(games))
     entries = [table["games"][game] for game in games]
     columns = [column for column in table["order"] if any(column in entry["extra"] for entry in entries)]
     for measure, title in _MEASURES.items():
+        if not any(entry["extra"].get(column, {}).get(measure) is not None for entry in entries for column in columns):
+            continue
         out.add_row(Text(title), *[Text("")] * len(games))
         for column in columns:
             shares = (entry["extra"].get(column, {}).get(measure) for entry in entries)
-            cells = (Text("-" if share is None else f"{100 * share:.1f} %") for share in shares)
+            cells = (Text(_amount(share, measure)) for share in shares)
             out.add_row(Text(f"  {COLUMNS.get(column, column)}"), *cells, end_section=column == columns[-1])
     return out

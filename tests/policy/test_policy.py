@@ -17,7 +17,7 @@ from policy import sample
 from policy import tokenizer as tokens
 from policy.config import PRESETS, VisionConfig
 from policy.model import reply_logits
-from policy.positions import token_positions
+from policy.positions import counted_positions, token_positions
 from policy.vision import VisionTower, patchify
 
 
@@ -43,6 +43,16 @@ def test_positions_of_text_then_a_picture():
     assert time == [0, 1, 2, 2, 2, 2, 4, 5, 6]
     assert row == [0, 1, 2, 2, 3, 3, 4, 5, 6]
     assert column == [0, 1, 2, 3, 2, 3, 4, 5, 6]
+
+
+def test_a_reply_stands_as_far_from_a_pictures_kth_token_whatever_its_size():
+    small, large = jnp.asarray([[9, 2, 2, 8, 7, 6]]), jnp.asarray([[9, 2, 2, 2, 2, 8, 7, 6]])
+    assert counted_positions(small, 2, (1, 2), 10)[0, 0].tolist() == [0, 1, 2, 11, 12, 13]
+    assert counted_positions(large, 2, (2, 2), 10)[0, 0].tolist() == [0, 1, 2, 3, 4, 11, 12, 13]
+    two = jnp.asarray([[2, 2, 8, 2, 2, 7]])
+    assert counted_positions(two, 2, (1, 2), 10)[:, 0].tolist() == [[0, 1, 10, 11, 12, 21]] * 3
+    for span in (0, 1, 4):  # a picture never takes up less than its tokens
+        assert counted_positions(large, 2, (2, 2), span)[0, 0].tolist() == list(range(8))
 
 
 def test_positions_of_two_pictures():

@@ -3,10 +3,11 @@
 import pytest
 
 from train import main as program
-from train.config import Config, Evaluation, Grpo, Supervised
+from train.config import Config, Evaluation, Grpo, Sight, Supervised
 
 _FLAGS = [
-    "--model", "tiny", "--base-steps", "6", "--base-boards", "8", "--coldstart-steps", "4", "--coldstart-boards", "8",
+    "--model", "tiny", "--sight-steps", "4", "--sight-boards", "8",
+    "--base-steps", "6", "--base-boards", "8", "--coldstart-steps", "4", "--coldstart-boards", "8",
     "--grpo-updates", "4", "--grpo-states", "4", "--grpo-group", "4", "--evaluation-boards", "4",
 ]  # fmt: skip
 
@@ -21,6 +22,7 @@ def _small(**changes) -> Config:
     parts = {
         "games": ("2048",),
         "model": "tiny",
+        "sight": Sight(steps=4, boards=8),
         "base": Supervised(steps=6, boards=8),
         "coldstart": Supervised(steps=4, boards=8),
         "grpo": Grpo(updates=4, states=4, group=4),

@@ -17,7 +17,7 @@ import pytest
 from rich.console import Console
 
 import policy
-from train import folder, learner, rewards, terminal
+from train import folder, grpo, learner, rewards, terminal
 from train import main as program
 from train.config import Config, Evaluation, Grpo
 from train.loop import Trainer
@@ -123,7 +123,8 @@ def test_a_run_that_is_not_finite_ends_with_one_line_and_a_sound_model(tmp_path,
 def test_an_update_in_which_no_group_differs_changes_nothing(tmp_path, small, monkeypatch):
     trainer = Trainer(small(), tmp_path / "run")
     trainer._enter("grpo")
-    monkeypatch.setattr(rewards, "total", lambda game, *_, **__: np.full_like(game, 2 + 31 / 36))
+    same = grpo.Rewards(*(jnp.full((4, 4), value, jnp.float32) for value in (1, 1, 31 / 36)))
+    monkeypatch.setattr(rewards, "parts", lambda *_, **__: same)
     before = trainer.state
     assert trainer._reinforce()["grad_norm"] == 0
     for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(trainer.state), strict=True):

@@ -26,13 +26,13 @@ def test_the_gain_is_clipped_on_the_far_side_only():
     old = jnp.zeros((4, 1))
     new = jnp.log(jnp.asarray([[2.0], [0.5], [2.0], [0.5]]))
     advantage = jnp.asarray([1.0, 1.0, -1.0, -1.0])
-    gain = grpo.clipped_gain(new, old, advantage, 0.2)
+    gain = grpo.clipped_gain(new, old, advantage[:, None], 0.2)
     np.testing.assert_allclose(gain[:, 0], [1.2, 0.5, -2.0, -0.8], rtol=1e-6)
 
 
 def test_at_the_sampling_policy_the_gradient_is_the_policy_gradient():
     old = jnp.log(jnp.asarray([[0.3, 0.6]]))
-    slope = jax.grad(lambda x: grpo.clipped_gain(x, old, jnp.asarray([1.7]), 0.2).sum())(old)
+    slope = jax.grad(lambda x: grpo.clipped_gain(x, old, jnp.asarray([[1.7]]), 0.2).sum())(old)
     np.testing.assert_allclose(slope, 1.7, rtol=1e-6)
 
 
@@ -72,12 +72,89 @@ def test_rewards_add_up():
     texts = [jaxgym.write_reply(truth, "why", "left"), jaxgym.write_reply(half, "why", "left"), "nonsense"]
     reading = rewards.read([jaxgym.read_reply(game, text) for text in texts], [truth] * 3)
     assert reading.actions.tolist() == [3, 3, -1] and reading.board.tolist() == [1, 0, 0]
-    outcome = rewards.game_reward(np.asarray([True, True, False]), np.asarray([8.0, 0.0, 0.0]))
+    outcome = rewards.outcome(np.asarray([True, True, False]), np.asarray([8.0, 0.0, 0.0]))
     assert outcome.tolist() == [1, -1, -1]
-    graded = rewards.total(outcome, reading, format=1.0, perception=1.0, exact=False)
-    strict = rewards.total(outcome, reading, format=0.5, perception=2.0, exact=True)
-    np.testing.assert_allclose(graded, [3.0, 0.75, -1.0])
-    np.testing.assert_allclose(strict, [3.5, -0.5, -1.0])
+    graded = rewards.parts(outcome, reading, 3, format=1.0, perception=1.0, exact=False)
+    strict = rewards.parts(outcome, reading, 1, format=0.5, perception=2.0, exact=True)
+    np.testing.assert_allclose(sum(graded), [[3.0, 0.75, -1.0]])
+    np.testing.assert_allclose(sum(strict), [[3.5], [-0.5], [-1.0]])
+
+
+def test_regret_grades_the_legal_actions_by_what_they_give_away():
+    inf = np.inf
+    values = np.asarray([[10.0, 0.0, -inf, 5.0]] * 5 + [[3.0, 3.0, -inf, -inf]] + [[-inf] * 4])
+    actions = np.asarray([0, 1, 2, 3, -1, 1, 0])
+    earned = rewards.regret(values, actions, 10.0)
+    best, worst, illegal, middle, unreadable, alike, over = earned
+    assert best == 1 and alike == 1 and illegal == unreadable == over == -1
+    assert best > middle > worst > illegal
+    np.testing.assert_allclose((middle, worst), (1 - 5 / 11, 1 - 10 / 11), rtol=1e-6)
+    moved = np.where(np.isfinite(values), values * 2 + 7, values)
+    np.testing.assert_allclose(rewards.regret(moved, actions, 20.0), earned, rtol=1e-6)
+
+
+# A group of two replies: perception of 3 and 2 tokens (9 ends it), think of 2 and 1 (8 ends it), answer of 1 and 2.
+REPLIES = jnp.asarray([[5, 5, 9, 6, 8, 7, 0], [5, 9, 8, 7, 1, 0, 0]])
+LENGTHS = jnp.asarray([6, 5])
+
+
+def test_every_token_is_of_one_block():
+    found = grpo.blocks(REPLIES, LENGTHS, (9, 8))
+    assert found.tolist() == [[0, 0, 0, 1, 1, 2, -1], [0, 0, 1, 2, 2, -1, -1]]
+    # A border that never comes, one before the other, one said twice: no token is lost, and none goes back.
+    odd = grpo.blocks(jnp.asarray([[5, 5, 5], [8, 5, 9], [9, 9, 8]]), jnp.asarray([3, 3, 3]), (9, 8))
+    assert odd.tolist() == [[0, 0, 0], [0, 0, 0], [0, 1, 1]]
+
+
+def test_credit_by_reply_is_one_advantage_for_all_tokens():
+    earned = grpo.Rewards(jnp.asarray([[1.0, -1.0]]), jnp.asarray([[1.0, 1.0]]), jnp.asarray([[0.5, 1.0]]))
+    credit = grpo.credit_by_reply(earned, grpo.blocks(REPLIES, LENGTHS, (9, 8)), scale=False)
+    np.testing.assert_allclose(credit.advantage, [[0.75] * 7, [-0.75] * 7])
+    np.testing.assert_allclose(credit.share, np.asarray([[1] * 6 + [0], [1] * 5 + [0, 0]]) / 11, rtol=1e-6)
+
+
+def test_credit_by_block_judges_reading_by_what_was_read_and_answering_by_what_it_did():
+    earned = grpo.Rewards(jnp.asarray([[1.0, -1.0]]), jnp.asarray([[1.0, 1.0]]), jnp.asarray([[0.5, 1.0]]))
+    blocks = grpo.blocks(REPLIES, LENGTHS, (9, 8))
+    credit = grpo.credit_by_block(earned, blocks, scale=False)
+    np.testing.assert_allclose(credit.advantage[0, :6], [-0.25] * 3 + [1.0] * 3)
+    np.testing.assert_allclose(credit.advantage[1, :5], [0.25] * 2 + [-1.0] * 3)
+    for block, count in ((0, 5), (1, 3), (2, 3)):
+        np.testing.assert_allclose(credit.share[blocks == block], 1 / 3 / count, rtol=1e-6)
+    assert (credit.share[blocks < 0] == 0).all()
+    unread = grpo.credit_by_block(earned, jnp.where(blocks == 0, 0, -1), scale=True)  # no reply got any further
+    np.testing.assert_allclose(unread.share.sum(), 1, rtol=1e-6)
+
+
+def test_unscaled_advantages_keep_the_size_of_a_difference():
+    near, far = jnp.asarray([[1.0, 1.01]]), jnp.asarray([[1.0, 3.0]])
+    np.testing.assert_allclose(grpo.advantages(near, scale=False), [[-0.005, 0.005]], rtol=1e-4)
+    np.testing.assert_allclose(grpo.advantages(far, scale=False), [[-1, 1]])
+    assert (grpo.advantages(jnp.full((2, 5), 2.9), scale=False) == 0).all()
+
+
+def test_of_equal_pairs_the_first_in_reading_order_is_wanted():
+    cells = np.asarray([[2, 3], [0, 3], [0, 1], [1, 2]])  # in no order
+    legal = jnp.asarray([[True, True, False, True], [True, True, False, True]])
+    wanted = jnp.asarray([[1 / 3, 1 / 3, 0.0, 1 / 3], [0.1, 0.1, 0.0, 0.8]])
+    found = coldstart.first_come(wanted, legal, cells)
+    odds = np.asarray([[np.exp(-2), 1, 0, np.exp(-1)], [0.1 * np.exp(-2), 0.1, 0, 0.8 * np.exp(-1)]])
+    np.testing.assert_allclose(found, odds / odds.sum(axis=1, keepdims=True), rtol=1e-5)
+
+
+def test_muon_learns_the_matrices_of_blocks_and_adam_the_rest():
+    params = {"blocks": {0: {"kernel": jnp.zeros((4, 6)), "bias": jnp.zeros(6)}}, "embedding": jnp.zeros((4, 6))}
+    rule = learner.optimizer(1e-3, 10, muon=True)
+    state = rule.init(params)
+    key = jax.random.key(0)
+    rank_one = jnp.outer(jnp.arange(1.0, 5), jnp.ones(6)) + 0.01 * jax.random.normal(key, (4, 6))
+    gradient = {"blocks": {0: {"kernel": rank_one, "bias": jnp.ones(6)}}, "embedding": rank_one}
+    for _ in range(3):
+        updates, state = rule.update(gradient, state, params)
+    spectrum = np.linalg.svd(updates["blocks"][0]["kernel"], compute_uv=False)
+    assert spectrum.min() > 0.3 * spectrum.max()  # the gradient's smallest is a thousandth of its largest
+    signs = np.unique(np.sign(updates["embedding"] * rank_one))
+    assert signs.tolist() == [-1] and np.ptp(np.abs(updates["embedding"])) < 1e-4 * np.abs(updates["embedding"]).max()
 
 
 def test_the_decision_targets_are_the_whole_distribution_token_by_token():
@@ -142,8 +219,8 @@ def test_a_masked_token_has_no_gradient_however_far_it_is():
         lambda x: grpo.masked_mean(grpo.k3(x, far, mask), mask),
         lambda x: grpo.masked_mean(grpo.k3(x, far), mask),
         lambda x: grpo.masked_mean(grpo.k3(x, far - 1e6, mask), mask),
-        lambda x: grpo.masked_mean(grpo.clipped_gain(x, far, jnp.asarray([-1.0]), 0.2, mask), mask),
-        lambda x: grpo.masked_mean(grpo.clipped_gain(-x, far, jnp.asarray([-1.0]), 0.2), mask),
+        lambda x: grpo.masked_mean(grpo.clipped_gain(x, far, jnp.asarray([[-1.0]]), 0.2, mask), mask),
+        lambda x: grpo.masked_mean(grpo.clipped_gain(-x, far, jnp.asarray([[-1.0]]), 0.2), mask),
         lambda x: grpo.masked_mean(grpo.ratio(-x * 1e6, far, mask), mask),
     ):
         value, slope = jax.value_and_grad(loss)(said)
@@ -159,7 +236,7 @@ def test_tokens_that_count_are_bounded(distance, advantage):
     for other in (jnp.asarray([[-1.0, -1.0 - distance]]), jnp.asarray([[-2.0, -3.0]])):
         for loss in (
             lambda x, other=other: grpo.k3(x, other, mask).sum(),
-            lambda x, other=other: grpo.clipped_gain(x, other, jnp.asarray([advantage]), 0.2, mask).sum(),
+            lambda x, other=other: grpo.clipped_gain(x, other, jnp.asarray([[advantage]]), 0.2, mask).sum(),
         ):
             value, slope = jax.value_and_grad(loss)(said)
             assert jnp.isfinite(value) and jnp.isfinite(slope).all()

@@ -26,7 +26,7 @@ def test_a_run_leaves_everything_behind(finished):
             assert score["low"] <= score["mean"] <= score["high"] and score["n"] == 4
         assert entry["columns"]["teacher"]["mean"] > entry["columns"]["random"]["mean"]
     rows = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
-    assert {row["phase"] for row in rows} == {"base", "coldstart", "grpo"}
+    assert {row["phase"] for row in rows} == {"sight", "base", "coldstart", "grpo"}
     assert {row["game"] for row in rows} == {"2048", "shisen_sho", None}
     measured = {name for row in rows if row["phase"] == "grpo" and row["game"] for name in row}
     assert measured >= {"reward", "format", "cells", "board", "legal", "reason", "entropy", "kl", "clipped", "length"}
@@ -47,8 +47,8 @@ def test_a_finished_run_can_be_asked_again(finished, capsys):
 
 
 def test_g0_skips_the_cold_start(small):
-    assert small(recipe="g0").phases == ("base", "grpo")
-    assert small(recipe="g1").phases == ("base", "coldstart", "grpo")
+    assert small(recipe="g0").phases == ("sight", "base", "grpo")
+    assert small(recipe="g1").phases == ("sight", "base", "coldstart", "grpo")
 
 
 def train_only(config: Config, folder) -> Trainer:
@@ -94,6 +94,7 @@ def test_help_lists_every_flag():
         "--games",
         "--recipe",
         "--states",
+        "--sight-steps",
         "--base-steps",
         "--coldstart-lr",
         "--grpo-group",

@@ -35,6 +35,7 @@ MEASURED = {  # by the evaluation: title, and whether it is a share
     "reason": (f"{_R} of moves", True),
     "legal": ("legal replies", True),
     "formatted": ("in the format", True),
+    "sight": ("good moves at first sight", True),
     "cleared": ("steps to clear", False),
 }
 _ACCURACY = (("board", "boards", 1), ("cells", "cells", 0), ("reason", "good moves", 2))

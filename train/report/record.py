@@ -10,7 +10,7 @@ import numpy as np
 
 from train.report.charts import Phase
 
-PHASES = {"base": "base", "coldstart": "cold start", "grpo": "RL"}
+PHASES = {"sight": "sight", "base": "base", "coldstart": "cold start", "grpo": "RL"}
 COLUMNS = {
     "random": "uniform random",
     "random_legal": "random legal",
