@@ -44,7 +44,7 @@ class Sight:
 
     steps: int = flag(0, "optimizer steps; 0 skips the phase")
     boards: int = flag(32, "boards of each game in a step")
-    lr: float = flag(3e-3, "peak learning rate (AdamW, warm-up and cosine)")
+    lr: float = flag(3e-3, "peak learning rate (AdamW; ten times that for Muon; warm-up and cosine)")
 
     def __post_init__(self) -> None:
         _check(self, steps=0, boards=1, lr=0.0)
@@ -57,7 +57,7 @@ class Supervised:
 
     steps: int = flag(0, "optimizer steps; 0 skips the phase")
     boards: int = flag(16, "boards of each game in a step")
-    lr: float = flag(2e-3, "peak learning rate (AdamW, warm-up and cosine)")
+    lr: float = flag(2e-3, "peak learning rate (AdamW; ten times that for Muon; warm-up and cosine)")
     decision: float = flag(
         1.0, "weight of the tokens that first name the action, against the teacher's whole distribution"
     )
@@ -72,13 +72,14 @@ class Supervised:
 class Grpo:
     """Group relative policy optimization (arXiv 2402.03300)."""
 
-    updates: int = flag(40, "optimizer steps; 0 skips the phase")
-    states: int = flag(16, "boards of each game in an update")
-    group: int = flag(8, "replies tried from each board")
-    lr: float = flag(2e-4, "peak learning rate")
+    updates: int = flag(30, "optimizer steps; 0 skips the phase")
+    states: int = flag(32, "boards of each game in an update")
+    group: int = flag(16, "replies tried from each board")
+    keep: int = flag(4, "replies of a group that are learned from, those whose rewards lie farthest apart; 0: all")
+    lr: float = flag(5e-4, "peak learning rate (AdamW, warm-up and cosine)")
     kl: float = flag(1e-2, "weight of the k3 estimate of the KL divergence from the model before RL")
     clip: float = flag(0.2, "the ratio of probabilities counts within 1 - clip and 1 + clip")
-    temperature: float = flag(1.0, "of sampling")
+    temperature: float = flag(0.8, "of sampling")
     reward: Literal["outcome", "regret"] = flag(
         "regret", "of the game: VLM-Gym's +1 or -1, or 1 minus what the action gives away by the teacher's values"
     )
@@ -93,7 +94,17 @@ class Grpo:
     def __post_init__(self) -> None:
         _check_divides("states", self.states)
         _check(
-            self, updates=0, states=1, group=2, lr=0.0, kl=0.0, clip=0.0, temperature=1e-3, format=0.0, perception=0.0
+            self,
+            updates=0,
+            states=1,
+            group=2,
+            keep=0,
+            lr=0.0,
+            kl=0.0,
+            clip=0.0,
+            temperature=1e-3,
+            format=0.0,
+            perception=0.0,
         )
 
 
@@ -120,9 +131,9 @@ class Config:
     photos: str = flag("digits", "pictures of shisen_sho_photo: digits, or the path of a CIFAR-10 archive or folder")
     picture: int = flag(0, "side of the pictures in pixels; 0: one block of patches a cell")
     run: str = flag("", "folder of the run, made anew (default: runs/ and the date)")
-    sight: Sight = Sight(steps=400)
-    base: Supervised = Supervised(steps=150)
-    coldstart: Supervised = Supervised(steps=500)
+    sight: Sight = Sight(steps=500)
+    base: Supervised = Supervised(steps=50)
+    coldstart: Supervised = Supervised(steps=400)
     grpo: Grpo = Grpo()
     evaluation: Evaluation = Evaluation()
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 _FARTHEST = 20.0  # nats; e**20 and its square are finite in float32
 _ALIKE = 1e-5  # of the largest reward: closer together than this, the rewards of a group differ by rounding only
@@ -30,6 +31,19 @@ def advantages(rewards: jax.Array, *, scale: bool = True) -> jax.Array:
     if scale:
         centred = centred / (jnp.std(rewards, axis=1, keepdims=True) + jnp.float32(1e-4))
     return jnp.where(differ(rewards)[:, None], centred, jnp.float32(0))
+
+
+def farthest(rewards: jax.Array, keep: int) -> jax.Array:
+    """Which replies of each group tell most: rewards float32 [S, G] -> int32 [S, keep], those of the largest variance.
+
+    They are some of the best and some of the worst ("max-variance down-sampling", PODS, arXiv 2504.13818).
+    """
+    order = jnp.argsort(rewards, axis=1)
+    size = rewards.shape[1]
+    ways = [np.r_[0:low, size - keep + low : size].astype(np.int32) for low in range(keep + 1)]
+    each = jnp.stack([order[:, way] for way in ways], axis=1)  # [S, ways, keep]
+    spread = jnp.var(jnp.take_along_axis(rewards[:, None], each, axis=2), axis=2)
+    return jnp.take_along_axis(each, jnp.argmax(spread, axis=1)[:, None, None], axis=1)[:, 0]
 
 
 class Rewards(NamedTuple):

@@ -9,8 +9,10 @@ import optax
 import optax.contrib
 from flax import nnx
 
+from policy import Reply
 from policy.model import Model, Params
 from train import coldstart, grpo
+from train.config import Grpo
 
 _DECAY = 0.01  # of weights
 
@@ -103,6 +105,21 @@ class Tried(NamedTuple):
     lengths: jax.Array  # int32 [B]
     logprobs: jax.Array  # float32 [B, R], of the sampler
     credit: grpo.Credit
+
+
+def learned_from(
+    prompt: jax.Array, pictures: jax.Array, said: Reply, earned: grpo.Rewards, borders: tuple[int, int], part: Grpo
+) -> Tried:
+    """What of groups of replies (B = S * G rows) is learned from, each token with its credit."""
+    states, group = earned.game.shape
+    keep = part.keep or group
+    best = grpo.farthest(sum(earned, jnp.float32(0)), keep) if keep < group else jnp.arange(group)[None]
+    rows = (jnp.arange(states, dtype=jnp.int32)[:, None] * group + best).reshape(-1)
+    ids, lengths, logprobs = (leaf[rows] for leaf in said)
+    kept = grpo.Rewards(*(each.reshape(-1)[rows].reshape(states, keep) for each in earned))
+    share_out = {"block": grpo.credit_by_block, "reply": grpo.credit_by_reply}[part.credit]
+    credit = share_out(kept, grpo.blocks(ids, lengths, borders), scale=part.scale)
+    return Tried(prompt, pictures, ids, lengths, logprobs, credit)
 
 
 class Hyper(NamedTuple):

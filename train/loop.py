@@ -15,12 +15,12 @@ import numpy as np
 import policy
 from jaxgym.engine import random_legal
 from policy.model import Params
-from train import coldstart, dense, grpo, learner, rewards
+from train import coldstart, dense, learner, rewards
 from train.checkpoint import Checkpoints
 from train.config import Config, Grpo, Sight, Supervised
 from train.course import Course, prepare
 from train.evaluate import anchors, evaluate
-from train.learner import Hyper, TrainState, Tried
+from train.learner import Hyper, TrainState
 from train.metrics import Records
 from train.rollout import BATCH, Boards, Replies, act, advance, choose, try_replies
 from train.scoreboard import Scoreboard
@@ -194,10 +194,9 @@ class Trainer:
             each = rewards.parts(
                 earned, r, part.group, format=part.format, perception=part.perception, exact=part.exact
             )
-            blocks = grpo.blocks(tried.sampled.ids, tried.sampled.lengths, language.borders)
-            share_out = {"block": grpo.credit_by_block, "reply": grpo.credit_by_reply}[part.credit]
-            credit = share_out(each, blocks, scale=part.scale)
-            batch = Tried(course.tables.prompt, tried.pictures, *tried.sampled, credit)
+            batch = learner.learned_from(
+                course.tables.prompt, tried.pictures, tried.sampled, each, language.borders, part
+            )
             (_, report), gradient = learner.grpo_gradients(
                 self.vlm.graphdef, self.state.params, self.reference, batch, hyper
             )

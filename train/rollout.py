@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
@@ -17,6 +18,7 @@ from train.config import POOL
 from train.language import Language
 from train.rewards import Reading
 
+_PARTS = 4  # of a batch of replies, on a CPU
 BATCH = POOL  # boards are stepped in batches of one size, so that each game compiles once
 
 
@@ -111,6 +113,27 @@ class Replies(NamedTuple):
     score: np.ndarray  # float32 [B]: the game's own score of the move
 
 
+def _reply(
+    graphdef: Any, params: Any, language: Language, seen: jax.Array, key: jax.Array, group: int, temperature: float
+) -> Reply:
+    """Write `group` replies to every picture. On a CPU in parts, side by side: small products leave cores idle, and
+    two parts at a time take little more than half as long.
+    """
+    n = seen.shape[0]
+    parts = _PARTS if jax.default_backend() == "cpu" and n % _PARTS == 0 else 1
+    size = n // parts
+    ids = jnp.broadcast_to(jnp.asarray(language.prompt)[None], (size, len(language.prompt)))
+    lengths, heat = jnp.full(size, len(language.prompt), jnp.int32), jnp.float32(temperature)
+
+    def write(pictures: jax.Array, key: jax.Array) -> Reply:
+        written = generate(graphdef, params, ids, lengths, pictures, key, heat, language.room, group)
+        return jax.block_until_ready(written)
+
+    with ThreadPoolExecutor(parts) as pool:
+        replies = list(pool.map(write, jnp.split(seen, parts), jax.random.split(key, parts)))
+    return replies[0] if parts == 1 else jax.tree.map(lambda *rows: jnp.concatenate(rows), *replies)
+
+
 def try_replies(
     graphdef: Any, params: Any, language: Language, state: Any, key: jax.Array, group: int, temperature: float
 ) -> Replies:
@@ -118,9 +141,7 @@ def try_replies(
     game, n = language.game, jax.tree.leaves(state)[0].shape[0]
     sample_key, luck_key = jax.random.split(key)
     seen, tiles = show(game, state)
-    ids = jnp.broadcast_to(jnp.asarray(language.prompt)[None], (n, len(language.prompt)))
-    lengths = jnp.full(n, len(language.prompt), jnp.int32)
-    sampled = generate(graphdef, params, ids, lengths, seen, sample_key, jnp.float32(temperature), language.room, group)
+    sampled = _reply(graphdef, params, language, seen, sample_key, group, temperature)
     tokens, counts, grids = jax.device_get((sampled.ids, sampled.lengths, tiles))
     texts = language.decode_replies(tokens, counts)
     truths = [t for grid in grids for t in [describe(game.sheet, grid)] * group]
