@@ -76,7 +76,7 @@ class Grpo:
     states: int = flag(32, "boards of each game in an update")
     group: int = flag(16, "replies tried from each board")
     keep: int = flag(4, "replies of a group that are learned from, those whose rewards lie farthest apart; 0: all")
-    lr: float = flag(5e-4, "peak learning rate (AdamW, warm-up and cosine)")
+    lr: float = flag(1e-4, "peak learning rate (AdamW, warm-up and cosine)")
     kl: float = flag(1e-2, "weight of the k3 estimate of the KL divergence from the model before RL")
     clip: float = flag(0.2, "the ratio of probabilities counts within 1 - clip and 1 + clip")
     temperature: float = flag(0.8, "of sampling")
@@ -106,6 +106,8 @@ class Grpo:
             format=0.0,
             perception=0.0,
         )
+        if self.keep == 1:
+            raise ValueError("grpo keep=1: must be 0 (all), or at least 2: one reply has nothing to be compared with")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -152,8 +152,10 @@ def _amount(value: float | None, measure: str) -> str:
 
 def _reading(table: dict[str, Any], games: Sequence[str]) -> Table:
     """What the model saw and what it made of it."""
-    out = _grid("Reading and reasoning, over all steps of the evaluation", games, [""] * len(games))
     entries = [table["games"][game] for game in games]
+    heats = {extra.get("temperature") for entry in entries for extra in entry["extra"].values()} - {None}
+    sampled = f", sampled at temperature {', '.join(f'{heat:g}' for heat in sorted(heats))}" if heats else ""
+    out = _grid(f"Reading and reasoning, over all steps of the evaluation{sampled}", games, [""] * len(games))
     columns = [column for column in table["order"] if any(column in entry["extra"] for entry in entries)]
     for measure, title in _MEASURES.items():
         if not any(entry["extra"].get(column, {}).get(measure) is not None for entry in entries for column in columns):

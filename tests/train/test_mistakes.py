@@ -143,6 +143,8 @@ def test_an_update_in_which_no_group_differs_changes_nothing(tmp_path, small, mo
         (["--seed", "x"], "invalid int value"),
         (["--states", "mine"], "invalid choice"),
         (["--base-boards", "7"], "boards=7: must divide 256"),
+        (["--grpo-keep", "1"], "grpo keep=1: must be 0 (all), or at least 2"),
+        (["--evaluation-temperature", "-1"], "evaluation temperature=-1.0: must be at least 0"),
         (["--grpo-lr", "-1"], "grpo lr=-1.0: must be at least 0"),
         (["--grpo-lr", "inf"], "grpo lr=inf: must be a finite number"),
         (["--grpo-lr", "1e3"], "grpo lr=1000.0: must be at most 1"),

@@ -1,12 +1,16 @@
 """Laws of rewards, of GRPO's objective and of the cold start's targets."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import jaxgym
+from policy import Reply
 from train import coldstart, dense, grpo, learner, rewards
+from train.config import Grpo
 from train.evaluate import interval
 
 
@@ -124,6 +128,32 @@ def test_credit_by_block_judges_reading_by_what_was_read_and_answering_by_what_i
     assert (credit.share[blocks < 0] == 0).all()
     unread = grpo.credit_by_block(earned, jnp.where(blocks == 0, 0, -1), scale=True)  # no reply got any further
     np.testing.assert_allclose(unread.share.sum(), 1, rtol=1e-6)
+
+
+def test_the_replies_kept_are_those_of_the_largest_variance():
+    """Against every subset there is."""
+    rng = np.random.default_rng(0)
+    earned = np.concatenate([rng.normal(size=(6, 7)), rng.choice([-1.0, 1.0], size=(6, 7)), np.ones((1, 7))])
+    for keep in (2, 3, 4, 6):
+        found = np.asarray(grpo.farthest(jnp.asarray(earned, jnp.float32), keep))
+        assert all(len(set(row)) == keep for row in found.tolist())
+        best = [max(np.var(row[list(each)]) for each in itertools.combinations(range(7), keep)) for row in earned]
+        np.testing.assert_allclose(np.take_along_axis(earned, found, axis=1).var(axis=1), best, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("keep", [0, 2])
+def test_what_is_learned_from_keeps_rows_and_rewards_together(keep):
+    ids = jnp.arange(24, dtype=jnp.int32).reshape(6, 4)
+    said = Reply(ids, jnp.full(6, 4), -ids.astype(jnp.float32))
+    game = jnp.asarray([[0.0, 1.0, 5.0], [9.0, 9.0, 8.0]])
+    zero = jnp.zeros((2, 3))
+    part = Grpo(keep=keep, credit="reply")
+    tried = learner.learned_from(ids[0], ids[:2], said, grpo.Rewards(game, zero, zero), (100, 101), part)
+    rows = np.asarray(tried.ids[:, 0]) // 4
+    assert sorted(rows) == ([0, 1, 2, 3, 4, 5] if not keep else sorted({0, 2, 5} | (set(rows) & {3, 4})))
+    np.testing.assert_array_equal(tried.logprobs, -tried.ids.astype(jnp.float32))
+    kept = game.reshape(-1)[rows].reshape(2, -1)
+    np.testing.assert_allclose(tried.credit.advantage[:, 0], (kept - kept.mean(1, keepdims=True)).reshape(-1))
 
 
 def test_unscaled_advantages_keep_the_size_of_a_difference():

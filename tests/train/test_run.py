@@ -3,15 +3,20 @@
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
 
 import policy
+from jaxgym.engine import random_legal
+from train import evaluate, loop
 from train import main as program
 from train.config import Config, Evaluation, Grpo, Supervised
 from train.loop import Trainer
+from train.rewards import Reading
+from train.rollout import BATCH, act
 
 
 def test_a_run_leaves_everything_behind(finished):
@@ -86,6 +91,63 @@ def test_a_stopped_run_goes_on_as_if_it_had_not(unbroken, tmp_path, small, stop)
         return [{k: v for k, v in row.items() if k not in ("seconds", "replies_per_second")} for row in rows]
 
     assert measured(unbroken.run) == measured(tmp_path)
+
+
+@pytest.mark.parametrize("legal", [True, False])
+def test_own_boards_stand_still_after_a_reply_that_is_no_legal_move(tmp_path, small, legal):
+    trainer = Trainer(small(states="own"), tmp_path / "run")
+    trainer._enter("grpo")
+    (name,) = trainer.courses
+    course, old, keys = trainer.courses[name], trainer.boards[name], jax.random.split(jax.random.key(0))
+    group, turns = trainer.config.grpo.group, BATCH // trainer.config.grpo.states
+    moves = np.asarray(act(course.language.game, random_legal, old.state, keys[0]))[1::turns]
+    said = np.repeat(moves if legal else np.full_like(moves, -1), group)
+    tried = SimpleNamespace(reading=SimpleNamespace(actions=said))
+    new = trainer._follow(course, old, tried, 1, *keys)
+    asked = np.arange(BATCH) % turns == 1
+    ended = np.asarray(new.steps) == 0
+    changed = np.asarray(new.state.board != old.state.board).reshape(BATCH, -1).any(axis=1)
+    assert not changed[~asked].any()
+    assert (changed == asked)[~ended].all() if legal else not changed[~ended].any()
+    np.testing.assert_array_equal(np.asarray(new.steps - old.steps)[~ended], asked[~ended].astype(int))
+
+
+def test_later_in_the_cold_start_boards_are_moved_by_the_models_own_replies(tmp_path, small, monkeypatch):
+    trainer = Trainer(small(coldstart=Supervised(steps=6, boards=256)), tmp_path / "run")
+    trainer._enter("coldstart")
+    asked = []
+
+    def stuck(*args):
+        asked.append(trainer.step)
+        return SimpleNamespace(reading=SimpleNamespace(actions=np.full(BATCH, -1)))
+
+    monkeypatch.setattr(loop, "try_replies", stuck)
+    before = []
+    for _ in range(4):
+        before.append(np.asarray(trainer.boards["2048"].state.board))
+        trainer._supervise("coldstart")
+    assert asked == [2, 3]
+    still = (before[3] == np.asarray(trainer.boards["2048"].state.board)).reshape(BATCH, -1).all(axis=1)
+    steps = np.asarray(trainer.boards["2048"].steps)
+    own = np.arange(BATCH) % 4 > 0
+    assert still[own & (steps > 0)].all() and not still[~own].any()
+
+
+def test_a_good_move_at_first_sight_is_one_on_a_board_not_answered_before(finished, monkeypatch):
+    """Every second reply is a good move: the first of all boards is met for the first time, later ones never are."""
+    trainer = Trainer(Config(games=("2048",), model=str(finished / "model"), recipe="g0"), finished.parent / "none")
+    language, step = trainer.courses["2048"].language, iter(range(1000))
+
+    def scripted(graphdef, params, language, state, key, group, temperature):
+        right = np.full(2, next(step) % 2 == 0)
+        ones = np.ones(2, np.float32)
+        reading = Reading(np.full(2, -1, np.int32), ones, ones, ones)
+        return SimpleNamespace(reading=reading, legal=right, score=right.astype(np.float32))
+
+    monkeypatch.setattr(evaluate, "try_replies", scripted)
+    *_, result = evaluate.evaluate(None, None, language, jax.random.key(0), 2, 0.5)
+    assert result.legal == 0.5 and result.temperature == 0.5
+    np.testing.assert_allclose(result.sight, 1 / 51)  # the first step, and the 50 after a move
 
 
 def test_help_lists_every_flag():

@@ -52,6 +52,7 @@ OF_A_GAME = (
     Chart("Unusable", "share of replies", (("unusable", "unusable", 4),), True, False),
 )
 OF_THE_RUN = (
+    Chart("Loss, tower alone", "sum of what is taught at it", (("loss", "loss", 6),), log=True, phases=("sight",)),
     Chart("Loss, supervised", "nats", (("loss", "loss", 6),), log=True, phases=("base", "coldstart")),
     Chart("Loss, RL", "clipped objective with KL", (("loss", "loss", 6),), phases=("grpo",)),
     Chart("Norm of the gradient", "before clipping", (("grad_norm", "norm", 3),), log=True),
