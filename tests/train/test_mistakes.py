@@ -278,13 +278,13 @@ def test_a_table_of_something_else_is_damaged(tmp_path, content):
 
 def test_a_checkpoint_cut_in_half_falls_back_to_the_one_before(copy, capsys):
     folders = sorted((p for p in (copy / "checkpoints").iterdir() if p.name.isdecimal()), key=lambda p: int(p.name))
-    assert [p.name for p in folders] == ["10", "14"]
+    assert [p.name for p in folders] == ["10", "18"]
     largest = max((p for p in folders[1].rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
     cut(largest, largest.stat().st_size // 2)
     assert program.main(["--resume", str(copy)]) == 0
     out = capsys.readouterr().out
-    assert "checkpoint 14 is damaged" in out and "going on from coldstart step 4" in out
-    assert (copy / "checkpoints-damaged" / "14").is_dir() and (copy / "checkpoints" / "14").is_dir()
+    assert "checkpoint 18 is damaged" in out and "going on from coldstart step 4" in out
+    assert (copy / "checkpoints-damaged" / "18").is_dir() and (copy / "checkpoints" / "18").is_dir()
     rows = [json.loads(line) for line in (copy / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if row["phase"] == "grpo" and row["game"] is None] == [1, 2, 3, 4]
 
@@ -295,7 +295,7 @@ def test_no_checkpoint_that_is_whole_is_told_in_one_line(copy, capsys):
     before = {p.name for p in copy.iterdir()}
     assert program.main(["--resume", str(copy)]) == 2
     (told,) = capsys.readouterr().err.splitlines()
-    assert f"no checkpoint that is whole (checkpoint 14, 10 is damaged and was moved to {copy}/checkpoints" in told
+    assert f"no checkpoint that is whole (checkpoint 18, 14 is damaged and was moved to {copy}/checkpoints" in told
     assert {p.name for p in copy.iterdir()} == before | {"checkpoints-damaged"}
 
 
@@ -308,7 +308,7 @@ def test_a_damaged_configuration_is_taken_from_the_checkpoint(copy, content, cap
     assert (copy / "config.json").read_text() == whole and (copy / "config-damaged.json").read_text() == content
     assert folder.old(copy) == (config, [])
     (copy / "config.json").write_text(content)
-    (copy / "checkpoints" / "14" / "sums.json").unlink()
+    (copy / "checkpoints" / "18" / "sums.json").unlink()
     (copy / "config-damaged.json").unlink()
     assert "checkpoint 14 is damaged" in folder.old(copy)[1][1]
     (copy / "config.json").write_text(content)
