@@ -150,11 +150,12 @@ def grpo_loss(
     gain = grpo.clipped_gain(logprobs, tried.logprobs, tried.credit.advantage, hyper.clip, mask)
     kl = grpo.masked_mean(grpo.k3(logprobs, jax.lax.stop_gradient(frozen), mask), mask)
     ratio = grpo.ratio(logprobs, tried.logprobs, mask)
+    groups = tried.credit.advantage.reshape(tried.pictures.shape[0], -1)
     report = {
         "kl": kl,
         "entropy": grpo.masked_mean(grpo.entropy(everything), mask),
         "clipped": grpo.masked_mean((jnp.abs(ratio - 1) > hyper.clip).astype(jnp.float32), mask),
-        "differ": jnp.mean(jnp.any(tried.credit.advantage != 0, axis=1).astype(jnp.float32)),
+        "differ": jnp.mean(jnp.any(groups != 0, axis=1).astype(jnp.float32)),
     }
     return hyper.kl * kl - jnp.sum(tried.credit.share * gain), report
 
