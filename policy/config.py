@@ -1,7 +1,7 @@
 """The shape of a vision-language model, and named presets of it.
 
-One decoder and one vision tower, built of the parts that Qwen-VL models are built of; the presets are small settings of
-the same classes.
+One decoder and one vision tower, built of the parts that Qwen-VL models are built of: Qwen2.5-VL, Qwen3-VL and the
+presets, which are small, are settings of the same classes.
 """
 
 import math
@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args, get_origin
 
 import numpy as np
 
-_MAY_BE_ZERO = ("vocab", "image_id", "stop_id", "pad_id", "grid", "span")
+_MAY_BE_ZERO = ("vocab", "image_id", "stop_id", "pad_id", "grid", "span", "window")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +25,17 @@ class VisionConfig:
     temporal: int = 2  # how often a still picture is repeated on the time axis
     merge: int = 2  # merge x merge patches become one image token
     grid: int = 0  # side of the table of learned absolute positions; 0: none
+    stretch: bool = (
+        False  # the table is stretched over the picture, whatever its size; else places beyond it are refused
+    )
+    window: int = 0  # side, in image tokens, of the windows that blocks see; 0: they see the whole picture
+    full: tuple[int, ...] = ()  # the blocks that see the whole picture all the same
+    deepstack: tuple[
+        int, ...
+    ] = ()  # the blocks whose output is also added in the decoder, one to each of its first blocks
+    norm: Literal["rms", "layer"] = "rms"
+    mlp: Literal["swiglu", "gelu"] = "swiglu"
+    embed_bias: bool = False
     rope_theta: float = 10_000.0
     looks: bool = False  # heads begin by looking at one neighbour each; for towers trained from scratch
     mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
@@ -35,6 +46,9 @@ class VisionConfig:
         _check(self)
         if self.width % (4 * self.heads):  # pairs of numbers turn, half of them with the row and half with the column
             raise ValueError(f"vision width={self.width} is no multiple of 4 x heads={self.heads}")
+        for name in ("full", "deepstack"):
+            if not all(0 <= block < self.layers for block in getattr(self, name)):
+                raise ValueError(f"vision {name}={getattr(self, name)} does not name some of {self.layers} blocks")
 
     @property
     def head_dim(self) -> int:
@@ -51,7 +65,7 @@ class VisionConfig:
         if not height or not width or height % side or width % side:
             raise ValueError(f"a picture of {height}x{width} pixels is not made of {side}x{side} blocks")
         rows, columns = height // self.patch, width // self.patch
-        if self.grid and max(rows, columns) > self.grid:
+        if self.grid and not self.stretch and max(rows, columns) > self.grid:
             raise ValueError(
                 f"a picture of {height}x{width} pixels has {rows}x{columns} patches, but this model knows places of "
                 f"{self.grid}x{self.grid}: give a picture of at most {self.grid * self.patch} pixels a side"
@@ -73,6 +87,7 @@ class DecoderConfig:
     mrope: bool = True  # image tokens stand at rows and columns; else they count up one by one, like words
     span: int = 0  # without M-RoPE: places that a picture takes up at least, so that replies begin at the same place
     sections: tuple[int, int, int] = (16, 24, 24)  # M-RoPE: frequencies that turn with time, row, column
+    interleaved: bool = False  # these take turns, frequency by frequency; else each has a stretch of its own
     qkv_bias: bool = False
     qk_norm: bool = False
     copies: bool = False  # heads begin by copying what is alike; for decoders trained from scratch
@@ -86,6 +101,16 @@ class DecoderConfig:
         if 2 * sum(self.sections) != self.head_dim:
             raise ValueError(f"sections {self.sections} do not add up to half of head_dim={self.head_dim}")
 
+    @property
+    def axes(self) -> np.ndarray:
+        """What each frequency turns with: 0 time, 1 row, 2 column; int [head_dim / 2]."""
+        if not self.interleaved:
+            return np.repeat(np.arange(3), self.sections)
+        axes = np.zeros(self.head_dim // 2, int)
+        for axis in (1, 2):
+            axes[axis : 3 * self.sections[axis] : 3] = axis
+        return axes
+
 
 @dataclass(frozen=True, kw_only=True)
 class VLMConfig:
@@ -97,12 +122,20 @@ class VLMConfig:
     image_id: int  # placeholder id of one image token; never sampled
     stop_id: int  # ends a reply
     pad_id: int
+    stops: tuple[int, ...] = ()  # further ids that end a reply
+    unsaid: tuple[int, ...] = ()  # further ids that are never sampled: other placeholders
+    remat: bool = False  # blocks are computed again in the backward pass: a third more work, far less memory
 
     def __post_init__(self) -> None:
         _check(self)
-        for name in ("image_id", "stop_id", "pad_id") if self.vocab else ():  # a preset's vocabulary comes later
-            if getattr(self, name) >= self.vocab:
+        named = {"image_id": (self.image_id,), "stop_id": (self.stop_id,), "pad_id": (self.pad_id,)}
+        for name, ids in (named | {"stops": self.stops, "unsaid": self.unsaid}).items():
+            if self.vocab and not all(0 <= each < self.vocab for each in ids):  # a preset's vocabulary comes later
                 raise ValueError(f"{name}={getattr(self, name)} is not in the vocabulary of {self.vocab} tokens")
+        if len(self.vision.deepstack) > self.decoder.layers:
+            raise ValueError(
+                f"deepstack={self.vision.deepstack} asks for more than {self.decoder.layers} decoder layers"
+            )
 
     def image_tokens(self, height: int, width: int) -> tuple[int, int]:
         """Rows and columns of image tokens of a picture of so many pixels; raises ValueError when it does not fit."""

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from policy.config import DecoderConfig
-from policy.layers import SwiGLU, linear
+from policy.layers import RMSNorm, SwiGLU, linear
 from policy.positions import mrope_angles, rotate
 
 
@@ -66,8 +66,8 @@ class Attention(nnx.Module):
         self.v = linear(c.width, c.kv_heads * c.head_dim, bias=c.qkv_bias, rngs=rngs)
         self.out = linear(inner, c.width, bias=False, rngs=rngs, shrink=2 * c.layers)
         if c.qk_norm:
-            self.q_norm = nnx.RMSNorm(c.head_dim, epsilon=c.eps, rngs=rngs)
-            self.k_norm = nnx.RMSNorm(c.head_dim, epsilon=c.eps, rngs=rngs)
+            self.q_norm = RMSNorm(c.head_dim, eps=c.eps)
+            self.k_norm = RMSNorm(c.head_dim, eps=c.eps)
         if c.copies:
             begin_by_copying(self, rngs)
 
@@ -86,14 +86,14 @@ class Attention(nnx.Module):
     def attend(
         self,
         q: jax.Array,  # [B, kv, share, T, d]
-        own: tuple[jax.Array, jax.Array, jax.Array],  # keys [B, kv, d, K], values [B, kv, K, d], mask bool [B, T, K]
-        prompt: tuple[jax.Array, jax.Array, jax.Array] | None,  # keys [S, kv, d, P], values [S, kv, P, d], bool [S, P]
+        own: "Layer",  # keys [B, kv, d, K], values [B, kv, K, d], mask bool [B, T, K]
+        prompt: "Layer | None",  # keys [S, kv, d, P], values [S, kv, P, d], bool [S, P]
     ) -> jax.Array:
         """Attention of B = S * G rows; rows s * G ... s * G + G - 1 share prompt s. Returns [B, T, width]."""
         rows, kv, share, length, dim = q.shape
         keys, values, mask = own
-        q = q.reshape(rows, kv, share * length, dim) * jnp.asarray(dim**-0.5, q.dtype)
-        scores = jnp.matmul(q, keys).astype(jnp.float32).reshape(rows, kv, share, length, -1)
+        q = q.reshape(rows, kv, share * length, dim)
+        scores = _scores(q, keys).reshape(rows, kv, share, length, -1)
         scores = jnp.where(mask[:, None, None], scores, -jnp.inf).reshape(rows, kv, share * length, -1)
         if prompt is None:
             mixed = jnp.matmul(jax.nn.softmax(scores, axis=-1).astype(q.dtype), values)
@@ -111,8 +111,7 @@ class Attention(nnx.Module):
         prompts = valid.shape[0]
         group = rows // prompts
         together = q.reshape(prompts, group, kv, count, dim).swapaxes(1, 2).reshape(prompts, kv, group * count, dim)
-        before = jnp.matmul(together, shared_keys).astype(jnp.float32)
-        before = jnp.where(valid[:, None, None], before, -jnp.inf)
+        before = jnp.where(valid[:, None, None], _scores(together, shared_keys), -jnp.inf)
         apart = (prompts, kv, group, count)  # how a prompt's rows lie in `before`, and below in [B, kv, N]
 
         def split(x: jax.Array) -> jax.Array:
@@ -130,27 +129,43 @@ class Attention(nnx.Module):
         return (mixed.astype(jnp.float32) / total).astype(q.dtype)
 
 
+def _scores(q: jax.Array, keys: jax.Array) -> jax.Array:
+    """Scaled products in float32: q [..., N, d], keys [..., d, K] -> [..., N, K]."""
+    return jnp.matmul(q, keys, preferred_element_type=jnp.float32) * jnp.float32(q.shape[-1] ** -0.5)
+
+
+Layer = tuple[jax.Array, jax.Array, jax.Array]  # keys, values and which of them may be attended to
+
+
 class Block(nnx.Module):
     """Attention and SwiGLU, each after an RMSNorm and added to what came in."""
 
     def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs) -> None:
-        self.norm1 = nnx.RMSNorm(config.width, epsilon=config.eps, rngs=rngs)
+        self.norm1 = RMSNorm(config.width, eps=config.eps)
         self.attention = Attention(config, rngs=rngs)
-        self.norm2 = nnx.RMSNorm(config.width, epsilon=config.eps, rngs=rngs)
+        self.norm2 = RMSNorm(config.width, eps=config.eps)
         self.mlp = SwiGLU(config.width, config.hidden, config.layers, bias=False, rngs=rngs)
+
+    def read(
+        self, x: jax.Array, angles: jax.Array, mask: jax.Array, prompt: Layer | None
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Whole sequences x [B, T, width], mask bool [B, T, T]; also their keys and values."""
+        q, k, v = self.attention.project(self.norm1(x), angles)
+        x = x + self.attention.attend(q, (k, v, mask), prompt)
+        return x + self.mlp(self.norm2(x)), k, v
 
 
 class Decoder(nnx.Module):
     """Embeddings in, normalised hidden states and caches out."""
 
-    def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs) -> None:
-        self.config = config
+    def __init__(self, config: DecoderConfig, *, remat: bool = False, rngs: nnx.Rngs) -> None:
+        self.config, self.remat = config, remat
         self.blocks = nnx.List([Block(config, rngs=rngs) for _ in range(config.layers)])
-        self.norm = nnx.RMSNorm(config.width, epsilon=config.eps, rngs=rngs)
+        self.norm = RMSNorm(config.width, eps=config.eps)
 
     def _angles(self, positions: jax.Array) -> jax.Array:
         c = self.config
-        return mrope_angles(positions, c.head_dim, c.rope_theta, c.sections)
+        return mrope_angles(positions, c.head_dim, c.rope_theta, c.axes)
 
     def gaze(
         self, x: jax.Array, positions: jax.Array, asked: jax.Array, where: jax.Array, past: jax.Array
@@ -169,22 +184,28 @@ class Decoder(nnx.Module):
         return jax.nn.log_softmax(jnp.concatenate([scores, itself[..., None]], axis=-1), axis=-1)
 
     def read(
-        self, x: jax.Array, positions: jax.Array, valid: jax.Array, prompt: Cache | None = None
+        self,
+        x: jax.Array,
+        positions: jax.Array,
+        valid: jax.Array,
+        prompt: Cache | None = None,
+        deep: tuple[jax.Array, ...] = (),
     ) -> tuple[jax.Array, Cache]:
         """Read whole sequences at once: x [B, T, width], positions int32 [3, B, T], valid bool [B, T].
 
-        Each token sees the valid ones up to itself, after those of its prompt. Also returns the cache.
+        Each token sees the valid ones up to itself, after those of its prompt. deep: what is added after each of the
+        first blocks, [B, T, width] each (DeepStack, arXiv 2406.04334). Also returns the cache.
         """
         length, angles = x.shape[1], self._angles(positions)
         causal = jnp.tril(jnp.ones((length, length), jnp.bool_))
-        mask = (causal[None] & valid[:, None, :]) | jnp.eye(length, dtype=jnp.bool_)[
-            None
-        ]  # a pad row sees itself: no NaN
+        alone = jnp.eye(length, dtype=jnp.bool_)[None]  # a pad row sees itself: no NaN
+        mask = (causal[None] & valid[:, None, :]) | alone
         keys, values = [], []
         for i, block in enumerate(self.blocks):
-            q, k, v = block.attention.project(block.norm1(x), angles)
-            x = x + block.attention.attend(q, (k, v, mask), _layer(prompt, i))
-            x = x + block.mlp(block.norm2(x))
+            read = jax.checkpoint(block.read) if self.remat else block.read
+            x, k, v = read(x, angles, mask, _layer(prompt, i))
+            if i < len(deep):
+                x = x + deep[i].astype(x.dtype)
             keys.append(k)
             values.append(v)
         return self.norm(x), Cache(tuple(keys), tuple(values), valid)
@@ -207,5 +228,5 @@ class Decoder(nnx.Module):
         return self.norm(x), Cache(tuple(keys), tuple(values), valid)
 
 
-def _layer(cache: Cache | None, i: int) -> tuple[jax.Array, jax.Array, jax.Array] | None:
+def _layer(cache: Cache | None, i: int) -> Layer | None:
     return None if cache is None else (cache.keys[i], cache.values[i], cache.valid)

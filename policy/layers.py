@@ -1,6 +1,7 @@
 """Parts that the vision tower and the decoder share."""
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 
@@ -20,3 +21,47 @@ class SwiGLU(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return self.down(jax.nn.silu(self.gate(x)) * self.up(x))
+
+
+class MLP(nnx.Module):
+    """down(gelu(up(x))), with the tanh that approximates the error function."""
+
+    def __init__(self, width: int, hidden: int, layers: int, *, rngs: nnx.Rngs) -> None:
+        self.up = linear(width, hidden, bias=True, rngs=rngs)
+        self.down = linear(hidden, width, bias=True, rngs=rngs, shrink=2 * layers)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.down(jax.nn.gelu(self.up(x), approximate=True))
+
+
+class RMSNorm(nnx.Module):
+    """x / rms(x) * scale: the norm in float32, the product in the dtype of x."""
+
+    def __init__(self, width: int, *, eps: float) -> None:
+        self.scale = nnx.Param(jnp.ones(width, jnp.float32))
+        self.eps = eps
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        whole = x.astype(jnp.float32)
+        mean = jnp.mean(whole * whole, axis=-1, keepdims=True)
+        return _row(self.scale, x) * (whole * jax.lax.rsqrt(mean + self.eps)).astype(x.dtype)
+
+
+class LayerNorm(nnx.Module):
+    """(x - mean) / deviation * scale + bias, in float32 and back."""
+
+    def __init__(self, width: int, *, eps: float) -> None:
+        self.scale = nnx.Param(jnp.ones(width, jnp.float32))
+        self.bias = nnx.Param(jnp.zeros(width, jnp.float32))
+        self.eps = eps
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        whole = x.astype(jnp.float32)
+        centred = whole - jnp.mean(whole, axis=-1, keepdims=True)
+        normal = centred * jax.lax.rsqrt(jnp.mean(centred * centred, axis=-1, keepdims=True) + self.eps)
+        return (_row(self.scale, x) * normal + _row(self.bias, x)).astype(x.dtype)
+
+
+def _row(vector: nnx.Param[jax.Array], x: jax.Array) -> jax.Array:
+    """A vector as the last axis of something of the rank of x."""
+    return vector[...].reshape((1,) * (x.ndim - 1) + (-1,))

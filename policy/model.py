@@ -13,10 +13,11 @@ from flax import nnx
 from policy.config import VLMConfig
 from policy.decoder import Cache, Decoder
 from policy.layers import linear
-from policy.positions import counted_positions, token_positions
-from policy.vision import VisionTower
+from policy.positions import counted_positions, nth_image_token, token_positions
+from policy.vision import Sight, VisionTower
 
 Params = Any  # the parameters of a Model as an nnx.State: a pytree of arrays
+Pictures = jax.Array | tuple[jax.Array, ...]  # uint8 [M, H, W, 3]; of several sizes: several of these, in reading order
 
 
 class Prompt(NamedTuple):
@@ -33,52 +34,68 @@ class Model(nnx.Module):
     def __init__(self, config: VLMConfig, *, rngs: nnx.Rngs) -> None:
         self.config = config
         width = config.decoder.width
-        self.vision = VisionTower(config.vision, width, rngs=rngs)
+        self.vision = VisionTower(config.vision, width, remat=config.remat, rngs=rngs)
         init = nnx.initializers.normal(width**-0.5 if config.decoder.tied else 1.0)
         self.embedding = nnx.Embed(config.vocab, width, embedding_init=init, rngs=rngs)
-        self.decoder = Decoder(config.decoder, rngs=rngs)
+        self.decoder = Decoder(config.decoder, remat=config.remat, rngs=rngs)
         if not config.decoder.tied:
             self.head = linear(width, config.vocab, bias=False, rngs=rngs)
+
+    def look(self, pictures: Pictures) -> Sight:
+        """What the tower makes of pictures: [M, tokens, width], of several sizes [1, all tokens, width]."""
+        if not isinstance(pictures, tuple):
+            return self.vision(pictures)
+        seen = [jax.tree.map(lambda x: x.reshape(1, -1, x.shape[-1]), self.vision(each)) for each in pictures]
+        return jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=1), *seen)
 
     def embed(self, ids: jax.Array, features: jax.Array) -> jax.Array:
         """Token embeddings [B, T, width], image features [M, tokens, width] in the places of the placeholders."""
         image = ids == self.config.image_id
-        nth = jnp.cumsum(image.reshape(-1), dtype=jnp.int32).reshape(image.shape) - 1
-        flat = features.reshape(-1, features.shape[-1])
-        return jnp.where(image[..., None], jnp.take(flat, nth, axis=0, mode="clip"), self.embedding(ids))
+        return jnp.where(image[..., None], self._in_place(image, features), self.embedding(ids))
 
-    def positions(self, ids: jax.Array, pictures: jax.Array) -> jax.Array:
-        """Where the tokens of prompts stand: ids int32 [B, T], pictures of one size -> int32 [3, B, T]."""
-        config, grid = self.config, self.config.image_tokens(*pictures.shape[1:3])
+    @staticmethod
+    def _in_place(image: jax.Array, features: jax.Array) -> jax.Array:
+        """Image features where a mask bool [B, T] has image tokens, something else elsewhere: [B, T, width]."""
+        flat = features.reshape(-1, features.shape[-1])
+        return jnp.take(flat, nth_image_token(image), axis=0, mode="clip")
+
+    def positions(self, ids: jax.Array, pictures: Pictures) -> jax.Array:
+        """Where the tokens of prompts stand: ids int32 [B, T] -> int32 [3, B, T]."""
+        config = self.config
+        grids = picture_grids(config, pictures)
         if config.decoder.mrope:
-            return token_positions(ids, config.image_id, grid)
-        return counted_positions(ids, config.image_id, grid, config.decoder.span)
+            return token_positions(ids, config.image_id, grids)
+        return counted_positions(ids, config.image_id, grids, config.decoder.span)
 
     def project(self, hidden: jax.Array) -> jax.Array:
-        """Hidden states [..., width] -> float32 logits [..., V]; placeholders of image tokens can never be said."""
-        logits = self.embedding.attend(hidden) if self.config.decoder.tied else self.head(hidden)
-        vocab = jnp.arange(self.config.vocab, dtype=jnp.int32)
-        silent = (vocab == self.config.image_id).reshape((1,) * (logits.ndim - 1) + (-1,))
-        return jnp.where(silent, -jnp.inf, logits.astype(jnp.float32))
+        """Hidden states [..., width] -> float32 logits [..., V]; placeholders can never be said."""
+        config = self.config
+        table = self.embedding.embedding[...].T if config.decoder.tied else self.head.kernel[...]
+        logits = jnp.matmul(hidden, table.astype(hidden.dtype), preferred_element_type=jnp.float32)
+        vocab = jnp.arange(config.vocab, dtype=jnp.int32)
+        silent = jnp.isin(vocab, jnp.asarray((config.image_id, *config.unsaid), jnp.int32))
+        return jnp.where(silent.reshape((1,) * (logits.ndim - 1) + (-1,)), -jnp.inf, logits)
 
     def read(
-        self, ids: jax.Array, lengths: jax.Array, pictures: jax.Array, features: jax.Array | None = None
+        self, ids: jax.Array, lengths: jax.Array, pictures: Pictures, seen: Sight | None = None
     ) -> tuple[jax.Array, Cache, jax.Array]:
         """Read right-padded prompts: hidden states [B, T, width], their cache, M-RoPE positions [3, B, T].
 
-        Who has the pictures' features already hands them in.
+        Who has seen the pictures already hands in what the tower made of them.
         """
         positions = self.positions(ids, pictures)
-        index = jnp.arange(ids.shape[1], dtype=jnp.int32)[None]
-        x = self.embed(ids, self.vision(pictures) if features is None else features)
-        hidden, cache = self.decoder.read(x, positions, index < lengths[:, None])
+        valid = jnp.arange(ids.shape[1], dtype=jnp.int32)[None] < lengths[:, None]
+        if not picture_grids(self.config, pictures):
+            hidden, cache = self.decoder.read(self.embedding(ids), positions, valid)
+            return hidden, cache, positions
+        seen, image = self.look(pictures) if seen is None else seen, ids == self.config.image_id
+        deep = tuple(jnp.where(image[..., None], self._in_place(image, each), 0) for each in seen.deep)
+        hidden, cache = self.decoder.read(self.embed(ids, seen.tokens), positions, valid, deep=deep)
         return hidden, cache, positions
 
-    def prefill(
-        self, ids: jax.Array, lengths: jax.Array, pictures: jax.Array, features: jax.Array | None = None
-    ) -> Prompt:
-        """Read prompts that are to be continued: ids int32 [S, P], lengths int32 [S], pictures uint8 [M, H, W, 3]."""
-        hidden, cache, positions = self.read(ids, lengths, pictures, features)
+    def prefill(self, ids: jax.Array, lengths: jax.Array, pictures: Pictures) -> Prompt:
+        """Read prompts that are to be continued: ids int32 [S, P], lengths int32 [S]."""
+        hidden, cache, positions = self.read(ids, lengths, pictures)
         last = (lengths - 1)[:, None]
         valid = jnp.arange(ids.shape[1], dtype=jnp.int32)[None] < lengths[:, None]
         highest = jnp.max(jnp.where(valid[None], positions, 0), axis=(0, 2))
@@ -97,6 +114,12 @@ class Model(nnx.Module):
         return self.project(jnp.concatenate([first, hidden], axis=1))
 
 
+def picture_grids(config: VLMConfig, pictures: Pictures) -> list[tuple[int, int]]:
+    """Rows and columns of image tokens of every picture, in reading order; raises ValueError when one does not fit."""
+    parts = pictures if isinstance(pictures, tuple) else (pictures,)
+    return [grid for part in parts if len(part) for grid in [config.image_tokens(*part.shape[1:3])] * len(part)]
+
+
 def outline(config: VLMConfig) -> tuple[nnx.GraphDef[Model], Params]:
     """The graph of a model, and its parameters as shapes."""
     return nnx.split(nnx.eval_shape(lambda: Model(config, rngs=nnx.Rngs(params=jax.random.key(0)))), nnx.Param)
@@ -110,7 +133,7 @@ def create(config: VLMConfig, key: jax.Array) -> tuple[nnx.GraphDef[Model], Para
 
 @functools.partial(jax.jit, static_argnums=0)
 def logits(
-    graphdef: nnx.GraphDef[Model], params: Params, ids: jax.Array, lengths: jax.Array, pictures: jax.Array
+    graphdef: nnx.GraphDef[Model], params: Params, ids: jax.Array, lengths: jax.Array, pictures: Pictures
 ) -> jax.Array:
     """Logits float32 [B, T, V] after every token; see `policy.VLM.logits`."""
     model = nnx.merge(graphdef, params)
@@ -123,7 +146,7 @@ def reply_logits(
     params: Params,
     ids: jax.Array,  # int32 [S, P]
     lengths: jax.Array,  # int32 [S]
-    pictures: jax.Array,  # uint8 [M, H, W, 3]
+    pictures: Pictures,  # uint8 [M, H, W, 3]
     replies: jax.Array,  # int32 [S * G, R]
 ) -> jax.Array:
     """Logits float32 [S * G, R, V] of replies; every prompt is read once for its group of G."""

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from policy.decoder import Cache, empty_cache
-from policy.model import Model, Params
+from policy.model import Model, Params, Pictures
 
 
 class Reply(NamedTuple):
@@ -28,17 +28,20 @@ class _Loop(NamedTuple):
     reply: Reply
 
 
-@functools.partial(jax.jit, static_argnums=(0, 7, 8))
+@functools.partial(jax.jit, static_argnums=(0, 7, 8), static_argnames="top_k")
 def generate(
     graphdef: nnx.GraphDef[Model],
     params: Params,
     ids: jax.Array,  # int32 [S, P]
     lengths: jax.Array,  # int32 [S]
-    pictures: jax.Array,  # uint8 [M, H, W, 3]
+    pictures: Pictures,  # uint8 [M, H, W, 3]
     key: jax.Array,
     temperature: jax.Array,  # float32 []; 0: greedy
     max_new_tokens: int,
     samples: int,
+    *,
+    top_k: int = 0,  # 0: all
+    top_p: jax.Array | None = None,  # float32 []; None: all
 ) -> Reply:
     """Write `samples` replies to each prompt, side by side, until the last of them stops."""
     model = nnx.merge(graphdef, params)
@@ -47,12 +50,13 @@ def generate(
     rows = ids.shape[0] * samples
     position = jnp.repeat(prompt.position, samples)
     luck = jax.random.uniform(key, (max_new_tokens, rows), jnp.float32)
+    stops = jnp.asarray((config.stop_id, *config.stops), jnp.int32)
 
     def more(loop: _Loop) -> jax.Array:
         return (loop.step < max_new_tokens) & ~jnp.all(loop.done)
 
     def write(loop: _Loop) -> _Loop:
-        token, logprob = draw(loop.logits, luck[loop.step], temperature)
+        token, logprob = draw(loop.logits, luck[loop.step], temperature, top_k, top_p)
         token = jnp.where(loop.done, config.pad_id, token)
         reply = Reply(
             jax.lax.dynamic_update_slice(loop.reply.ids, token[:, None], (jnp.int32(0), loop.step)),
@@ -65,7 +69,7 @@ def generate(
         hidden, cache = model.decoder.extend(
             model.embedding(token)[:, None], ahead, loop.cache, loop.step, prompt.cache
         )
-        done = loop.done | (token == config.stop_id)
+        done = loop.done | jnp.isin(token, stops)
         return _Loop(loop.step + 1, model.project(hidden[:, 0]), cache, done, reply)
 
     start = _Loop(
@@ -86,19 +90,38 @@ def generate(
     return jax.lax.while_loop(more, write, start).reply
 
 
-def draw(logits: jax.Array, luck: jax.Array, temperature: jax.Array) -> tuple[jax.Array, jax.Array]:
+def draw(
+    logits: jax.Array, luck: jax.Array, temperature: jax.Array, top_k: int = 0, top_p: jax.Array | None = None
+) -> tuple[jax.Array, jax.Array]:
     """One token a row and its log-probability: logits float32 [rows, V], luck float32 [rows] uniform in [0, 1).
 
-    The token at which the cumulative probability passes the luck; at a temperature of 0 the likeliest, the first of
-    several. One number a row: noise for every token costs, on a CPU, as much as a layer of a small decoder.
+    It is drawn from what top_k and top_p leave of the distribution at that temperature: the token at which the
+    cumulative probability passes the luck; at a temperature of 0 the likeliest, the first of several. One number a row:
+    noise for every token costs, on a CPU, as much as a layer of a small decoder.
     """
     below = logits - jnp.max(logits, axis=-1, keepdims=True)  # so that a tiny temperature makes nothing infinite
-    scaled = below / jnp.where(temperature > 0, temperature, 1.0)
+    scaled = narrowed(below / jnp.where(temperature > 0, temperature, 1.0), top_k, top_p)
     odds = jnp.exp(scaled)
     whole = jnp.sum(odds, axis=-1)
     wanted = jnp.where(temperature > 0, odds, (below == 0).astype(jnp.float32))
     token = _pass(wanted, jnp.where(temperature > 0, luck, 0.0) * whole)
     return token, jnp.take_along_axis(scaled, token[:, None], axis=-1)[:, 0] - jnp.log(whole)
+
+
+def narrowed(logits: jax.Array, top_k: int, top_p: jax.Array | None) -> jax.Array:
+    """Only the top_k likeliest of logits float32 [rows, V] (0: all); of these the fewest that have a share of top_p.
+
+    The rest becomes -inf; equals are kept together. (Nucleus sampling: Holtzman et al., arXiv 1904.09751.)
+    """
+    if 0 < top_k < logits.shape[-1]:
+        logits = jnp.where(logits >= jax.lax.top_k(logits, top_k)[0][:, -1:], logits, -jnp.inf)
+    if top_p is not None:
+        ordered = jnp.sort(logits, axis=-1, descending=True)
+        odds = jax.nn.softmax(ordered, axis=-1)
+        needed = jnp.cumsum(odds, axis=-1) - odds < top_p  # as long as those before do not suffice
+        least = jnp.min(jnp.where(needed, ordered, jnp.inf), axis=-1, keepdims=True)
+        logits = jnp.where(logits >= least, logits, -jnp.inf)
+    return logits
 
 
 def _pass(weights: jax.Array, target: jax.Array) -> jax.Array:

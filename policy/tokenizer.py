@@ -38,22 +38,68 @@ def build(phrases: Iterable[str], corpus: Iterable[str], merges: int = 256) -> P
 
 
 def read(folder: Path, vocab: int, image_id: int) -> PreTrainedTokenizerFast:
-    """The tokenizer of a folder, for a model of so many tokens. Raises ValueError, one line, where it does not fit."""
-    try:
-        words = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
-        ids = {name: words.convert_tokens_to_ids(name) for name in SPECIALS}
-        largest = max(words.get_vocab().values(), default=-1)
-    except Exception as error:  # the readers of a damaged file raise anything, `Exception` itself among it
-        why = " ".join(str(error).split())[:200] or type(error).__name__
-        raise ValueError(f"{folder} has no readable tokenizer: {why}") from None
-    if largest >= vocab:
-        raise ValueError(f"the tokenizer of {folder} has ids up to {largest}, but the model has {vocab} tokens")
+    """The tokenizer of a folder of ours, for a model of so many tokens.
+
+    Raises ValueError, one line, where it does not fit.
+    """
+    words = _open(folder)
+    ids = {name: words.convert_tokens_to_ids(name) for name in SPECIALS}
+    _check_size(words, folder, vocab)
     if ids[IMAGE] != image_id or None in ids.values():
         raise ValueError(f"the tokenizer of {folder} is of another model: its special tokens are {ids}")
     return words
 
 
-def prompt_ids(tokenizer: PreTrainedTokenizerFast, text: str, image_tokens: int) -> list[int]:
-    """A prompt of one picture and a text, ready to be replied to."""
-    picture = [tokenizer.convert_tokens_to_ids(IMAGE)] * image_tokens
-    return picture + tokenizer.encode(text, add_special_tokens=False) + [tokenizer.convert_tokens_to_ids(TURN)]
+def read_chat(folder: Path, vocab: int, image_id: int) -> PreTrainedTokenizerFast:
+    """The tokenizer of a folder of a chat model, for a model of so many tokens.
+
+    Raises ValueError, one line, where it does not fit, or has no chat template that serves.
+    """
+    words = _open(folder)
+    _check_size(words, folder, vocab)
+    if not words.chat_template:
+        raise ValueError(f"the tokenizer of {folder} has no chat template: put its chat_template.jinja there")
+    if words.pad_token_id is None:
+        raise ValueError(f"the tokenizer of {folder} has no pad_token: name one in its tokenizer_config.json")
+    try:
+        prompt_ids(words, "?", 1, image_id)
+    except ValueError as error:
+        raise ValueError(f"the chat template of {folder} does not serve: {error}") from None
+    return words
+
+
+def _open(folder: Path) -> PreTrainedTokenizerFast:
+    try:
+        words = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
+        if not words.get_vocab():
+            raise ValueError("its vocabulary is empty")
+        return words
+    except Exception as error:  # the readers of a damaged file raise anything, `Exception` itself among it
+        why = " ".join(str(error).split())[:200] or type(error).__name__
+        raise ValueError(f"{folder} has no readable tokenizer: {why}") from None
+
+
+def _check_size(words: PreTrainedTokenizerFast, folder: Path, vocab: int) -> None:
+    largest = max(words.get_vocab().values())
+    if largest >= vocab:
+        raise ValueError(f"the tokenizer of {folder} has ids up to {largest}, but the model has {vocab} tokens")
+
+
+def prompt_ids(tokenizer: PreTrainedTokenizerFast, text: str, image_tokens: int, image_id: int) -> list[int]:
+    """A prompt of one picture and a text, ready to be replied to: by the tokenizer's chat template where it has one.
+
+    Raises ValueError when the template has no place for a picture, or more than one.
+    """
+    if not tokenizer.chat_template:
+        words = tokenizer.encode(text, add_special_tokens=False)
+        return [image_id] * image_tokens + words + [tokenizer.convert_tokens_to_ids(TURN)]
+    message = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": text}]}
+    try:
+        chat = tokenizer.apply_chat_template([message], tokenize=False, add_generation_prompt=True)
+    except Exception as error:  # a template is a program
+        raise ValueError(" ".join(str(error).split())[:200] or type(error).__name__) from None
+    ids = tokenizer.encode(chat, add_special_tokens=False)
+    if (found := ids.count(image_id)) != 1:
+        raise ValueError(f"a prompt of one picture has {found} image tokens (id {image_id})")
+    at = ids.index(image_id)
+    return ids[:at] + [image_id] * image_tokens + ids[at + 1 :]

@@ -1,30 +1,40 @@
 """The vision tower: pictures -> image tokens, all on the device."""
 
+import functools
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
 from policy.config import VisionConfig
-from policy.layers import SwiGLU, linear
-from policy.positions import frequencies, patch_angles, patch_coordinates, rotate
+from policy.layers import MLP, LayerNorm, RMSNorm, SwiGLU, linear
+from policy.positions import frequencies, patch_angles, patch_coordinates, rotate, stretched, windows
 
 
 def patchify(pictures: jax.Array, config: VisionConfig) -> jax.Array:
     """Normalise and cut pictures: uint8 [M, H, W, 3] -> float32 [M, patches, 3 * temporal * patch * patch].
 
-    Patches come block by block of merge x merge; the order is that of `transformers`' Qwen2-VL image processor.
+    Patches come block by block of merge x merge; order and numbers are, bit by bit, those of the NumPy image processor
+    of `transformers` for Qwen2-VL. A table has what it makes of the 256 values of each colour: arithmetic would round
+    as the device likes.
     """
     count, height, width, _ = pictures.shape
     p, m = config.patch, config.merge
     rows, columns = height // p, width // p
-    x = pictures.astype(jnp.float32) / jnp.float32(255)
-    x = (x - jnp.asarray(config.mean, jnp.float32).reshape(1, 1, 1, 3)) / jnp.asarray(config.std, jnp.float32).reshape(
-        1, 1, 1, 3
-    )
+    table = jnp.asarray(_normalised(config.mean, config.std).reshape(-1))
+    x = jnp.take(table, pictures.astype(jnp.int32) + jnp.asarray([[[[0, 256, 512]]]], jnp.int32), mode="clip")
     x = x.reshape(count, rows // m, m, p, columns // m, m, p, 3).transpose(0, 1, 4, 2, 5, 7, 3, 6)
     x = jnp.broadcast_to(x[:, :, :, :, :, :, None], (*x.shape[:6], config.temporal, p, p))
     return x.reshape(count, rows * columns, config.patch_values)
+
+
+@functools.cache
+def _normalised(mean: tuple[float, float, float], std: tuple[float, float, float]) -> np.ndarray:
+    """What 0 .. 255 become in each colour: float32 [3, 256]."""
+    shares = (np.arange(256, dtype=np.float64) * (1 / 255)).astype(np.float32)
+    return (shares[None] - np.asarray(mean, np.float32)[:, None]) / np.asarray(std, np.float32)[:, None]
 
 
 # Rows and columns to a neighbour: the four nearest, those behind them, the diagonal ones.
@@ -65,7 +75,7 @@ def carry_over(attention: "VisionAttention", config: VisionConfig, rngs: nnx.Rng
 
 
 class VisionAttention(nnx.Module):
-    """Every patch of a picture attends to every other."""
+    """Every patch of a picture, or of a window of it, attends to every other."""
 
     def __init__(self, config: VisionConfig, layer: int, *, rngs: nnx.Rngs) -> None:
         self.heads = config.heads
@@ -74,72 +84,172 @@ class VisionAttention(nnx.Module):
             look_around(self.qkv, config, layer)
         self.out = linear(config.width, config.width, bias=True, rngs=rngs, shrink=2 * config.layers)
 
-    def scores(self, x: jax.Array, angles: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """How much each patch looks at each, before the softmax: float32 [M, heads, N, N]; and the values."""
+    def project(self, x: jax.Array, angles: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Queries, keys and values [M, N, heads, d]; they are turned in float32."""
         count, patches, _ = x.shape
         q, k, v = jnp.moveaxis(self.qkv(x).reshape(count, patches, 3, self.heads, -1), 2, 0)
-        q, k = rotate(q, angles[None]), rotate(k, angles[None])
+        q, k = (rotate(part.astype(jnp.float32), angles).astype(x.dtype) for part in (q, k))
+        return q, k, v
+
+    def scores(self, x: jax.Array, angles: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """How much each patch looks at each, before the softmax: float32 [M, heads, N, N]; and the values."""
+        q, k, v = self.project(x, angles)
         # Batched products of matrices: keys lie with the patches last.
-        scores = jnp.matmul(q.transpose(0, 2, 1, 3), k.transpose(0, 2, 3, 1)).astype(jnp.float32)
+        scores = jnp.matmul(q.transpose(0, 2, 1, 3), k.transpose(0, 2, 3, 1), preferred_element_type=jnp.float32)
         return scores * q.shape[-1] ** -0.5, v.transpose(0, 2, 1, 3)
 
-    def __call__(self, x: jax.Array, angles: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, angles: jax.Array, valid: jax.Array | None) -> jax.Array:
+        """x [M, N, width], angles float32 [M or 1, N, d / 2], valid bool [M or 1, N] (None: all) -> [M, N, width]."""
         scores, values = self.scores(x, angles)
+        if valid is not None:
+            scores = jnp.where(valid[:, None, None], scores, jnp.finfo(jnp.float32).min)
         mixed = jnp.matmul(jax.nn.softmax(scores, axis=-1).astype(x.dtype), values)
         return self.out(mixed.transpose(0, 2, 1, 3).reshape(x.shape))
 
 
+def _norm(config: VisionConfig, width: int) -> RMSNorm | LayerNorm:
+    return RMSNorm(width, eps=config.eps) if config.norm == "rms" else LayerNorm(width, eps=config.eps)
+
+
 class VisionBlock(nnx.Module):
-    """Attention and SwiGLU, each after an RMSNorm and added to what came in."""
+    """Attention and an MLP, each after a norm and added to what came in."""
 
     def __init__(self, config: VisionConfig, layer: int, *, rngs: nnx.Rngs) -> None:
-        self.norm1 = nnx.RMSNorm(config.width, epsilon=config.eps, rngs=rngs)
+        self.norm1 = _norm(config, config.width)
         self.attention = VisionAttention(config, layer, rngs=rngs)
-        self.norm2 = nnx.RMSNorm(config.width, epsilon=config.eps, rngs=rngs)
-        self.mlp = SwiGLU(config.width, config.hidden, config.layers, bias=True, rngs=rngs)
+        self.norm2 = _norm(config, config.width)
+        sizes = config.width, config.hidden, config.layers
+        self.mlp = SwiGLU(*sizes, bias=True, rngs=rngs) if config.mlp == "swiglu" else MLP(*sizes, rngs=rngs)
 
-    def __call__(self, x: jax.Array, angles: jax.Array) -> jax.Array:
-        x = x + self.attention(self.norm1(x), angles)
+    def __call__(self, x: jax.Array, angles: jax.Array, valid: jax.Array | None) -> jax.Array:
+        x = x + self.attention(self.norm1(x), angles, valid)
         return x + self.mlp(self.norm2(x))
 
 
-class VisionTower(nnx.Module):
-    """Patch embedding, blocks, and the merger that makes merge x merge patches one token of the decoder's width."""
+class Merger(nnx.Module):
+    """merge x merge patches -> one token of the decoder's width; the norm is of each patch, or of all of them."""
 
-    def __init__(self, config: VisionConfig, out_width: int, *, rngs: nnx.Rngs) -> None:
-        self.config = config
-        self.embed = linear(config.patch_values, config.width, bias=False, rngs=rngs)
+    def __init__(self, config: VisionConfig, out_width: int, *, together: bool = False, rngs: nnx.Rngs) -> None:
+        block = config.width * config.merge**2
+        self.together, self.block = together, block
+        self.norm = _norm(config, block if together else config.width)
+        self.up = linear(block, block, bias=True, rngs=rngs)
+        self.down = linear(block, out_width, bias=True, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[M, patches, width] -> [M, tokens, out_width]."""
+        count = x.shape[0]
+        x = self.norm(x.reshape(count, -1, self.block)) if self.together else self.norm(x)
+        return self.down(jax.nn.gelu(self.up(x.reshape(count, -1, self.block)), approximate=False))
+
+
+class Layout(NamedTuple):
+    """How a picture's patches lie, block by block or window by window: a constant of its size."""
+
+    coordinates: np.ndarray  # int32 [N, 2]: row and column of each
+    back: np.ndarray | None  # int32 [tokens]: where the image tokens lie, in reading order; None: as they are
+    windows: int  # how many of them there are; 1: the whole picture
+    valid: np.ndarray | None  # bool [N]: no filling of a window at the edge; None: none is
+
+
+@functools.cache
+def layout(rows: int, columns: int, merge: int, window: int) -> Layout:
+    """The layout of rows x columns patches; window = side of a window in image tokens, 0: no windows."""
+    coordinates = patch_coordinates(rows, columns, merge)
+    if not window:
+        return Layout(coordinates, None, 1, None)
+    table = windows(rows // merge, columns // merge, window)
+    slots = table.reshape(-1)
+    there = np.repeat(slots >= 0, merge**2)
+    coordinates = coordinates.reshape(-1, merge**2, 2)[np.maximum(slots, 0)].reshape(-1, 2)
+    return Layout(
+        coordinates, np.argsort(np.where(slots < 0, len(slots), slots), kind="stable")[: np.sum(slots >= 0)],
+        len(table), None if there.all() else there,
+    )  # fmt: skip
+
+
+class Trunk(NamedTuple):
+    """Pictures of one size before the tower's last block."""
+
+    x: jax.Array  # [M, N, width]
+    angles: jax.Array  # float32 [N, d / 2]
+    deep: tuple[jax.Array, ...]  # what blocks before have for the decoder: [M, tokens, out_width] each
+
+
+class Sight(NamedTuple):
+    """What a tower makes of pictures, in reading order."""
+
+    tokens: jax.Array  # [M, tokens, out_width]
+    deep: tuple[jax.Array, ...]  # [M, tokens, out_width] each: added after the decoder's first blocks
+
+
+class VisionTower(nnx.Module):
+    """Patch embedding, blocks, and the mergers."""
+
+    def __init__(self, config: VisionConfig, out_width: int, *, remat: bool = False, rngs: nnx.Rngs) -> None:
+        self.config, self.remat = config, remat
+        self.embed = linear(config.patch_values, config.width, bias=config.embed_bias, rngs=rngs)
         if config.grid:
             init = nnx.initializers.normal(0.5)  # learning where a cell stands wants a strong start
             self.places = nnx.Param(init(rngs.params(), (config.grid, config.grid, config.width)))
         self.blocks = nnx.List([VisionBlock(config, layer, rngs=rngs) for layer in range(config.layers)])
         if config.looks:
             carry_over(self.blocks[-1].attention, config, rngs)
-        self.norm = nnx.RMSNorm(config.width, epsilon=config.eps, rngs=rngs)
-        block = config.width * config.merge**2
-        self.merge_in = linear(block, block, bias=True, rngs=rngs)
-        self.merge_out = linear(block, out_width, bias=True, rngs=rngs)
+        self.merger = Merger(config, out_width, rngs=rngs)
+        self.deep = nnx.List([Merger(config, out_width, together=True, rngs=rngs) for _ in config.deepstack])
 
-    def __call__(self, pictures: jax.Array) -> jax.Array:
-        """uint8 [M, H, W, 3] -> [M, image tokens, out_width]."""
-        return self.finish(*self.trunk(pictures))
+    def __call__(self, pictures: jax.Array) -> Sight:
+        """Look at pictures of one size, uint8 [M, H, W, 3]."""
+        return self.finish(self.trunk(pictures), *pictures.shape[1:3])
 
-    def trunk(self, pictures: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """All blocks but the last: patches [M, N, width], and their angles."""
+    def trunk(self, pictures: jax.Array) -> Trunk:
+        """All blocks but the last."""
         config = self.config
         rows, columns = config.patches(*pictures.shape[1:3])
-        where = patch_coordinates(rows, columns, config.merge)
-        x = self.embed(patchify(pictures, config).astype(self.embed.kernel[...].dtype))
+        where = layout(rows, columns, config.merge, config.window)
+        patches = patchify(pictures, config).astype(self.embed.kernel[...].dtype)
+        if where.back is not None:  # cut in reading order of the blocks; laid out window by window
+            block = config.merge**2
+            slots = np.zeros(len(where.coordinates) // block, np.int32)
+            slots[where.back] = np.arange(len(where.back), dtype=np.int32)
+            patches = patches.reshape(len(pictures), -1, block, config.patch_values)[:, slots]
+            patches = patches.reshape(len(pictures), -1, config.patch_values)
+        x = self.embed(patches)
         if config.grid:
-            x = x + self.places[...][where[:, 0], where[:, 1]][None]
-        angles = jnp.asarray(patch_angles(where, config.head_dim, config.rope_theta))
-        for block in list(self.blocks)[:-1]:
-            x = block(x, angles)
-        return x, angles
+            x = x + self._places(rows, columns, where.coordinates).astype(x.dtype)[None]
+        angles = jnp.asarray(patch_angles(where.coordinates, config.head_dim, config.rope_theta))
+        deep: list[jax.Array] = []
+        for i in range(config.layers - 1):
+            x = self._block(i, x, angles, where)
+            deep += self._deep(i, x, where)
+        return Trunk(x, angles, tuple(deep))
 
-    def finish(self, x: jax.Array, angles: jax.Array) -> jax.Array:
-        """The last block and the merger: patches [M, N, width] -> [M, image tokens, out_width]."""
-        config = self.config
-        x = self.blocks[-1](x, angles)
-        x = self.norm(x).reshape(x.shape[0], -1, config.width * config.merge**2)
-        return self.merge_out(jax.nn.gelu(self.merge_in(x), approximate=False))
+    def finish(self, trunk: Trunk, height: int, width: int) -> Sight:
+        """The last block and the mergers, for pictures of height x width pixels."""
+        config, last = self.config, self.config.layers - 1
+        where = layout(*config.patches(height, width), config.merge, config.window)
+        x = self._block(last, trunk.x, trunk.angles, where)
+        return Sight(_in_reading_order(self.merger(x), where), (*trunk.deep, *self._deep(last, x, where)))
+
+    def _places(self, rows: int, columns: int, coordinates: np.ndarray) -> jax.Array:
+        table = self.places[...]
+        if not self.config.stretch:
+            return table[coordinates[:, 0], coordinates[:, 1]]
+        around, weights = stretched(rows, columns, self.config.grid, coordinates)
+        return jnp.sum(table.reshape(-1, table.shape[-1])[around] * jnp.asarray(weights)[..., None], axis=1)
+
+    def _block(self, i: int, x: jax.Array, angles: jax.Array, where: Layout) -> jax.Array:
+        shape, parts = x.shape, where.windows if self.config.window and i not in self.config.full else 1
+        valid = None if where.valid is None else jnp.tile(jnp.asarray(where.valid).reshape(parts, -1), (shape[0], 1))
+        turns = jnp.tile(angles.reshape(parts, -1, angles.shape[-1]), (shape[0] if parts > 1 else 1, 1, 1))
+        run = jax.checkpoint(self.blocks[i]) if self.remat else self.blocks[i]
+        return run(x.reshape(shape[0] * parts, -1, shape[-1]), turns, valid).reshape(shape)
+
+    def _deep(self, i: int, x: jax.Array, where: Layout) -> list[jax.Array]:
+        if i not in self.config.deepstack:
+            return []
+        return [_in_reading_order(self.deep[self.config.deepstack.index(i)](x), where)]
+
+
+def _in_reading_order(tokens: jax.Array, where: Layout) -> jax.Array:
+    return tokens if where.back is None else tokens[:, where.back]

@@ -1,7 +1,8 @@
 """VLM: a model to use, with its tokenizer. `load` makes one, `save` keeps it."""
 
 import operator
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import jax
@@ -12,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from policy import model, sample, tokenizer, weights
 from policy.config import PRESETS, VLMConfig
-from policy.model import Model, Params
+from policy.model import Model, Params, Pictures, picture_grids
 from policy.sample import Reply
 
 
@@ -24,47 +25,51 @@ class VLM:
     graphdef: nnx.GraphDef[Model]
     params: Params
     tokenizer: PreTrainedTokenizerFast
+    origin: weights.Origin = field(default_factory=weights.Origin)  # the kind of folder it came from, and goes into
 
-    def logits(self, ids: jax.Array, lengths: jax.Array, pictures: jax.Array) -> jax.Array:
+    def logits(self, ids: jax.Array, lengths: jax.Array, pictures: Pictures | Sequence[jax.Array] | None) -> jax.Array:
         """Logits after every token.
 
         ids int32 [B, T] right-padded, with one placeholder (`config.image_id`) per image token; lengths int32 [B];
         pictures uint8 [M, H, W, 3] in reading order -> float32 [B, T, V]. What stands past a row's length is undefined.
-        Raises ValueError when the placeholders do not match the pictures, or an id or a length cannot be.
+        Pictures of several sizes come as a list of [H, W, 3] or [M, H, W, 3], in reading order; none is None. Raises
+        ValueError when the placeholders do not match the pictures, or an id or a length cannot be.
         """
-        self._check(ids, lengths, pictures)
-        return model.logits(self.graphdef, self.params, ids, lengths, pictures)
+        return model.logits(self.graphdef, self.params, ids, lengths, self._check(ids, lengths, pictures))
 
     def generate(
         self,
         ids: jax.Array,
         lengths: jax.Array,
-        pictures: jax.Array,
+        pictures: Pictures | Sequence[jax.Array] | None,
         *,
         key: jax.Array,
         max_new_tokens: int = 64,
         temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
         samples: int = 1,
     ) -> Reply:
         """Continue prompts (as in `logits`), `samples` replies each: arrays [B * samples, ...].
 
-        A temperature of 0 is greedy. Each row stops by itself; each prompt is read once. Raises ValueError as `logits`
-        does, and for a number that cannot be.
+        A temperature of 0 is greedy. Only the top_k likeliest tokens are sampled from (0: all), and of these the fewest
+        that together have a share of top_p. Each row stops by itself; each prompt is read once. Raises ValueError as
+        `logits` does, and for a number that cannot be.
         """
-        longest, count = operator.index(max_new_tokens), operator.index(samples)
-        if longest < 1 or count < 1 or not 0 <= temperature < np.inf:
+        longest, count, few = operator.index(max_new_tokens), operator.index(samples), operator.index(top_k)
+        if longest < 1 or count < 1 or few < 0 or not 0 <= temperature < np.inf or not 0 < top_p <= 1:
             raise ValueError(
-                f"max_new_tokens={max_new_tokens} and samples={samples} must be at least 1, "
-                f"temperature={temperature} at least 0 and finite"
+                f"max_new_tokens={max_new_tokens} and samples={samples} must be at least 1, temperature={temperature} "
+                f"at least 0 and finite, top_k={top_k} at least 0, top_p={top_p} above 0 and at most 1"
             )
-        self._check(ids, lengths, pictures)
-        heat = jnp.float32(temperature)
-        return sample.generate(self.graphdef, self.params, ids, lengths, pictures, key, heat, longest, count)
+        seen, heat = self._check(ids, lengths, pictures), jnp.float32(temperature)
+        share = None if top_p == 1 else jnp.float32(top_p)
+        given = self.graphdef, self.params, ids, lengths, seen, key, heat, longest, count
+        return sample.generate(*given, top_k=few, top_p=share)
 
-    def _check(self, ids: jax.Array, lengths: jax.Array, pictures: jax.Array) -> None:
-        """What would otherwise be read as something else, silently."""
-        if pictures.ndim != 4 or pictures.shape[-1] != 3 or pictures.dtype != np.uint8:
-            raise ValueError(f"pictures are uint8 [M, H, W, 3], not {pictures.dtype}{list(pictures.shape)}")
+    def _check(self, ids: jax.Array, lengths: jax.Array, pictures: Pictures | Sequence[jax.Array] | None) -> Pictures:
+        """The pictures as the model takes them; raises for what would otherwise be read as something else, silently."""
+        seen = _pictures(pictures)
         said, counts, vocab = np.asarray(ids), np.asarray(lengths), self.config.vocab
         if said.ndim != 2 or counts.shape != said.shape[:1]:
             raise ValueError(f"ids are [B, T] and lengths [B], not {list(said.shape)} and {list(counts.shape)}")
@@ -72,45 +77,64 @@ class VLM:
             raise ValueError(f"ids {said.min()} .. {said.max()} do not all lie in [0, {vocab}), the model's vocabulary")
         if counts.size and not 1 <= counts.min() <= counts.max() <= said.shape[1]:
             raise ValueError(f"lengths {counts.min()} .. {counts.max()} do not all lie in [1, {said.shape[1]}]")
-        rows, columns = self.config.image_tokens(*pictures.shape[1:3])
-        wanted, found = pictures.shape[0] * rows * columns, int(np.sum(said == self.config.image_id))
+        grids = picture_grids(self.config, seen)
+        wanted, found = sum(rows * columns for rows, columns in grids), int(np.sum(said == self.config.image_id))
         if wanted != found:
-            raise ValueError(f"{pictures.shape[0]} pictures need {wanted} image tokens, the ids have {found}")
+            raise ValueError(f"{len(grids)} pictures need {wanted} image tokens, the ids have {found}")
+        return seen
+
+
+def _pictures(pictures: Pictures | Sequence[jax.Array] | None) -> Pictures:
+    """One array of pictures of one size, or a tuple of several."""
+    if pictures is None or isinstance(pictures, list | tuple):
+        batches = tuple(part[None] if part.ndim == 3 else part for part in pictures or ())
+    else:
+        batches = (pictures,)
+    for part in batches:
+        if part.ndim != 4 or part.shape[-1] != 3 or part.dtype != np.uint8:
+            raise ValueError(f"pictures are uint8 [M, H, W, 3], not {part.dtype}{list(part.shape)}")
+    if len(batches) == 1:
+        return batches[0]
+    return jnp.concatenate(batches) if len({part.shape[1:] for part in batches}) == 1 else batches
 
 
 def load(
     source: str | Path,
     *,
     dtype: str = "float32",
+    remat: bool = False,
     tokenizer: PreTrainedTokenizerFast | None = None,
     key: jax.Array | None = None,
 ) -> VLM:
-    """Load a model from a folder that `save` wrote, or make a preset with fresh weights.
+    """Load a model from a folder, or make a preset with fresh weights.
 
-    dtype: "float32", "bfloat16" or "float16". A preset takes its vocabulary from `tokenizer` (without one: bytes) and
-    its weights from `key` (without one: seed 0). Raises ValueError, in one line, when the source is neither, the folder
-    is not whole or the dtype is none of these.
+    The folder is one that `save` wrote, or a Hugging Face folder of Qwen2.5-VL or Qwen3-VL (config.json, safetensors in
+    one file or many, the tokenizer with its chat template). dtype: "float32", "bfloat16" or "float16". remat: compute
+    activations again in the backward pass. A preset takes its vocabulary from `tokenizer` (without one: bytes) and its
+    weights from `key` (without one: seed 0). Raises ValueError, in one line, when the source is neither, the folder is
+    not whole or the dtype is none of these.
     """
     kind = _float(dtype)
     if str(source) in PRESETS:
         words = tokenizer or _bytes()
-        config = replace(PRESETS[str(source)], vocab=-(-len(words) // 16) * 16)
+        config = replace(PRESETS[str(source)], vocab=-(-len(words) // 16) * 16, remat=remat)
         graphdef, params = model.create(config, jax.random.key(0) if key is None else key)
-    else:
-        folder = Path(str(source))
-        if not folder.is_dir():
-            raise ValueError(f"{source} is neither a folder nor one of the presets {', '.join(PRESETS)}")
-        config, graphdef, params, words = weights.read(folder)
-    return VLM(config, graphdef, jax.tree.map(lambda leaf: jnp.asarray(leaf, kind), params), words)
+        return VLM(config, graphdef, jax.tree.map(lambda leaf: jnp.asarray(leaf, kind), params), words)
+    folder = Path(str(source))
+    if not folder.is_dir():
+        raise ValueError(f"{source} is neither a folder nor one of the presets {', '.join(PRESETS)}")
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return VLM(*weights.read(folder, kind, lambda path, shape: here, remat=remat))
 
 
 def save(vlm: VLM, folder: str | Path) -> None:
     """Write a model into a folder (made if need be), from which `load` reads it back exactly.
 
-    Every file is written aside and then renamed, so a write that fails leaves a model that was there as it was. Raises
-    ValueError, and writes nothing, when a parameter is not finite.
+    A model that came from a Hugging Face folder goes into one that `transformers` reads. Every file is written aside
+    and then renamed, so a write that fails leaves a model that was there as it was. Raises ValueError, and writes
+    nothing, when a parameter is not finite.
     """
-    weights.write(Path(folder), vlm.config, vlm.params, vlm.tokenizer)
+    weights.write(Path(folder), vlm.config, vlm.params, vlm.tokenizer, vlm.origin)
 
 
 def _bytes() -> PreTrainedTokenizerFast:

@@ -1,7 +1,13 @@
-"""Folders of models: config.json, model.safetensors and the tokenizer's files."""
+"""Folders of models: config.json, safetensors and the tokenizer's files.
+
+Two kinds are read and written: our own, whose tensors are named as the parameters are, and Hugging Face's Qwen2.5-VL
+and Qwen3-VL. Tensors are read one by one, each device only its part of them.
+"""
 
 import json
 import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,93 +15,285 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 from transformers import PreTrainedTokenizerFast
 
-from policy import tokenizer
+from policy import qwen, tokenizer
 from policy.config import VLMConfig
 from policy.model import Model, Params, outline
 
-_KIND = "jaxgym_vlm"
+OWN = "jaxgym_vlm"
+_SHARD = 5 << 30  # bytes in one file
+_INDEX = "model.safetensors.index.json"
+_KEPT = ("config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json",
+         "video_preprocessor_config.json")  # fmt: skip
+Place = Callable[[str, tuple[int, ...]], jax.sharding.Sharding]  # where a parameter of a path and a shape lives
 
 
-def read(folder: Path) -> tuple[VLMConfig, nnx.GraphDef[Model], Params, PreTrainedTokenizerFast]:
-    """The model that `write` put into a folder. Raises ValueError, in one line, when the folder is not whole."""
-    config = _read_config(folder)
-    words = tokenizer.read(folder, config.vocab, config.image_id)
+@dataclass(frozen=True)
+class Origin:
+    """The folder that a model came from: what kind it is, and what of it is written back as it was."""
+
+    kind: str = OWN
+    files: Mapping[str, bytes] = field(default_factory=dict)
+
+
+def read(
+    folder: Path, dtype: jnp.dtype, place: Place, *, remat: bool
+) -> tuple[VLMConfig, nnx.GraphDef[Model], Params, PreTrainedTokenizerFast, Origin]:
+    """The model in a folder. Raises ValueError, in one line, when the folder is not whole."""
+    record = _json(folder / "config.json", needed="it is not a model")
+    kind = record.get("format", record.get("model_type"))
+    if kind == OWN:
+        config, words, origin = *_read_own(folder, record), Origin()
+    elif kind in qwen.KINDS:
+        config, words, origin = _read_qwen(folder, record)
+    else:
+        raise ValueError(f"{folder} holds a {kind!r} model; this version reads {', '.join((OWN, *qwen.KINDS))}")
+    config = replace(config, remat=remat)
     graphdef, blank = outline(config)
-    return config, graphdef, _fill(blank, _read_tensors(folder / "model.safetensors"), folder), words
+    params = _fill(blank, _Tensors(folder), origin.kind, config, dtype, place)
+    return config, graphdef, params, words, origin
 
 
-def write(folder: Path, config: VLMConfig, params: Params, words: PreTrainedTokenizerFast) -> None:
+def write(
+    folder: Path,
+    config: VLMConfig,
+    params: Params,
+    words: PreTrainedTokenizerFast,
+    origin: Origin,
+    *,
+    limit: int = _SHARD,
+) -> None:
     """Write a model into a folder, every file aside first; see `policy.save`."""
-    tensors = {name: np.asarray(leaf) for name, leaf in _named(params).items()}
-    _check_finite(tensors, "the model")
+    _check_finite(named(params), "the model")
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".part-", dir=folder) as draft:
         aside = Path(draft)
-        (aside / "config.json").write_text(json.dumps({"format": _KIND, **config.to_dict()}, indent=2) + "\n")
-        save_file(tensors, aside / "model.safetensors")
+        _write_tensors(aside, _laid_out(params, origin.kind, config), limit)
         words.save_pretrained(aside)
+        for name, content in origin.files.items():
+            (aside / name).write_bytes(content)
+        dtype = jax.tree.leaves(params)[0].dtype.name
+        if origin.kind == OWN:
+            record = {"format": OWN, **config.to_dict()}
+        else:
+            record = _with_dtype(json.loads(origin.files["config.json"]), dtype)
+        (aside / "config.json").write_text(json.dumps(record, indent=2) + "\n")
+        stale = {_INDEX, *(file.name for file in folder.glob("model*.safetensors"))} - {f.name for f in aside.iterdir()}
         for file in sorted(aside.iterdir()):
             file.replace(folder / file.name)
+        for name in stale:  # of a model that was cut into other parts
+            (folder / name).unlink(missing_ok=True)
 
 
-def _name(path: Any) -> str:
+def named(params: Params) -> dict[str, Any]:
+    """The leaves of a tree of parameters by dotted path."""
+    return {path_of(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+
+
+def path_of(path: Any) -> str:
+    """A leaf's dotted path, from that of `jax.tree_util`."""
     return ".".join(
         str(getattr(step, "key", getattr(step, "idx", step))) for step in path if getattr(step, "name", "") != "value"
     )
 
 
-def _named(params: Params) -> dict[str, Any]:
-    """The leaves of a tree of parameters by dotted path."""
-    return {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+def _read_own(folder: Path, record: dict[str, Any]) -> tuple[VLMConfig, PreTrainedTokenizerFast]:
+    try:
+        config = VLMConfig.from_dict({k: v for k, v in record.items() if k != "format"})
+    except ValueError as error:
+        raise ValueError(f"{folder / 'config.json'} is damaged: {error}") from None
+    return config, tokenizer.read(folder, config.vocab, config.image_id)
 
 
-def _read_config(folder: Path) -> VLMConfig:
-    file = folder / "config.json"
+def _read_qwen(folder: Path, record: dict[str, Any]) -> tuple[VLMConfig, PreTrainedTokenizerFast, Origin]:
+    generation = _json(folder / "generation_config.json")
+    processor = _json(folder / "preprocessor_config.json")
+    processor = processor or _json(folder / "processor_config.json").get("image_processor", {})
+    try:
+        config = qwen.read(record, generation, processor)
+    except ValueError as error:
+        raise ValueError(f"{folder} cannot be read: {error}") from None
+    words = tokenizer.read_chat(folder, config.vocab, config.image_id)
+    config = replace(config, pad_id=words.pad_token_id)
+    files = {name: (folder / name).read_bytes() for name in _KEPT if (folder / name).is_file()}
+    return config, words, Origin(record["model_type"], files)
+
+
+def _json(file: Path, needed: str = "") -> dict[str, Any]:
+    """A JSON file's record; {} where there is none, unless it is needed (for that reason)."""
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ValueError(f"{folder} has no config.json: it is not a model") from None
-    except (ValueError, RecursionError) as error:
+        if needed:
+            raise ValueError(f"{file.parent} has no {file.name}: {needed}") from None
+        return {}
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{file} is damaged: {error}") from None
-    kind = record.pop("format", None) if isinstance(record, dict) else None
-    if kind != _KIND:
-        raise ValueError(f"{folder} holds a {kind!r} model; this version reads {_KIND!r}")
-    try:
-        return VLMConfig.from_dict(record)
-    except ValueError as error:
-        raise ValueError(f"{file} is damaged: {error}") from None
+    if not isinstance(record, dict):
+        raise ValueError(f"{file} is damaged: it is no JSON object")
+    return record
 
 
-def _read_tensors(file: Path) -> dict[str, np.ndarray]:
-    try:
-        return load_file(file)
-    except FileNotFoundError:
-        raise ValueError(f"{file} is missing") from None
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{file} is damaged: {error}") from None
+class _Tensors:
+    """The tensors of a folder by name, whichever files they are in."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        whole = folder / "model.safetensors"
+        if whole.exists():
+            files = [whole]
+        elif (folder / _INDEX).exists():
+            listed = _json(folder / _INDEX).get("weight_map")
+            if not isinstance(listed, dict) or not all(
+                isinstance(v, str) and Path(v).name == v for v in listed.values()
+            ):
+                raise ValueError(f"{folder / _INDEX} is damaged: it has no weight_map of file names")
+            files = [folder / name for name in sorted(set(listed.values()))]
+            if lost := [file.name for file in files if not file.exists()]:
+                raise ValueError(f"{folder} lacks {len(lost)} of {len(files)} files of tensors: {_some(lost)}")
+        elif list(folder.glob("*.bin")):
+            raise ValueError(f"{folder} holds PyTorch's .bin files: save the model as safetensors first")
+        else:
+            raise ValueError(f"{whole} is missing")
+        self.slices: dict[str, Any] = {}
+        self.originals: dict[str, str] = {}
+        for file in files:
+            try:
+                opened = safe_open(file, "np")
+                for name in list(opened.keys()):
+                    self.slices[qwen.canonical(name)] = opened.get_slice(name)
+                    self.originals[qwen.canonical(name)] = name
+            except (SafetensorError, OSError, ValueError) as error:
+                raise ValueError(f"{file} is damaged: {error}") from None
 
 
-def _fill(blank: Params, tensors: dict[str, np.ndarray], folder: Path) -> Params:
-    wanted = {name: leaf.shape for name, leaf in _named(blank).items()}
-    missing, unexpected = wanted.keys() - tensors.keys(), tensors.keys() - wanted.keys()
-    misshapen = [name for name in wanted.keys() & tensors.keys() if wanted[name] != tensors[name].shape]
-    numbers = [name for name, tensor in tensors.items() if not jnp.issubdtype(tensor.dtype, jnp.floating)]
-    for what, found in (
+def _fill(blank: Params, tensors: _Tensors, kind: str, config: VLMConfig, dtype: jnp.dtype, place: Place) -> Params:
+    folder, found = tensors.folder, tensors.slices
+    wanted = {path: _source(path, leaf.shape, kind, config) for path, leaf in named(blank).items()}
+    names = {source.name for source in wanted.values()}
+    missing = names - found.keys()
+    unexpected = {
+        tensors.originals[name] for name in found.keys() - names if kind == OWN or not qwen.may_stand_by(name)
+    }
+    there = [source for source in wanted.values() if source.name in found]
+    misshapen = [
+        f"{source.name} {found[source.name].get_shape()} instead of {list(source.shape)}"
+        for source in there
+        if tuple(found[source.name].get_shape()) != source.shape
+    ]
+    numbers = [source.name for source in there if found[source.name].get_dtype() not in ("F64", "F32", "F16", "BF16")]
+    for what, wrong in (
         ("missing", missing), ("unexpected", unexpected), ("misshapen", misshapen), ("no floating-point", numbers),
     ):  # fmt: skip
-        if found:
-            raise ValueError(f"{folder} has {len(found)} {what} tensors: {_some(found)}")
-    _check_finite(tensors, str(folder))
-    return jax.tree_util.tree_map_with_path(lambda path, leaf: jnp.asarray(tensors[_name(path)]), blank)
+        if wrong:
+            raise ValueError(f"{folder} has {len(wrong)} {what} tensors: {_some(wrong)}")
+
+    def make(path: Any, leaf: jax.ShapeDtypeStruct) -> jax.Array:
+        source = wanted[path_of(path)]
+        part = found[source.name]
+
+        def cut(index: Any) -> np.ndarray:
+            return source.cut(part, index).astype(dtype)
+
+        return jax.make_array_from_callback(leaf.shape, place(path_of(path), leaf.shape), cut)
+
+    try:
+        params = jax.tree_util.tree_map_with_path(make, blank)
+    except SafetensorError as error:
+        raise ValueError(f"{folder} has damaged tensors: {error}") from None
+    _check_finite(named(params), str(folder))
+    return params
 
 
-def _check_finite(tensors: dict[str, np.ndarray], what: str) -> None:
-    broken = [name for name, tensor in tensors.items() if not np.isfinite(tensor.astype(np.float32)).all()]
-    if broken:
+@dataclass(frozen=True)
+class _Source:
+    """Where a parameter comes from: a tensor's name, its shape there, and how it lies."""
+
+    name: str
+    shape: tuple[int, ...]
+    form: str
+
+    def cut(self, tensor: Any, index: tuple[slice, ...]) -> np.ndarray:
+        """The part of the parameter at an index, from the tensor in the file."""
+        if self.form == "turned":
+            return tensor[index[::-1]].T
+        if self.form == "patches":
+            whole = tensor[index[1]]
+            return whole.reshape(len(whole), -1).T[index[0]]
+        if self.form == "places":
+            side = round(self.shape[0] ** 0.5)
+            return tensor[:].reshape(side, side, -1)[index]
+        return tensor[index]
+
+    def lay(self, value: np.ndarray) -> np.ndarray:
+        """The tensor as it lies in the file, from the whole parameter."""
+        value = value.T if self.form in ("turned", "patches") else value
+        return np.ascontiguousarray(value.reshape(self.shape))
+
+
+def _source(path: str, shape: tuple[int, ...], kind: str, config: VLMConfig) -> _Source:
+    if kind == OWN:
+        return _Source(path, shape, "same")
+    form, vision = qwen.form_of(path), config.vision
+    there = shape
+    if form == "turned":
+        there = shape[::-1]
+    elif form == "places":
+        there = (shape[0] * shape[1], shape[2])
+    elif form == "patches":
+        there = (shape[1], 3, vision.temporal, vision.patch, vision.patch)
+    return _Source(qwen.name_of(path, kind), there, form)
+
+
+def _laid_out(params: Params, kind: str, config: VLMConfig) -> Iterator[tuple[str, np.ndarray]]:
+    """The tensors of a folder, one by one, from a tree of parameters."""
+    for path, leaf in named(params).items():
+        source = _source(path, leaf.shape, kind, config)
+        yield qwen.published(source.name, kind) if kind != OWN else path, source.lay(np.asarray(leaf))
+
+
+def _write_tensors(folder: Path, tensors: Iterator[tuple[str, np.ndarray]], limit: int) -> None:
+    """Write tensors into files of at most so many bytes (or one tensor each), with an index where there are several."""
+    files: list[list[str]] = []
+    total, size, pending = 0, 0, dict[str, np.ndarray]()
+
+    def flush() -> None:
+        save_file(pending, folder / f"part-{len(files)}", metadata={"format": "pt"})
+        files.append(list(pending))
+        pending.clear()
+
+    for name, tensor in tensors:
+        if pending and size + tensor.nbytes > limit:
+            flush()
+            size = 0
+        pending[name] = tensor
+        total, size = total + tensor.nbytes, size + tensor.nbytes
+    flush()
+    count = len(files)
+    called = [
+        f"model-{i + 1:05d}-of-{count:05d}.safetensors" if count > 1 else "model.safetensors" for i in range(count)
+    ]
+    for i, name in enumerate(called):
+        (folder / f"part-{i}").rename(folder / name)
+    if count > 1:
+        where = {name: called[i] for i, names in enumerate(files) for name in names}
+        index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(where.items()))}
+        (folder / _INDEX).write_text(json.dumps(index, indent=2) + "\n")
+
+
+def _with_dtype(record: dict[str, Any], dtype: str) -> dict[str, Any]:
+    """A Hugging Face configuration that says in which dtype its tensors are."""
+    parts = {k: _with_dtype(v, dtype) for k, v in record.items() if k in ("text_config", "vision_config")}
+    says = {k: dtype for k in ("dtype", "torch_dtype") if k in record}
+    return record | parts | says
+
+
+def _check_finite(tensors: dict[str, jax.Array], what: str) -> None:
+    sound = jax.device_get({name: jnp.isfinite(tensor).all() for name, tensor in tensors.items()})
+    if broken := [name for name, fine in sound.items() if not fine]:
         raise ValueError(f"{what} has {len(broken)} tensors that are not finite: {_some(broken)}")
 
 

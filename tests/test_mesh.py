@@ -85,7 +85,7 @@ def write():
     def write(ids, lengths, pictures, key):
         return sample.generate(vlm.graphdef, vlm.params, ids, lengths, pictures, key, jnp.float32(1), 6, 2)
 
-    row = tokens.prompt_ids(vlm.tokenizer, "see", 6)
+    row = tokens.prompt_ids(vlm.tokenizer, "see", 6, vlm.config.image_id)
     pictures = jax.random.randint(jax.random.key(1), (8, 32, 48, 3), 0, 256).astype(jnp.uint8)
     rows = jnp.tile(jnp.asarray(row, jnp.int32)[None], (8, 1)), jnp.full(8, len(row), jnp.int32), pictures
     return write, rows

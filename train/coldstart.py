@@ -170,7 +170,7 @@ def loss(
     seen = dense.see(model, lesson.pictures)
     prompt = jnp.broadcast_to(tables.prompt[None], (n, tables.prompt.shape[0]))
     ids = jnp.concatenate([prompt, written.ids], axis=1)
-    hidden, cache, positions = model.read(ids, prompt.shape[1] + written.lengths, lesson.pictures, seen.features)
+    hidden, cache, positions = model.read(ids, prompt.shape[1] + written.lengths, lesson.pictures, seen.sight)
     logits = model.project(hidden[:, prompt.shape[1] - 1 : -1])
     said = jnp.take_along_axis(jax.nn.log_softmax(logits, axis=-1), written.ids[..., None], axis=-1)[..., 0]
 

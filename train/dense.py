@@ -16,6 +16,7 @@ import optax
 
 from jaxgym.game import Game
 from policy.model import Model
+from policy.vision import Sight, Trunk
 from train.grpo import masked_mean
 
 _HEAD = 32  # width of the heads that judge pairs of cells
@@ -53,15 +54,19 @@ def create_heads(game: Game[Any], tables: Tables, width: int, key: jax.Array) ->
 class Seen(NamedTuple):
     """What the tower makes of a batch of pictures."""
 
-    trunk: jax.Array  # [n, patches, vision width] before the tower's last block
-    angles: jax.Array  # of the patches
-    features: jax.Array  # [n, image tokens, width]
+    trunk: Trunk  # before the tower's last block
+    sight: Sight
+
+    @property
+    def features(self) -> jax.Array:
+        """Image tokens [n, tokens, width]."""
+        return self.sight.tokens
 
 
 def see(model: Model, pictures: jax.Array) -> Seen:
     """Look at pictures uint8 [n, H, W, 3]."""
-    trunk, angles = model.vision.trunk(pictures)
-    return Seen(trunk, angles, model.vision.finish(trunk, angles))
+    trunk = model.vision.trunk(pictures)
+    return Seen(trunk, model.vision.finish(trunk, *pictures.shape[1:3]))
 
 
 def at_the_tower(
@@ -134,7 +139,7 @@ def glance_across(model: Model, tables: Tables, seen: Seen, follow: jax.Array) -
     if model.config.vision.merge != 1:  # a patch is not an image token
         return jnp.float32(0)
     last = model.vision.blocks[-1]
-    scores, _ = last.attention.scores(last.norm1(seen.trunk), seen.angles)
+    scores, _ = last.attention.scores(last.norm1(seen.trunk.x), seen.trunk.angles)
     across = jax.nn.log_softmax(scores, axis=-1)[:, :, tables.tokens][:, :, :, tables.tokens]
     return divergence(jnp.broadcast_to(follow[:, None], across.shape), across)
 

@@ -107,7 +107,7 @@ def speak(vlm: VLM, game: Game[Any], state: Any) -> Language:
     board = game.tiles(state).shape
     rows, columns = vlm.config.image_tokens(*game.sheet.canvas(*board))
     tokenizer = vlm.tokenizer
-    prompt = tokens.prompt_ids(tokenizer, jaxgym.prompt(game), rows * columns)
+    prompt = tokens.prompt_ids(tokenizer, jaxgym.prompt(game), rows * columns, vlm.config.image_id)
     encoded = tokenizer(list(game.actions.names), add_special_tokens=False).input_ids
     if {*map(len, encoded)} not in ({1}, {2}):
         raise ValueError(f"{game.name}: this tokenizer does not write actions in one token each, nor in two")

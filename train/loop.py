@@ -5,6 +5,7 @@ Everything that is drawn is drawn from (seed, phase, step, game), so a resumed r
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -104,7 +105,7 @@ class Trainer:
 
     def final(self) -> policy.VLM:
         """The model as it is now."""
-        return policy.VLM(self.vlm.config, self.vlm.graphdef, self.state.params, self.vlm.tokenizer)
+        return replace(self.vlm, params=self.state.params)
 
     def _supervise(self, phase: str) -> dict[str, float]:
         """One step of sight, base or cold start."""

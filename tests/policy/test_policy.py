@@ -29,7 +29,7 @@ def vlm() -> policy.VLM:
 
 def prompts(vlm: policy.VLM, texts: list[str], key: int = 0) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Right-padded prompts with a random picture of 2 x 3 image tokens each."""
-    rows = [tokens.prompt_ids(vlm.tokenizer, text, 6) for text in texts]
+    rows = [tokens.prompt_ids(vlm.tokenizer, text, 6, vlm.config.image_id) for text in texts]
     ids = np.zeros((len(rows), max(map(len, rows))), np.int32)
     for target, row in zip(ids, rows, strict=True):
         target[: len(row)] = row
@@ -39,7 +39,7 @@ def prompts(vlm: policy.VLM, texts: list[str], key: int = 0) -> tuple[jax.Array,
 
 def test_positions_of_text_then_a_picture():
     ids = jnp.asarray([[9, 9, 2, 2, 2, 2, 9, 9, 9]], jnp.int32)
-    time, row, column = token_positions(ids, 2, (2, 2))[:, 0].tolist()
+    time, row, column = token_positions(ids, 2, [(2, 2)])[:, 0].tolist()
     assert time == [0, 1, 2, 2, 2, 2, 4, 5, 6]
     assert row == [0, 1, 2, 2, 3, 3, 4, 5, 6]
     assert column == [0, 1, 2, 3, 2, 3, 4, 5, 6]
@@ -47,17 +47,17 @@ def test_positions_of_text_then_a_picture():
 
 def test_a_reply_stands_as_far_from_a_pictures_kth_token_whatever_its_size():
     small, large = jnp.asarray([[9, 2, 2, 8, 7, 6]]), jnp.asarray([[9, 2, 2, 2, 2, 8, 7, 6]])
-    assert counted_positions(small, 2, (1, 2), 10)[0, 0].tolist() == [0, 1, 2, 11, 12, 13]
-    assert counted_positions(large, 2, (2, 2), 10)[0, 0].tolist() == [0, 1, 2, 3, 4, 11, 12, 13]
+    assert counted_positions(small, 2, [(1, 2)], 10)[0, 0].tolist() == [0, 1, 2, 11, 12, 13]
+    assert counted_positions(large, 2, [(2, 2)], 10)[0, 0].tolist() == [0, 1, 2, 3, 4, 11, 12, 13]
     two = jnp.asarray([[2, 2, 8, 2, 2, 7]])
-    assert counted_positions(two, 2, (1, 2), 10)[:, 0].tolist() == [[0, 1, 10, 11, 12, 21]] * 3
+    assert counted_positions(two, 2, [(1, 2)] * 2, 10)[:, 0].tolist() == [[0, 1, 10, 11, 12, 21]] * 3
     for span in (0, 1, 4):  # a picture never takes up less than its tokens
-        assert counted_positions(large, 2, (2, 2), span)[0, 0].tolist() == list(range(8))
+        assert counted_positions(large, 2, [(2, 2)], span)[0, 0].tolist() == list(range(8))
 
 
 def test_positions_of_two_pictures():
     ids = jnp.asarray([[9, 2, 2, 9, 2, 2, 9]], jnp.int32)
-    time, row, column = token_positions(ids, 2, (1, 2))[:, 0].tolist()
+    time, row, column = token_positions(ids, 2, [(1, 2)] * 2)[:, 0].tolist()
     assert time == [0, 1, 1, 3, 4, 4, 6]
     assert row == [0, 1, 1, 3, 4, 4, 6]
     assert column == [0, 1, 2, 3, 4, 5, 6]
@@ -203,7 +203,7 @@ def edit(file, *path, **values):
         (lambda f: (f / "model.safetensors").write_bytes(b""), "is damaged"),
         (lambda f: (f / "config.json").write_bytes(b"\xff\xfe"), "config.json is damaged"),
         (lambda f: (f / "config.json").write_text("[" * 100_000), "config.json is damaged"),
-        (lambda f: (f / "config.json").write_text("[]"), "holds a None"),
+        (lambda f: (f / "config.json").write_text("[]"), "it is no JSON object"),
         (lambda f: edit(f / "config.json", vocab="many"), "config.json is damaged: VLMConfig vocab='many'"),
         (lambda f: edit(f / "config.json", vision=3), "config.json is damaged: 3 is no VisionConfig"),
         (lambda f: edit(f / "config.json", colour=3), "config.json is damaged: .*'colour'"),
@@ -335,3 +335,34 @@ def test_the_coldest_sampling_is_greedy(temperature):
     assert token.tolist() == [0, 1] and jnp.isfinite(logprob).all()
     if temperature:
         np.testing.assert_allclose(logprob, 0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("top_k", "top_p"), [(1, None), (5, None), (0, 0.6), (0, 1e-6), (8, 0.5), (3, 0.999), (99, None)]
+)
+def test_only_the_likeliest_are_drawn_and_as_often_as_they_ask(top_k, top_p):
+    """Against the definitions, in NumPy: sort, cut to top_k, cut where the cumulative probability reaches top_p."""
+    logits = np.random.default_rng(0).normal(size=40).astype(np.float32) * 2
+    odds = np.exp(logits.astype(np.float64) / 0.7)
+    kept = np.argsort(-odds)[: top_k or None]
+    if top_p is not None:
+        share = np.cumsum(odds[kept]) / odds[kept].sum()
+        kept = kept[: np.argmax(share >= top_p) + 1]
+    odds = np.where(np.isin(np.arange(40), kept), odds, 0)
+    odds /= odds.sum()
+    luck = jnp.asarray((np.arange(5000) + 0.5) / 5000, jnp.float32)
+    share = None if top_p is None else jnp.float32(top_p)
+    rows = jnp.broadcast_to(jnp.asarray(logits), (5000, 40))
+    token, logprob = map(np.asarray, sample.draw(rows, luck, jnp.float32(0.7), top_k, share))
+    np.testing.assert_allclose(np.bincount(token, minlength=40) / 5000, odds, atol=1.5 / 5000)
+    np.testing.assert_allclose(logprob, np.log(odds[token]), rtol=1e-4, atol=1e-5)
+
+
+def test_top_k_of_one_is_greedy(vlm):
+    ids, lengths, pictures = prompts(vlm, ["see", "what"])
+    a = vlm.generate(ids, lengths, pictures, key=jax.random.key(1), max_new_tokens=6, temperature=2.0, top_k=1)
+    b = vlm.generate(ids, lengths, pictures, key=jax.random.key(2), max_new_tokens=6, temperature=0.0)
+    np.testing.assert_array_equal(a.ids, b.ids)
+    for wrong in ({"top_k": -1}, {"top_p": 0.0}, {"top_p": 1.5}, {"top_p": float("nan")}):
+        with pytest.raises(ValueError, match="top_p"):
+            vlm.generate(ids, lengths, pictures, key=jax.random.key(1), **wrong)

@@ -1,0 +1,286 @@
+"""Qwen2.5-VL and Qwen3-VL: small random models in Hugging Face's format, against what `transformers` makes of them.
+
+Its answers are stored; `test_parity` asks it anew where torch is installed.
+"""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+import policy
+from policy import weights
+from policy.config import VisionConfig
+from policy.model import reply_logits
+from policy.positions import stretched, token_positions, windows
+from policy.tokenizer import prompt_ids
+from policy.vision import patchify
+from tests.policy import qwen_folders as folders
+from tests.policy.qwen_folders import CASES, KINDS
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def folder(request, tmp_path_factory):
+    return folders.write(tmp_path_factory.mktemp("qwen") / request.param, request.param)
+
+
+@pytest.fixture(scope="module")
+def vlm(folder):
+    return policy.load(folder)
+
+
+@pytest.fixture(scope="module")
+def golden(folder):
+    return np.load(folders.GOLDEN / f"{folder.name}.npz")
+
+
+def given(case):
+    return jnp.asarray(case.ids), jnp.asarray(case.lengths), [jnp.asarray(picture) for picture in case.pictures]
+
+
+def alike(found, wanted):
+    """Largest difference, against the largest number."""
+    return np.abs(found - wanted).max() / np.abs(wanted).max()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_logits_are_those_of_transformers(vlm, golden, name):
+    case = CASES[name]
+    found, wanted = np.asarray(vlm.logits(*given(case)))[..., :: folders.EVERY], golden[f"{name}: logits"]
+    said = np.setdiff1d(np.arange(0, folders.VOCAB, folders.EVERY), [folders.IMAGE, folders.VIDEO]) // folders.EVERY
+    for row, length in enumerate(case.lengths):
+        assert alike(found[row, :length][:, said], wanted[row, :length][:, said]) < 1e-4
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_greedy_continuations_are_those_of_transformers(vlm, golden, name):
+    case = CASES[name]
+    said = vlm.generate(*given(case), key=jax.random.key(0), max_new_tokens=64, temperature=0.0)
+    for row, length in enumerate(said.lengths.tolist()):
+        assert said.ids[row, :length].tolist() == golden[f"{name}: greedy {row}"].tolist()
+
+
+def test_cached_decoding_equals_the_full_forward_pass(vlm):
+    case = CASES["one picture"]
+    ids, lengths, pictures = given(case)
+    said = vlm.generate(ids, lengths, pictures, key=jax.random.key(1), max_new_tokens=9, samples=2)
+    grouped = reply_logits(vlm.graphdef, vlm.params, ids, lengths, jnp.stack(pictures), said.ids)
+    for row in range(4):
+        n, m = int(lengths[row // 2]), int(said.lengths[row])
+        whole = jnp.concatenate([ids[row // 2, :n], said.ids[row, :m]])[None]
+        full = vlm.logits(whole, jnp.asarray([n + m]), [pictures[row // 2]])[0, n - 1 : -1]
+        np.testing.assert_allclose(full, grouped[row, :m], rtol=1e-4, atol=1e-4)
+        picked = jax.nn.log_softmax(full)[jnp.arange(m), said.ids[row, :m]]
+        np.testing.assert_allclose(picked, said.logprobs[row, :m], rtol=1e-4, atol=1e-4)
+
+
+def test_placeholders_are_never_said_and_every_stop_ends_a_reply(vlm):
+    ids, lengths, pictures = given(CASES["one picture"])
+    said = vlm.generate(ids, lengths, pictures, key=jax.random.key(1), max_new_tokens=256, temperature=3.0, samples=64)
+    assert not np.isin(said.ids, [folders.IMAGE, folders.VIDEO]).any()
+    ends = {row[n - 1] for row, n in zip(said.ids.tolist(), said.lengths.tolist(), strict=True) if n < 256}
+    assert ends == {folders.STOP, folders.END}
+    for row, n in zip(said.ids.tolist(), said.lengths.tolist(), strict=True):
+        assert not {folders.STOP, folders.END} & set(row[: n - 1])
+
+
+def test_pictures_of_one_size_may_come_as_a_list_or_as_an_array(vlm):
+    ids, lengths, pictures = given(CASES["one picture"])
+    np.testing.assert_array_equal(vlm.logits(ids, lengths, pictures), vlm.logits(ids, lengths, jnp.stack(pictures)))
+
+
+def test_a_prompt_follows_the_chat_template(vlm):
+    ids = prompt_ids(vlm.tokenizer, "hi", 3, folders.IMAGE)
+    picture = "<|vision_start|>" + 3 * "<|image_pad|>" + "<|vision_end|>"
+    assert vlm.tokenizer.decode(ids) == f"<|im_start|>user\n{picture}hi<|im_end|>\n<|im_start|>assistant\n"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("size", [(8, 8), (16, 24), (40, 16)])
+def test_pixels_are_bit_equal_to_the_numpy_image_processor(tmp_path, kind, size):
+    vision = policy.load(folders.write(tmp_path, kind)).config.vision
+    pictures = np.random.default_rng(0).integers(0, 256, (2, *size, 3), np.uint8)
+    processor = Qwen2VLImageProcessorPil(patch_size=4, merge_size=2, image_mean=vision.mean, image_std=vision.std)
+    wanted = processor(images=list(pictures), do_resize=False, return_tensors="np")["pixel_values"]
+    found = jax.jit(patchify, static_argnums=1)(jnp.asarray(pictures), vision)
+    np.testing.assert_array_equal(np.asarray(found).reshape(wanted.shape), wanted)
+
+
+def test_every_colour_is_bit_equal_to_the_numpy_image_processor():
+    vision = VisionConfig(width=8, layers=1, heads=1, hidden=8, patch=16, merge=1)
+    picture = np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, 2)
+    processor = Qwen2VLImageProcessorPil(patch_size=16, merge_size=1)
+    wanted = processor(images=[picture], do_resize=False, return_tensors="np")["pixel_values"]
+    np.testing.assert_array_equal(np.asarray(patchify(jnp.asarray(picture)[None], vision))[0], wanted)
+
+
+def test_windows_hold_every_image_token_once_with_its_neighbours():
+    for rows, columns, side in [(4, 4, 2), (3, 5, 2), (1, 7, 4), (9, 2, 3)]:
+        table = windows(rows, columns, side)
+        assert sorted(table[table >= 0]) == list(range(rows * columns))
+        for window in table:
+            there = window[window >= 0]
+            assert len({(token // columns // side, token % columns // side) for token in there}) == 1
+            assert (np.diff(there) > 0).all()
+
+
+def test_a_stretched_table_is_bilinear_with_its_corners_on_the_corners():
+    side = 5
+    table = np.random.default_rng(0).normal(size=(side, side))
+    for rows, columns in [(5, 5), (4, 7), (1, 3), (9, 2)]:
+        where = np.stack(np.meshgrid(np.arange(rows), np.arange(columns), indexing="ij"), -1).reshape(-1, 2)
+        around, weights = stretched(rows, columns, side, where)
+        found = (table.reshape(-1)[around] * weights).sum(1).reshape(rows, columns)
+        for row in range(rows):
+            for column in range(columns):
+                y, x = (k * (side - 1) / max(n - 1, 1) for k, n in ((row, rows), (column, columns)))
+                top, left = min(int(y), side - 2), min(int(x), side - 2)
+                a, b = y - top, x - left
+                wanted = (
+                    (1 - a) * (1 - b) * table[top, left] + (1 - a) * b * table[top, left + 1]
+                    + a * (1 - b) * table[top + 1, left] + a * b * table[top + 1, left + 1]
+                )  # fmt: skip
+                np.testing.assert_allclose(found[row, column], wanted, atol=1e-6)
+
+
+def test_positions_of_pictures_of_several_sizes():
+    ids = jnp.asarray([[9, 2, 2, 2, 2, 2, 2, 9, 2, 2, 9], [9, 9, 2, 2, 2, 2, 9, 9, 9, 9, 9]])
+    time, row, column = token_positions(ids, 2, [(2, 3), (2, 1), (1, 4)]).tolist()
+    assert time[0] == [0, 1, 1, 1, 1, 1, 1, 4, 5, 5, 7]
+    assert row[0] == [0, 1, 1, 1, 2, 2, 2, 4, 5, 6, 7]
+    assert column[0] == [0, 1, 2, 3, 1, 2, 3, 4, 5, 5, 7]
+    assert time[1] == [0, 1, 2, 2, 2, 2, 6, 7, 8, 9, 10]
+    assert column[1] == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10]
+
+
+def edit(file, *path, **values):
+    record = json.loads(file.read_text())
+    inner = record
+    for name in path:
+        inner = inner[name]
+    inner.update(values)
+    file.write_text(json.dumps(record))
+
+
+def shard(folder, i):
+    return folder / f"model-{i:05d}-of-00002.safetensors"
+
+
+def tensors_of(folder, change):
+    """Change the tensors of the first file; the index stays."""
+    found = change(load_file(shard(folder, 1)))
+    save_file(found, shard(folder, 1))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (
+            lambda f: edit(f / "config.json", model_type="llama"),
+            "holds a 'llama' model; this version reads jaxgym_vlm, ",
+        ),
+        (lambda f: edit(f / "config.json", hidden_size="wide"), "cannot be read: .*hidden_size"),
+        (lambda f: edit(f / "config.json", hidden_act="relu"), "hidden_act='relu': only 'silu' is supported"),
+        (lambda f: edit(f / "config.json", use_sliding_window=True, sliding_window=8), "use_sliding_window=True"),
+        (lambda f: edit(f / "config.json", "rope_scaling", type="yarn", factor=2.0), "rope_type='yarn'"),
+        (lambda f: edit(f / "config.json", "vision_config", window_size=12), "window_size"),
+        (lambda f: edit(f / "config.json", "vision_config", out_hidden_size=32), "out_hidden_size=32: only 64"),
+        (lambda f: edit(f / "config.json", num_key_value_heads=3), "no multiple of kv_heads=3"),
+        (lambda f: edit(f / "config.json", num_attention_heads=8), "sections .* do not add up"),
+        (lambda f: edit(f / "config.json", image_token_id=9999), "image_id=9999 is not in the vocabulary"),
+        (lambda f: edit(f / "config.json", image_token_id=folders.SEEN + 10), "has 0 image tokens"),
+        (lambda f: edit(f / "config.json", vocab_size=260), "is not in the vocabulary of 260"),
+        (
+            lambda f: edit(f / "config.json", vocab_size=280),
+            "misshapen tensors: .*embed_tokens.weight .* instead of .280",
+        ),
+        (lambda f: edit(f / "config.json", num_hidden_layers=4), "12 missing tensors: .*layers.3"),
+        (lambda f: edit(f / "config.json", num_hidden_layers=2), "12 unexpected tensors: .*layers.2"),
+        (lambda f: (f / "generation_config.json").write_text("{"), "generation_config.json is damaged"),
+        (lambda f: (f / "preprocessor_config.json").write_text("[]"), "preprocessor_config.json is damaged"),
+        (lambda f: edit(f / "preprocessor_config.json", rescale_factor=1), "rescale_factor"),
+        (lambda f: shard(f, 2).unlink(), "lacks 1 of 2 files of tensors: model-00002-of-00002.safetensors"),
+        (
+            lambda f: shard(f, 1).write_bytes(shard(f, 1).read_bytes()[:-9]),
+            "model-00001-of-00002.safetensors is damaged",
+        ),
+        (lambda f: (f / "model.safetensors.index.json").write_text('{"weight_map": {"a": "../b"}}'), "no weight_map"),
+        (lambda f: (f / "model.safetensors.index.json").unlink(), "model.safetensors is missing"),
+        (
+            lambda f: [(f / "model.safetensors.index.json").unlink(), (f / "pytorch_model.bin").write_text("")],
+            "save the model as safetensors first",
+        ),
+        (lambda f: tensors_of(f, lambda t: {k: v.astype(np.int8) for k, v in t.items()}), "no floating-point tensors"),
+        (lambda f: tensors_of(f, lambda t: {k: v * np.inf for k, v in t.items()}), "tensors that are not finite"),
+        (lambda f: (f / "tokenizer.json").unlink(), "tokenizer"),
+        (lambda f: (f / "chat_template.jinja").unlink(), "has no chat template"),
+        (lambda f: (f / "chat_template.jinja").write_text("{% if %}"), "chat template of .* does not serve"),
+        (lambda f: (f / "chat_template.jinja").write_text("no picture"), "one picture has 0 image tokens"),
+    ],
+)
+def test_a_folder_that_cannot_serve_is_told_in_one_line(tmp_path, damage, message):
+    folders.write(tmp_path, "qwen2_5_vl")
+    damage(tmp_path)
+    with pytest.raises(ValueError, match=message) as error:
+        policy.load(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_folder_needs_no_generation_and_no_preprocessor_config(vlm, folder, tmp_path):
+    """Older ones have neither; the stop token is then that of config.json, the colours those of the kind."""
+    folders.write(tmp_path, folder.name)
+    for name in ("generation_config.json", "preprocessor_config.json"):
+        (tmp_path / name).unlink()
+    bare = policy.load(tmp_path)
+    assert bare.config == dataclasses.replace(vlm.config, stops=())
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+def test_a_model_goes_into_a_folder_and_back(vlm, tmp_path, parts):
+    """The very same tensors under the very same names, whichever files they are in; all else is as it was."""
+    limit = -(-sum(leaf.nbytes for leaf in jax.tree.leaves(vlm.params)) // parts) + 1
+    weights.write(tmp_path, vlm.config, vlm.params, vlm.tokenizer, vlm.origin, limit=limit)
+    files = sorted(tmp_path.glob("*.safetensors"))
+    assert len(files) == parts if parts == 1 else len(files) > 1
+    found = {name: tensor for file in files for name, tensor in load_file(file).items()}
+    kind = vlm.origin.kind
+    wanted = folders.weights(folders.tensors(kind))
+    assert found.keys() == wanted.keys()
+    for name, tensor in found.items():
+        np.testing.assert_array_equal(tensor, wanted[name])
+    again = policy.load(tmp_path)
+    assert again.config == vlm.config and again.origin.kind == kind
+    for name in ("generation_config.json", "preprocessor_config.json"):
+        assert (tmp_path / name).read_bytes() == vlm.origin.files[name]
+    policy.save(vlm, tmp_path)  # into one file: the parts of before are gone
+    assert [file.name for file in tmp_path.glob("model*")] == ["model.safetensors"]
+    assert policy.load(tmp_path).config == vlm.config
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_a_half_precision_model_is_saved_as_such(vlm, folder, tmp_path, dtype):
+    half = policy.load(folder, dtype=dtype)
+    assert {leaf.dtype for leaf in jax.tree.leaves(half.params)} == {jnp.dtype(dtype)}
+    policy.save(half, tmp_path)
+    record = json.loads((tmp_path / "config.json").read_text())
+    assert dtype in (record.get("torch_dtype"), record.get("text_config", {}).get("dtype"))
+    again = policy.load(tmp_path, dtype=dtype)
+    for a, b in zip(jax.tree.leaves(half.params), jax.tree.leaves(again.params), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("name", ["one picture", "several pictures"])
+def test_bfloat16_is_close_to_float32(vlm, folder, name):
+    """As close as rounding every weight to bfloat16 makes it, within a factor."""
+    case = CASES[name]
+    half = policy.load(folder, dtype="bfloat16")
+    rounded = dataclasses.replace(
+        vlm, params=jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16).astype(jnp.float32), vlm.params)
+    )
+    whole, only, all_ = (jax.nn.softmax(m.logits(*given(case))[0, case.lengths[0] - 1]) for m in (vlm, rounded, half))
+    assert jnp.abs(all_ - whole).sum() < 4 * jnp.abs(only - whole).sum() + 0.02
