@@ -1,5 +1,6 @@
 """VLM: a model to use, with its tokenizer. `load` makes one, `save` keeps it."""
 
+import functools
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -11,7 +12,7 @@ import numpy as np
 from flax import nnx
 from transformers import PreTrainedTokenizerFast
 
-from policy import model, sample, tokenizer, weights
+from policy import lora, model, sample, sharding, tokenizer, weights
 from policy.config import PRESETS, VLMConfig
 from policy.model import Model, Params, Pictures, picture_grids
 from policy.sample import Reply
@@ -26,6 +27,7 @@ class VLM:
     params: Params
     tokenizer: PreTrainedTokenizerFast
     origin: weights.Origin = field(default_factory=weights.Origin)  # the kind of folder it came from, and goes into
+    mesh: jax.sharding.Mesh | None = None  # the devices it is spread over; None: the first
 
     def logits(self, ids: jax.Array, lengths: jax.Array, pictures: Pictures | Sequence[jax.Array] | None) -> jax.Array:
         """Logits after every token.
@@ -35,7 +37,7 @@ class VLM:
         Pictures of several sizes come as a list of [H, W, 3] or [M, H, W, 3], in reading order; none is None. Raises
         ValueError when the placeholders do not match the pictures, or an id or a length cannot be.
         """
-        return model.logits(self.graphdef, self.params, ids, lengths, self._check(ids, lengths, pictures))
+        return model.logits(self.graphdef, self.params, *self._given(ids, lengths, pictures))
 
     def generate(
         self,
@@ -62,13 +64,33 @@ class VLM:
                 f"max_new_tokens={max_new_tokens} and samples={samples} must be at least 1, temperature={temperature} "
                 f"at least 0 and finite, top_k={top_k} at least 0, top_p={top_p} above 0 and at most 1"
             )
-        seen, heat = self._check(ids, lengths, pictures), jnp.float32(temperature)
+        given, heat = self._given(ids, lengths, pictures), jnp.float32(temperature)
         share = None if top_p == 1 else jnp.float32(top_p)
-        given = self.graphdef, self.params, ids, lengths, seen, key, heat, longest, count
-        return sample.generate(*given, top_k=few, top_p=share)
+        return sample.generate(self.graphdef, self.params, *given, key, heat, longest, count, top_k=few, top_p=share)
 
-    def _check(self, ids: jax.Array, lengths: jax.Array, pictures: Pictures | Sequence[jax.Array] | None) -> Pictures:
-        """The pictures as the model takes them; raises for what would otherwise be read as something else, silently."""
+    def with_lora(
+        self, *, rank: int, alpha: float = 32.0, modules: Sequence[str] = lora.MODULES, key: jax.Array | None = None
+    ) -> "VLM":
+        """The same model with LoRA adapters (arXiv 2106.09685) beside dense layers of its decoder's blocks.
+
+        modules are some of q, k, v, out, gate, up, down. It says the same until the adapters, parameters named `lora_a`
+        and `lora_b`, have learned. `save` merges them. Raises ValueError for what cannot be.
+        """
+        drawn = jax.random.key(0) if key is None else key
+        graphdef, params = lora.add(self.graphdef, self.params, rank, alpha, modules, drawn)
+        return replace(self, graphdef=graphdef, params=params)
+
+    def merged(self) -> "VLM":
+        """The same model without adapters: what they do is added to what they stand beside."""
+        if not lora.has(self.params):
+            return self
+        graphdef, params = lora.merge(self.graphdef, self.params)
+        return replace(self, graphdef=graphdef, params=params)
+
+    def _given(
+        self, ids: jax.Array, lengths: jax.Array, pictures: Pictures | Sequence[jax.Array] | None
+    ) -> tuple[jax.Array, jax.Array, Pictures]:
+        """Prompts as the model takes them; raises for what would otherwise be read as something else, silently."""
         seen = _pictures(pictures)
         said, counts, vocab = np.asarray(ids), np.asarray(lengths), self.config.vocab
         if said.ndim != 2 or counts.shape != said.shape[:1]:
@@ -81,7 +103,8 @@ class VLM:
         wanted, found = sum(rows * columns for rows, columns in grids), int(np.sum(said == self.config.image_id))
         if wanted != found:
             raise ValueError(f"{len(grids)} pictures need {wanted} image tokens, the ids have {found}")
-        return seen
+        cut = functools.partial(sharding.cut_rows, mesh=self.mesh)
+        return cut(ids), cut(lengths), jax.tree.map(cut, seen)
 
 
 def _pictures(pictures: Pictures | Sequence[jax.Array] | None) -> Pictures:
@@ -102,6 +125,7 @@ def load(
     source: str | Path,
     *,
     dtype: str = "float32",
+    mesh: jax.sharding.Mesh | None = None,
     remat: bool = False,
     tokenizer: PreTrainedTokenizerFast | None = None,
     key: jax.Array | None = None,
@@ -109,32 +133,35 @@ def load(
     """Load a model from a folder, or make a preset with fresh weights.
 
     The folder is one that `save` wrote, or a Hugging Face folder of Qwen2.5-VL or Qwen3-VL (config.json, safetensors in
-    one file or many, the tokenizer with its chat template). dtype: "float32", "bfloat16" or "float16". remat: compute
-    activations again in the backward pass. A preset takes its vocabulary from `tokenizer` (without one: bytes) and its
+    one file or many, the tokenizer with its chat template). dtype: "float32", "bfloat16" or "float16". mesh: devices to
+    spread it over (`policy.sharding.make_mesh`), each reads its part only. remat: compute activations again in the
+    backward pass. A preset takes its vocabulary from `tokenizer` (without one: bytes) and its
     weights from `key` (without one: seed 0). Raises ValueError, in one line, when the source is neither, the folder is
     not whole or the dtype is none of these.
     """
-    kind = _float(dtype)
+    kind, place = _float(dtype), functools.partial(sharding.place, mesh=mesh)
     if str(source) in PRESETS:
         words = tokenizer or _bytes()
         config = replace(PRESETS[str(source)], vocab=-(-len(words) // 16) * 16, remat=remat)
         graphdef, params = model.create(config, jax.random.key(0) if key is None else key)
-        return VLM(config, graphdef, jax.tree.map(lambda leaf: jnp.asarray(leaf, kind), params), words)
+        params = jax.tree_util.tree_map_with_path(
+            lambda path, leaf: jax.device_put(leaf.astype(kind), place(weights.path_of(path), leaf.shape)), params
+        )
+        return VLM(config, graphdef, params, words, mesh=mesh)
     folder = Path(str(source))
     if not folder.is_dir():
         raise ValueError(f"{source} is neither a folder nor one of the presets {', '.join(PRESETS)}")
-    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    return VLM(*weights.read(folder, kind, lambda path, shape: here, remat=remat))
+    return VLM(*weights.read(folder, kind, place, remat=remat), mesh=mesh)
 
 
 def save(vlm: VLM, folder: str | Path) -> None:
     """Write a model into a folder (made if need be), from which `load` reads it back exactly.
 
-    A model that came from a Hugging Face folder goes into one that `transformers` reads. Every file is written aside
-    and then renamed, so a write that fails leaves a model that was there as it was. Raises ValueError, and writes
-    nothing, when a parameter is not finite.
+    A model that came from a Hugging Face folder goes into one that `transformers` reads; adapters are merged. Every
+    file is written aside and then renamed, so a write that fails leaves a model that was there as it was. Raises
+    ValueError, and writes nothing, when a parameter is not finite.
     """
-    weights.write(Path(folder), vlm.config, vlm.params, vlm.tokenizer, vlm.origin)
+    weights.write(Path(folder), vlm.config, vlm.merged().params, vlm.tokenizer, vlm.origin)
 
 
 def _bytes() -> PreTrainedTokenizerFast:

@@ -136,7 +136,7 @@ class Case(NamedTuple):
     pictures: list[np.ndarray]  # uint8 [H, W, 3] each
 
 
-def _case(seed: int, *rows: list[tuple[int, int] | int]) -> Case:
+def case(seed: int, *rows: list[tuple[int, int] | int]) -> Case:
     """Rows of so many words (an int) and pictures of so many pixels (a pair)."""
     rng = np.random.default_rng(seed)
     said, pictures = [], []
@@ -157,9 +157,9 @@ def _case(seed: int, *rows: list[tuple[int, int] | int]) -> Case:
 
 
 CASES = {
-    "text": _case(1, [9], [14]),
-    "one picture": _case(2, [3, (16, 16), 5], [2, (16, 16), 9]),
-    "an odd picture": _case(3, [2, (24, 40), 4]),
-    "several pictures": _case(4, [1, (16, 24), 2, (40, 16), 3], [7, (32, 32), 4], [11]),
+    "text": case(1, [9], [14]),
+    "one picture": case(2, [3, (16, 16), 5], [2, (16, 16), 9]),
+    "an odd picture": case(3, [2, (24, 40), 4]),
+    "several pictures": case(4, [1, (16, 24), 2, (40, 16), 3], [7, (32, 32), 4], [11]),
 }
 EVERY = 5  # of the vocabulary, in stored logits

@@ -14,9 +14,9 @@ from safetensors.numpy import load_file, save_file
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 import policy
-from policy import weights
+from policy import sharding, weights
 from policy.config import VisionConfig
-from policy.model import reply_logits
+from policy.model import logits, reply_logits
 from policy.positions import stretched, token_positions, windows
 from policy.tokenizer import prompt_ids
 from policy.vision import patchify
@@ -44,8 +44,10 @@ def given(case):
 
 
 def alike(found, wanted):
-    """Largest difference, against the largest number."""
-    return np.abs(found - wanted).max() / np.abs(wanted).max()
+    """Largest difference, against the largest number; what is never said is so in both."""
+    there = np.isfinite(wanted)
+    np.testing.assert_array_equal(np.isfinite(found), there)
+    return np.abs(found[there] - wanted[there]).max() / np.abs(wanted[there]).max()
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -284,3 +286,41 @@ def test_bfloat16_is_close_to_float32(vlm, folder, name):
     )
     whole, only, all_ = (jax.nn.softmax(m.logits(*given(case))[0, case.lengths[0] - 1]) for m in (vlm, rounded, half))
     assert jnp.abs(all_ - whole).sum() < 4 * jnp.abs(only - whole).sum() + 0.02
+
+
+@pytest.mark.parametrize(("sizes", "parts"), [((8, 1, 1), 1), ((1, 8, 1), 8), ((1, 1, 8), 8), ((2, 2, 2), 4)])
+def test_every_matrix_of_a_block_is_cut_where_the_mesh_cuts_models(vlm, sizes, parts):
+    mesh = sharding.make_mesh(*sizes, devices=jax.devices()[:8])
+    matrices = {path: leaf for path, leaf in weights.named(vlm.params).items() if leaf.ndim == 2 and "blocks" in path}
+    for path, leaf in matrices.items():
+        spec = sharding.spec(path, leaf.shape, mesh)
+        assert np.prod([mesh.shape[axis] for axis in spec if axis]) == parts, path
+
+
+@pytest.mark.parametrize("sizes", [(3, 1, 1), (-1, -1, 1), (-1, 3, 1), (0, 1, 8), (16, 1, 1)])
+def test_a_mesh_that_the_devices_do_not_make_up_is_told(sizes):
+    with pytest.raises(ValueError, match="do not make up 8 devices"):
+        sharding.make_mesh(*sizes, devices=jax.devices()[:8])
+
+
+def test_spread_over_eight_devices_a_model_says_and_learns_the_same(vlm, folder):
+    mesh = sharding.make_mesh(2, -1, 2, devices=jax.devices()[:8])
+    spread = policy.load(folder, mesh=mesh)
+    assert len([leaf for leaf in jax.tree.leaves(spread.params) if not leaf.sharding.is_fully_replicated]) > 20
+    case = folders.case(5, *[[2 + row, (16, 24), 3] for row in range(8)])
+    ids, lengths, pictures = given(case)
+    assert (
+        alike(np.asarray(spread.logits(ids, lengths, pictures)), np.asarray(vlm.logits(ids, lengths, pictures))) < 1e-5
+    )
+
+    def slopes(model):
+        said = lambda params: jnp.where(  # noqa: E731
+            jnp.arange(ids.shape[1])[None, :, None] < lengths[:, None, None],
+            jax.nn.log_softmax(logits(model.graphdef, params, *model._given(ids, lengths, pictures))), 0.0,
+        )[..., :folders.IMAGE].sum()  # fmt: skip
+        return jax.jit(jax.grad(said))(model.params)
+
+    for (path, one), eight in zip(
+        jax.tree_util.tree_leaves_with_path(slopes(vlm)), jax.tree.leaves(slopes(spread)), strict=True
+    ):
+        assert alike(np.asarray(eight), np.asarray(one)) < 1e-5, path

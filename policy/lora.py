@@ -1,0 +1,83 @@
+"""LoRA: a low-rank change beside dense layers of the decoder, learned instead of them (Hu et al., arXiv 2106.09685)."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from policy.model import Model, Params
+
+Split = tuple[nnx.GraphDef[Model], Params]
+
+MODULES = ("q", "k", "v", "out", "gate", "up", "down")  # the dense layers of a block
+
+
+class Adapted(nnx.Module):
+    """A dense layer `base` plus alpha / rank times a product of two thin matrices, the second of which begins at 0."""
+
+    def __init__(self, base: nnx.Linear, rank: int, alpha: float, *, rngs: nnx.Rngs) -> None:
+        inputs, outputs = base.kernel[...].shape
+        spread = jax.random.normal(rngs.params(), (inputs, rank), jnp.float32) * inputs**-0.5
+        self.base, self.scale = base, alpha / rank
+        self.lora_a = nnx.Param(spread)
+        self.lora_b = nnx.Param(jnp.zeros((rank, outputs), jnp.float32))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        a, b = (part[...].astype(x.dtype) for part in (self.lora_a, self.lora_b))
+        return self.base(x) + jnp.matmul(jnp.matmul(x, a), b) * jnp.asarray(self.scale, x.dtype)
+
+    def merged(self) -> nnx.Linear:
+        """The dense layer that does the same alone."""
+        kernel = self.base.kernel[...]
+        change = jnp.matmul(self.lora_a[...], self.lora_b[...]) * self.scale
+        self.base.kernel[...] = (kernel.astype(jnp.float32) + change).astype(kernel.dtype)
+        return self.base
+
+
+def add(
+    graphdef: nnx.GraphDef[Model], params: Params, rank: int, alpha: float, modules: Sequence[str], key: jax.Array
+) -> Split:
+    """The same model with adapters beside some dense layers of every block of its decoder; it says the same until they
+    learn. They are float32 whatever the model is, named `lora_a` and `lora_b`.
+
+    Raises ValueError for a rank below 1, for modules that there are not and for a model that has adapters.
+    """
+    if rank < 1 or not alpha > 0:
+        raise ValueError(f"lora rank={rank} must be at least 1 and alpha={alpha} above 0")
+    if unknown := sorted(set(modules) - set(MODULES)):
+        raise ValueError(f"lora modules {', '.join(unknown)}: there are only {', '.join(MODULES)}")
+    if not modules or has(params):
+        raise ValueError("lora: no modules to adapt" if not modules else "lora: the model has adapters already")
+    rngs, model = nnx.Rngs(params=key), nnx.merge(graphdef, params)
+    for owner, name, layer in _layers(model):
+        if name in modules:
+            setattr(owner, name, Adapted(layer, rank, alpha, rngs=rngs))
+    return nnx.split(model, nnx.Param)
+
+
+def merge(graphdef: nnx.GraphDef[Model], params: Params) -> Split:
+    """The same model without adapters."""
+    model = nnx.merge(graphdef, jax.tree.map(lambda leaf: leaf, params))  # variables of its own: those given stay
+    for owner, name, layer in _layers(model):
+        if isinstance(layer, Adapted):
+            setattr(owner, name, layer.merged())
+    return nnx.split(model, nnx.Param)
+
+
+def has(params: Params) -> bool:
+    """Whether a model has adapters."""
+    return any(adapter(path) for path, _ in jax.tree_util.tree_leaves_with_path(params))
+
+
+def adapter(path: Any) -> bool:
+    """Whether a path in a tree of parameters is that of an adapter."""
+    return any(getattr(step, "key", step) in ("lora_a", "lora_b") for step in path)
+
+
+def _layers(model: Model) -> Iterator[tuple[nnx.Module, str, Any]]:
+    for block in model.decoder.blocks:
+        for owner, names in ((block.attention, MODULES[:4]), (block.mlp, MODULES[4:])):
+            for name in names:
+                yield owner, name, getattr(owner, name)
