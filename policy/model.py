@@ -16,8 +16,17 @@ from policy.layers import linear
 from policy.positions import counted_positions, nth_image_token, token_positions
 from policy.vision import Sight, VisionTower
 
+_LOGITS = 1 << 26  # so many at a time: 256 MiB
 Params = Any  # the parameters of a Model as an nnx.State: a pytree of arrays
 Pictures = jax.Array | tuple[jax.Array, ...]  # uint8 [M, H, W, 3]; of several sizes: several of these, in reading order
+
+
+class Said(NamedTuple):
+    """What a model makes of tokens that were said: arrays [B, R]."""
+
+    logprobs: jax.Array  # float32, of each token
+    entropy: jax.Array  # float32, nats, of the distribution it was drawn from
+    likeliest: jax.Array  # bool: whether it is the likeliest
 
 
 class Prompt(NamedTuple):
@@ -101,8 +110,32 @@ class Model(nnx.Module):
         highest = jnp.max(jnp.where(valid[None], positions, 0), axis=(0, 2))
         return Prompt(cache, jnp.take_along_axis(hidden, last[..., None], axis=1)[:, 0], highest + 1)
 
+    def said(self, hidden: jax.Array, ids: jax.Array, temperature: jax.Array | float = 1.0) -> Said:
+        """What hidden states [B, R, width] make of the tokens that came after them, ids int32 [B, R].
+
+        Large vocabularies are gone through part by part, forward and backward, so that no more than some of the logits
+        are there at a time.
+        """
+        count, length, width = *ids.shape, hidden.shape[-1]
+
+        def judge(part: tuple[jax.Array, jax.Array]) -> Said:
+            states, tokens = part
+            logprobs = jax.nn.log_softmax(self.project(states) / temperature, axis=-1)
+            picked = jnp.take_along_axis(logprobs, tokens[..., None], axis=-1)[..., 0]
+            return Said(picked, entropy(logprobs), picked >= jnp.max(logprobs, axis=-1))
+
+        size = max(_LOGITS // self.config.vocab, 1)
+        if count * length <= size:
+            return judge((hidden, ids))
+        parts = -(-count * length // size)
+        filling = parts * size - count * length
+        states = jnp.pad(hidden.reshape(-1, width), ((0, filling), (0, 0))).reshape(parts, size, width)
+        tokens = jnp.pad(ids.reshape(-1), (0, filling)).reshape(parts, size)
+        judged = jax.lax.map(jax.checkpoint(judge), (states, tokens))
+        return jax.tree.map(lambda leaf: leaf.reshape(-1)[: count * length].reshape(count, length), judged)
+
     def continued(self, prompt: Prompt, replies: jax.Array) -> jax.Array:
-        """Logits of replies to prompts: int32 [S * G, R] -> float32 [S * G, R, V], at [:, t] those of token t."""
+        """Hidden states before each token of replies to prompts: int32 [S * G, R] -> [S * G, R, width]."""
         rows, length = replies.shape[0], replies.shape[1] - 1
         group = rows // prompt.position.shape[0]
         ahead = jnp.repeat(prompt.position, group)[:, None] + jnp.arange(length, dtype=jnp.int32)[None]
@@ -111,7 +144,14 @@ class Model(nnx.Module):
             self.embedding(replies[:, :-1]), positions, jnp.ones((rows, length), jnp.bool_), prompt.cache
         )
         first = jnp.repeat(prompt.hidden, group, axis=0)[:, None]
-        return self.project(jnp.concatenate([first, hidden], axis=1))
+        return jnp.concatenate([first, hidden], axis=1)
+
+
+def entropy(logprobs: jax.Array) -> jax.Array:
+    """Of distributions given as log-probabilities, float32 [..., V] -> [...]; -inf is a token that is never said."""
+    said = jnp.isfinite(logprobs)
+    certain = jnp.where(said, logprobs, 0.0)
+    return -jnp.sum(jnp.where(said, jnp.exp(certain) * certain, 0.0), axis=-1)
 
 
 def picture_grids(config: VLMConfig, pictures: Pictures) -> list[tuple[int, int]]:
@@ -151,4 +191,4 @@ def reply_logits(
 ) -> jax.Array:
     """Logits float32 [S * G, R, V] of replies; every prompt is read once for its group of G."""
     model = nnx.merge(graphdef, params)
-    return model.continued(model.prefill(ids, lengths, pictures), replies)
+    return model.project(model.continued(model.prefill(ids, lengths, pictures), replies))

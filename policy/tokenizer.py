@@ -85,6 +85,18 @@ def _check_size(words: PreTrainedTokenizerFast, folder: Path, vocab: int) -> Non
         raise ValueError(f"the tokenizer of {folder} has ids up to {largest}, but the model has {vocab} tokens")
 
 
+def spelling(tokenizer: PreTrainedTokenizerFast, vocab: int) -> list[bytes]:
+    """The bytes that each of `vocab` ids stands for; none for ids that the tokenizer does not have."""
+    added = {id: token.content for id, token in tokenizer.added_tokens_decoder.items()}
+    kept = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    others = [byte for byte in range(256) if byte not in kept]  # byte-level BPE writes them as letters from 256 on
+    byte_of = {chr(byte): byte for byte in kept} | {chr(256 + i): byte for i, byte in enumerate(others)}
+    spelled = [b""] * vocab
+    for token, id in tokenizer.get_vocab().items():
+        spelled[id] = added[id].encode() if id in added else bytes(byte_of[letter] for letter in token)
+    return spelled
+
+
 def prompt_ids(tokenizer: PreTrainedTokenizerFast, text: str, image_tokens: int, image_id: int) -> list[int]:
     """A prompt of one picture and a text, ready to be replied to: by the tokenizer's chat template where it has one.
 

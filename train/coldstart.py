@@ -43,7 +43,8 @@ class Written(NamedTuple):
 
     ids: jax.Array  # int32 [n, R]
     lengths: jax.Array  # int32 [n]
-    decision: jax.Array  # int32 [n]: where the action is first named
+    blocks: jax.Array  # int32 [n, R]: which block each token is of, -1 past the end
+    decision: jax.Array  # int32 [n]: where the action is first named; -1 where the tokenizer has no names for actions
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -114,21 +115,23 @@ def write(language: Language, lesson: Lesson, *, guess: bool) -> Written:
         answer = game.actions.format(action)
         reason = f"{answer}: a guess." if guess else game.explain(take(states, i), action)
         texts.append(jaxgym.write_reply(jaxgym.describe(game.sheet, tiles[i]), reason, answer))
-    ids, lengths = language.encode_replies(texts, language.room)
-    decision = language.decision(ids, actions)
-    return Written(jnp.asarray(ids), jnp.asarray(lengths), jnp.asarray(decision))
+    ids, lengths = language.encode_replies(texts)
+    decision = language.named.decision(ids, actions) if language.named else np.full(len(ids), -1, np.int32)
+    return Written(*map(jnp.asarray, (ids, lengths, language.blocks(ids, lengths), decision)))
 
 
-def tables(language: Language) -> Tables:
-    """Gather a game's constants."""
-    answers = language.answers
+def tables(language: Language) -> Tables | None:
+    """Gather a game's constants; None where the tokenizer has no names for its actions."""
+    if language.named is None:
+        return None
+    answers = language.named.answers
     pairs = language.game.actions.cells
     places = np.full((len(language.cells), 2), -1, np.int32)
     for side in range(pairs.shape[1]):
         places[pairs[:, side], side] = answers[:, side]
     ways = np.unique(pairs[:, 1:] - pairs[:, :1], axis=0, return_inverse=True)[1].reshape(-1)
-    prompt, opening = language.prompt, language.opening
-    constants = (prompt, language.start, answers, np.unique(answers[:, 0]), places, pairs, ways, language.cells)
+    prompt, opening = language.prompt, language.named.opening
+    constants = (prompt, language.named.start, answers, np.unique(answers[:, 0]), places, pairs, ways, language.cells)
     last = (opening[-1], len(prompt) + len(opening))
     return Tables(*(jnp.asarray(x, jnp.int32) for x in (*constants, *last)))
 
@@ -146,6 +149,32 @@ def sight_loss(
         x, positions = model.embed(prompt, seen.features), model.positions(prompt, lesson.pictures)
         loss += _GLANCES * dense.at_the_decoder(model, tables, x, positions, decided, lesson.wanted)
     return loss, {"loss": loss, **report}
+
+
+def words_loss(
+    graphdef: nnx.GraphDef[Model],
+    params: Params,
+    _: dict[str, jax.Array],
+    prompt: jax.Array,
+    pictures: jax.Array,
+    written: Written,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Cross-entropy of written replies alone, reading and the rest alike: for a model with a tokenizer of its own.
+
+    prompt int32 [P], pictures uint8 [n, H, W, 3].
+    """
+    model = nnx.merge(graphdef, params)
+    n = written.ids.shape[0]
+    prompts = jnp.broadcast_to(prompt[None], (n, prompt.shape[0]))
+    begun = model.prefill(prompts, jnp.full(n, prompt.shape[0], jnp.int32), pictures)
+    said = model.said(model.continued(begun, written.ids), written.ids)
+    perception, rest = written.blocks == 0, written.blocks > 0
+    loss = -masked_mean(said.logprobs, perception) - masked_mean(said.logprobs, rest)
+    return loss, {
+        "loss": loss,
+        "cells": masked_mean(said.likeliest.astype(jnp.float32), perception),
+        "board": jnp.mean(jnp.all(said.likeliest | ~perception, axis=1).astype(jnp.float32)),
+    }
 
 
 class Weights(NamedTuple):

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from jaxgym import registry
 from policy.config import PRESETS, fits, plain
+from policy.lora import MODULES
 
 POOL = 256  # boards of each game that are in play at once
 
@@ -122,6 +123,20 @@ class Evaluation:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Lora:
+    """Adapters that learn instead of the decoder of a saved model, and the rest of it (arXiv 2106.09685)."""
+
+    rank: int = flag(0, "of the adapters; 0: none, all of the model learns")
+    alpha: float = flag(32.0, "their weight is alpha / rank")
+    modules: tuple[str, ...] = flag(MODULES, "the dense layers that have one, separated by commas")
+
+    def __post_init__(self) -> None:
+        _check(self, rank=0, alpha=1e-3)
+        if not self.modules or not set(self.modules) <= set(MODULES):
+            raise ValueError(f"lora modules={','.join(self.modules)}: must be some of {','.join(MODULES)}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Config:
     """A whole run."""
 
@@ -132,7 +147,12 @@ class Config:
     seed: int = flag(0, "of everything that is drawn")
     photos: str = flag("digits", "pictures of shisen_sho_photo: digits, or the path of a CIFAR-10 archive or folder")
     picture: int = flag(0, "side of the pictures in pixels; 0: one block of patches a cell")
+    reply: int = flag(0, "tokens that a reply may have; 0: what a written one needs, and some more")
+    dtype: Literal["float32", "bfloat16"] = flag("float32", "of the computation; what learns is kept in float32")
+    remat: bool = flag(False, "compute activations again in the backward pass: a third more work, far less memory")
+    freeze: Literal["nothing", "vision"] = flag("nothing", "what does not learn of a saved model")
     run: str = flag("", "folder of the run, made anew (default: runs/ and the date)")
+    lora: Lora = Lora()
     sight: Sight = Sight(steps=500)
     base: Supervised = Supervised(steps=50)
     coldstart: Supervised = Supervised(steps=400)
@@ -140,7 +160,7 @@ class Config:
     evaluation: Evaluation = Evaluation()
 
     def __post_init__(self) -> None:
-        _check(self, seed=0, picture=0)
+        _check(self, seed=0, picture=0, reply=0)
         if self.seed >= 1 << 32:
             raise ValueError(f"seed={self.seed}: must be below 2**32")
 
@@ -168,6 +188,9 @@ class Config:
         self.names()
         if self.model not in PRESETS and not Path(self.model).is_dir():
             raise ValueError(f"model {self.model!r} is neither a preset ({', '.join(PRESETS)}) nor a folder")
+        if self.model in PRESETS and (self.lora.rank or self.freeze != "nothing"):
+            given = f"lora rank={self.lora.rank}" if self.lora.rank else f"freeze={self.freeze}"
+            raise ValueError(f"{given} needs a saved model: {self.model!r} is a preset, which has learned nothing yet")
         if self.photos != "digits" and not Path(self.photos).exists():
             raise ValueError(f"photos {self.photos!r} is neither 'digits' nor a path that exists")
 

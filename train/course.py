@@ -17,7 +17,7 @@ class Course(NamedTuple):
     """One game of a run, with all that its steps need."""
 
     language: Language
-    tables: dense.Tables
+    tables: dense.Tables | None  # for what is taught where it arises; None: by words alone
     limit: int  # steps after which a board is dealt anew
     scale: float  # how far apart the teacher's values usually lie
 
@@ -27,14 +27,19 @@ def prepare(config: Config, key: jax.Array) -> tuple[policy.VLM, dict[str, Cours
     vlm, games, pools = _model_and_games(config, key)
     courses = {}
     for game, pool in zip(games, pools, strict=True):
-        language = speak(vlm, game, take(jax.device_get(pool.state), 0))
+        language = speak(vlm, game, take(jax.device_get(pool.state), 0), config.reply)
         scale = coldstart.measure_scale(game, pool.state, key)
         courses[game.name] = Course(language, coldstart.tables(language), protocol(game).steps, scale)
     return vlm, courses, {game.name: pool for game, pool in zip(games, pools, strict=True)}
 
 
 def _model_and_games(config: Config, key: jax.Array) -> tuple[policy.VLM, list[jaxgym.Game[Any]], list[Boards]]:
-    loaded = None if config.model in policy.PRESETS else policy.load(config.model)
+    loaded = None
+    if config.model not in policy.PRESETS:
+        loaded = policy.load(config.model, dtype=config.dtype, remat=config.remat)
+        if config.lora.rank:
+            part = config.lora
+            loaded = loaded.with_lora(rank=part.rank, alpha=part.alpha, modules=part.modules, key=key)
     vision = loaded.config.vision if loaded else policy.PRESETS[config.model].vision
     games = []
     for name in config.names():
@@ -44,4 +49,4 @@ def _model_and_games(config: Config, key: jax.Array) -> tuple[policy.VLM, list[j
     if loaded:
         return loaded, games, pools
     tokenizer = build_tokenizer(games, [jax.device_get(pool.state) for pool in pools])
-    return policy.load(config.model, tokenizer=tokenizer, key=key), games, pools
+    return policy.load(config.model, remat=config.remat, tokenizer=tokenizer, key=key), games, pools

@@ -55,20 +55,13 @@ class Rewards(NamedTuple):
 
 
 class Credit(NamedTuple):
-    """What every token of B = S * G replies of R tokens is credited with."""
+    """What every token of B = S * G replies of R tokens is credited with.
+
+    It depends on the block that a token is of, int32 [B, R]: 0 perception, 1 think, 2 answer, -1 past the end.
+    """
 
     advantage: jax.Array  # float32 [B, R]
     share: jax.Array  # float32 [B, R]: of the objective, adding up to 1; 0 past a reply's end
-
-
-def blocks(ids: jax.Array, lengths: jax.Array, borders: tuple[int, int]) -> jax.Array:
-    """Which block of its reply each token is of: int32 [B, R], 0 perception, 1 think, 2 answer, -1 past the end.
-
-    ids int32 [B, R], lengths int32 [B]; borders are the tokens that end perception and think, and are part of them.
-    """
-    ended = [jnp.cumsum(ids == border, axis=1) > (ids == border) for border in borders]
-    found = ended[0].astype(jnp.int32) + (ended[0] & ended[1]).astype(jnp.int32)
-    return jnp.where(jnp.arange(ids.shape[1], dtype=jnp.int32)[None] < lengths[:, None], found, -1)
 
 
 def credit_by_reply(rewards: Rewards, blocks: jax.Array, *, scale: bool) -> Credit:
@@ -116,13 +109,6 @@ def k3(logprobs: jax.Array, reference: jax.Array, mask: jax.Array | bool = True)
     """
     d = jnp.clip(jnp.where(jnp.asarray(mask), reference - logprobs, 0.0), -_FARTHEST, _FARTHEST)
     return jnp.exp(d) - d - 1
-
-
-def entropy(logprobs: jax.Array) -> jax.Array:
-    """Of distributions given as log-probabilities, float32 [..., V] -> [...]; -inf is a token that is never said."""
-    said = jnp.isfinite(logprobs)
-    certain = jnp.where(said, logprobs, 0.0)
-    return -jnp.sum(jnp.where(said, jnp.exp(certain) * certain, 0.0), axis=-1)
 
 
 def masked_mean(x: jax.Array, mask: jax.Array) -> jax.Array:

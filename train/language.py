@@ -16,7 +16,9 @@ from jaxgym.game import Game
 from policy import VLM
 from policy import tokenizer as tokens
 from policy.config import DecoderConfig
+from policy.weights import OWN
 
+_BORDERS = (b"</perception>", b"</think>")
 _GLUE = ("<perception>", "</perception><think>", "</think><answer>", "</answer>")
 
 
@@ -64,22 +66,21 @@ class Language:
     game: Game[Any]
     tokenizer: PreTrainedTokenizerFast
     prompt: np.ndarray  # int32 [P]: picture and prompt
-    answers: np.ndarray  # int32 [A, 1 or 2]: every action's text
-    start: int  # rotary position of a reply's first token
     cells: np.ndarray  # int32 [R * C]: the image token in the middle of every cell
-    stop: int
+    stops: tuple[int, ...]  # ids that end a reply; written ones end with the first
     pad: int
-    room: int  # tokens that the longest reply needs
-    borders: tuple[int, int]  # the tokens that end perception and think
-    opening: np.ndarray  # int32 [L]: a reply's tokens up to where it first names its action
+    room: int  # tokens that a reply may have
+    spelling: list[bytes]  # what each id stands for
+    named: "Named | None"  # where the tokenizer is made of the game's own words
 
-    def encode_replies(self, texts: Sequence[str], length: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Replies with their stop token: ids int32 [B, R] padded on the right, lengths int32 [B]."""
-        rows = [[*ids, self.stop] for ids in self.tokenizer(list(texts), add_special_tokens=False).input_ids]
+    def encode_replies(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Replies with their stop token: ids int32 [B, R] padded on the right, lengths int32 [B].
+
+        R is `room`, or where that does not do the next multiple of 64, so that few lengths are compiled.
+        """
+        rows = [[*ids, self.stops[0]] for ids in self.tokenizer(list(texts), add_special_tokens=False).input_ids]
         longest = max(map(len, rows))
-        length = length or longest
-        if longest > length:
-            raise ValueError(f"{self.game.name}: a reply of {longest} tokens does not fit into {length}")
+        length = self.room if longest <= self.room else -(-longest // 64) * 64
         ids = np.full((len(rows), length), self.pad, np.int32)
         for target, row in zip(ids, rows, strict=True):
             target[: len(row)] = row
@@ -88,10 +89,38 @@ class Language:
     def decode_replies(self, ids: np.ndarray, lengths: np.ndarray) -> list[str]:
         """Texts of sampled replies, without their stop token; ids int32 [B, R], lengths int32 [B]."""
         rows = [
-            row[: n - 1] if n and row[n - 1] == self.stop else row[:n]
+            row[: n - 1] if n and row[n - 1] in self.stops else row[:n]
             for row, n in zip(ids.tolist(), lengths.tolist(), strict=True)
         ]
         return self.tokenizer.batch_decode(rows, skip_special_tokens=False)
+
+    def blocks(self, ids: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        """Which block of its reply each token is of: int32 [B, R], 0 perception, 1 think, 2 answer, -1 past the end.
+
+        ids int32 [B, R], lengths int32 [B]. A token is of the block in which it begins; the tag that ends a block is
+        part of it.
+        """
+        found = np.full(ids.shape, -1, np.int32)
+        for target, row, length in zip(found, ids.tolist(), lengths.tolist(), strict=True):
+            parts = [self.spelling[token] for token in row[:length]]
+            begins = np.cumsum([0, *map(len, parts)])[:-1]
+            text, behind, target[:length] = b"".join(parts), 0, 0
+            for border in _BORDERS:
+                at = text.find(border, behind)
+                if at < 0:
+                    break
+                behind = at + len(border)
+                target[:length] += begins >= behind
+        return found
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Named:
+    """How a tokenizer that is made of a game's own words writes its actions: one token a cell, one a move."""
+
+    answers: np.ndarray  # int32 [A, 1 or 2]: every action's text
+    start: int  # rotary position of a reply's first token
+    opening: np.ndarray  # int32 [L]: a reply's tokens up to where it first names its action
 
     def decision(self, ids: np.ndarray, actions: np.ndarray) -> np.ndarray:
         """Where each reply first names its action: int32 [B], -1 where it does not. From there on it is copied."""
@@ -99,8 +128,8 @@ class Language:
         return np.asarray(found, np.int32)
 
 
-def speak(vlm: VLM, game: Game[Any], state: Any) -> Language:
-    """Prepare a game for a model, given one board in play.
+def speak(vlm: VLM, game: Game[Any], state: Any, room: int = 0) -> Language:
+    """Prepare a game for a model, given one board in play; room = tokens that a reply may have (0: what one needs).
 
     Raises ValueError when its picture does not fit the model's patches or its actions the tokenizer.
     """
@@ -108,24 +137,28 @@ def speak(vlm: VLM, game: Game[Any], state: Any) -> Language:
     rows, columns = vlm.config.image_tokens(*game.sheet.canvas(*board))
     tokenizer = vlm.tokenizer
     prompt = tokens.prompt_ids(tokenizer, jaxgym.prompt(game), rows * columns, vlm.config.image_id)
-    encoded = tokenizer(list(game.actions.names), add_special_tokens=False).input_ids
-    if {*map(len, encoded)} not in ({1}, {2}):
-        raise ValueError(f"{game.name}: this tokenizer does not write actions in one token each, nor in two")
-    answers = np.asarray(encoded, np.int32)
     action = int(np.argmax(game.legal(state)))
     example = _example(game, state, action, tokenizer)
+    own = vlm.origin.kind == OWN
+    needed = len(example) + (12 if own else 16 + len(example) // 4)  # explanations can be longer
+    named = None
+    if own:
+        encoded = tokenizer(list(game.actions.names), add_special_tokens=False).input_ids
+        if {*map(len, encoded)} not in ({1}, {2}):
+            raise ValueError(f"{game.name}: this tokenizer does not write actions in one token each, nor in two")
+        answers = np.asarray(encoded, np.int32)
+        start = len(prompt) - rows * columns + _places(vlm.config.decoder, rows, columns)
+        named = Named(answers=answers, start=start, opening=example[: _find(example, answers[action])])
     return Language(
         game=game,
         tokenizer=tokenizer,
         prompt=np.asarray(prompt, np.int32),
-        answers=answers,
-        start=len(prompt) - rows * columns + _places(vlm.config.decoder, rows, columns),
         cells=_middles(game, board, vlm.config.vision.patch * vlm.config.vision.merge, columns),
-        stop=vlm.config.stop_id,
+        stops=(vlm.config.stop_id, *vlm.config.stops),
         pad=vlm.config.pad_id,
-        room=len(example) + 12,  # explanations can be longer
-        borders=tuple(tokenizer.convert_tokens_to_ids(list(_GLUE[1:3]))),
-        opening=example[: _find(example, answers[action])],
+        room=room or needed,
+        spelling=tokens.spelling(tokenizer, vlm.config.vocab),
+        named=named,
     )
 
 

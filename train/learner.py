@@ -9,8 +9,8 @@ import optax
 import optax.contrib
 from flax import nnx
 
-from policy import Reply
-from policy.model import Model, Params
+from policy import Reply, lora
+from policy.model import Model, Params, Said
 from train import coldstart, grpo
 from train.config import Grpo
 
@@ -20,7 +20,7 @@ _DECAY = 0.01  # of weights
 class TrainState(NamedTuple):
     """What learning changes."""
 
-    params: Params
+    params: Params  # what learns of the model, float32
     heads: dict[str, dict[str, jax.Array]]  # of every game; they exist in training only
     optimizer: optax.OptState
     skipped: jax.Array  # int32 [2]: updates left out because they were not finite: of this phase, and now in a row
@@ -89,11 +89,55 @@ def start(rule: optax.GradientTransformation, params: Params, heads: dict[str, A
     return TrainState(params, heads, jax.jit(rule.init)((params, heads if with_heads else {})), jnp.zeros(2, jnp.int32))
 
 
-supervised_gradients = jax.jit(
-    jax.value_and_grad(coldstart.loss, argnums=(1, 2), has_aux=True), static_argnums=0
-)  # arguments and reports are those of `coldstart.loss`
+class Frame(NamedTuple):
+    """What of a model does not change while it learns; hashable."""
 
-sight_gradients = jax.jit(jax.value_and_grad(coldstart.sight_loss, argnums=(1, 2), has_aux=True), static_argnums=0)
+    graphdef: nnx.GraphDef[Model]
+    dtype: jnp.dtype  # of the computation
+
+
+def divide(params: Params, *, adapters: bool, tower: bool) -> tuple[Params, Params]:
+    """What of a model learns, in float32, and what stays as it is.
+
+    adapters: only LoRA's matrices learn; tower: the vision tower may. Rounded to eight bits of precision, most updates
+    would be lost: so what learns is float32 whatever the computation is.
+    """
+
+    def learns(path: Any, _: Any) -> bool:
+        return (lora.adapter(path) or not adapters) and (tower or path[0] != "vision")
+
+    learned, fixed = nnx.split_state(params, learns, ...)
+    return cast(learned, jnp.dtype("float32")), fixed
+
+
+def cast(params: Params, dtype: jnp.dtype) -> Params:
+    """Parameters in a dtype; those that are in it already are not copied."""
+    return jax.tree.map(lambda leaf: leaf if leaf.dtype == dtype else leaf.astype(dtype), params)
+
+
+def whole(learned: Params, fixed: Params, dtype: jnp.dtype) -> Params:
+    """All parameters of a model, as it computes with them."""
+    return nnx.merge_state(cast(learned, dtype), fixed)
+
+
+def _gradients(loss: Any) -> Any:
+    """The loss of a model with its gradients for what learns: (frame, learned, heads, fixed, ...) as `loss` is given
+    (graphdef, params, heads, ...). Returns ((loss, report), (of what learns, of the heads)).
+    """
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def gradients(frame: Frame, learned: Params, heads: dict[str, jax.Array], fixed: Params, *given: Any) -> Any:
+        def lost(learned: Params, heads: dict[str, jax.Array]) -> Any:
+            return loss(frame.graphdef, whole(learned, fixed, frame.dtype), heads, *given)
+
+        return jax.value_and_grad(lost, argnums=(0, 1), has_aux=True)(learned, heads)
+
+    return gradients
+
+
+supervised_gradients = _gradients(coldstart.loss)
+words_gradients = _gradients(coldstart.words_loss)
+sight_gradients = _gradients(coldstart.sight_loss)
 
 
 class Tried(NamedTuple):
@@ -108,9 +152,9 @@ class Tried(NamedTuple):
 
 
 def learned_from(
-    prompt: jax.Array, pictures: jax.Array, said: Reply, earned: grpo.Rewards, borders: tuple[int, int], part: Grpo
+    prompt: jax.Array, pictures: jax.Array, said: Reply, earned: grpo.Rewards, blocks: jax.Array, part: Grpo
 ) -> Tried:
-    """What of groups of replies (B = S * G rows) is learned from, each token with its credit."""
+    """What of groups of replies (B = S * G rows) is learned from, each token with its credit; blocks int32 [B, R]."""
     states, group = earned.game.shape
     keep = part.keep or group
     best = grpo.farthest(sum(earned, jnp.float32(0)), keep) if keep < group else jnp.arange(group)[None]
@@ -118,7 +162,7 @@ def learned_from(
     ids, lengths, logprobs = (leaf[rows] for leaf in said)
     kept = grpo.Rewards(*(each.reshape(-1)[rows].reshape(states, keep) for each in earned))
     share_out = {"block": grpo.credit_by_block, "reply": grpo.credit_by_reply}[part.credit]
-    credit = share_out(kept, grpo.blocks(ids, lengths, borders), scale=part.scale)
+    credit = share_out(kept, blocks[rows], scale=part.scale)
     return Tried(prompt, pictures, ids, lengths, logprobs, credit)
 
 
@@ -131,33 +175,36 @@ class Hyper(NamedTuple):
 
 
 def grpo_loss(
-    graphdef: nnx.GraphDef[Model], params: Params, reference: Params, tried: Tried, hyper: Hyper
+    graphdef: nnx.GraphDef[Model],
+    params: Params,
+    _: dict[str, jax.Array],
+    reference: Params,
+    tried: Tried,
+    hyper: Hyper,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Minus the clipped gain, as its credit is shared out, plus the mean KL to the reference; and what to report."""
 
-    def said(params: Params) -> tuple[jax.Array, jax.Array]:
+    def said(params: Params) -> Said:
         model = nnx.merge(graphdef, params)
         prompts = tried.pictures.shape[0]
         prompt = jnp.broadcast_to(tried.prompt[None], (prompts, tried.prompt.shape[0]))
         lengths = jnp.full(prompts, tried.prompt.shape[0], jnp.int32)
-        logits = model.continued(model.prefill(prompt, lengths, tried.pictures), tried.ids)
-        logprobs = jax.nn.log_softmax(logits / hyper.temperature, axis=-1)
-        return logprobs, jnp.take_along_axis(logprobs, tried.ids[..., None], axis=-1)[..., 0]
+        hidden = model.continued(model.prefill(prompt, lengths, tried.pictures), tried.ids)
+        return model.said(hidden, tried.ids, hyper.temperature)
 
-    everything, logprobs = said(params)
-    _, frozen = said(reference)
+    now, frozen = said(params), jax.lax.stop_gradient(said(reference).logprobs)
     mask = jnp.arange(tried.ids.shape[1], dtype=jnp.int32)[None] < tried.lengths[:, None]
-    gain = grpo.clipped_gain(logprobs, tried.logprobs, tried.credit.advantage, hyper.clip, mask)
-    kl = grpo.masked_mean(grpo.k3(logprobs, jax.lax.stop_gradient(frozen), mask), mask)
-    ratio = grpo.ratio(logprobs, tried.logprobs, mask)
+    gain = grpo.clipped_gain(now.logprobs, tried.logprobs, tried.credit.advantage, hyper.clip, mask)
+    kl = grpo.masked_mean(grpo.k3(now.logprobs, frozen, mask), mask)
+    ratio = grpo.ratio(now.logprobs, tried.logprobs, mask)
     groups = tried.credit.advantage.reshape(tried.pictures.shape[0], -1)
     report = {
         "kl": kl,
-        "entropy": grpo.masked_mean(grpo.entropy(everything), mask),
+        "entropy": grpo.masked_mean(now.entropy, mask),
         "clipped": grpo.masked_mean((jnp.abs(ratio - 1) > hyper.clip).astype(jnp.float32), mask),
         "differ": jnp.mean(jnp.any(groups != 0, axis=1).astype(jnp.float32)),
     }
     return hyper.kl * kl - jnp.sum(tried.credit.share * gain), report
 
 
-grpo_gradients = jax.jit(jax.value_and_grad(grpo_loss, argnums=1, has_aux=True), static_argnums=0)
+grpo_gradients = _gradients(grpo_loss)

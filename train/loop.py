@@ -16,12 +16,13 @@ import numpy as np
 import policy
 from jaxgym.engine import random_legal
 from policy.model import Params
+from policy.weights import OWN
 from train import coldstart, dense, learner, rewards
 from train.checkpoint import Checkpoints
 from train.config import Config, Grpo, Sight, Supervised
 from train.course import Course, prepare
 from train.evaluate import anchors, evaluate
-from train.learner import Hyper, TrainState
+from train.learner import Frame, Hyper, TrainState
 from train.metrics import Records
 from train.rollout import BATCH, Boards, Replies, act, advance, choose, try_replies
 from train.scoreboard import Scoreboard
@@ -56,13 +57,20 @@ class Trainer:
         self.key = jax.random.key(config.seed)
         self.vlm, self.courses, self.boards = prepare(config, self.key)
         width = self.vlm.config.decoder.width
-        heads = {
+        heads: dict[str, dict[str, jax.Array]] = {
             name: dense.create_heads(c.language.game, c.tables, width, jax.random.fold_in(self.key, i))
+            if c.tables
+            else {}
             for i, (name, c) in enumerate(self.courses.items())
         }
+        self.frame = Frame(self.vlm.graphdef, jnp.dtype(config.dtype))
+        learned, self.fixed = learner.divide(
+            self.vlm.params, adapters=config.lora.rank > 0, tower=config.freeze != "vision"
+        )
         self.phase, self.step = config.phases[0] if config.phases else "", 0
-        self.state = TrainState(self.vlm.params, heads, (), jnp.zeros(2, jnp.int32))
-        self.reference: Params = self.vlm.params
+        self.state = TrainState(learned, heads, (), jnp.zeros(2, jnp.int32))
+        self.reference: Params = learned
+        self._computed: tuple[Params, Params] = (None, None)
         self.lessons: dict[str, coldstart.Lesson] = {}
         if self.phase:
             self._enter(self.phase)
@@ -73,9 +81,17 @@ class Trainer:
         part = getattr(self.config, phase)
         self.phase, self.step = phase, 0
         supervised = not isinstance(part, Grpo)
-        self.rule = learner.optimizer(part.lr, self.config.length(phase), muon=supervised)
+        muon = supervised and self.vlm.origin.kind == OWN  # what Adam has learned over months is best left to it
+        self.rule = learner.optimizer(part.lr, self.config.length(phase), muon=muon)
         self.state = learner.start(self.rule, self.state.params, self.state.heads, with_heads=supervised)
         self.reference = self.state.params
+
+    @property
+    def params(self) -> Params:
+        """All parameters, as the model computes with them."""
+        if self._computed[0] is not self.state.params:
+            self._computed = (self.state.params, learner.whole(self.state.params, self.fixed, self.frame.dtype))
+        return self._computed[1]
 
     def _key(self, phase: str, step: int, game: int) -> jax.Array:
         numbers = (_PHASES.index(phase) + 1, step + 1, game)
@@ -105,7 +121,7 @@ class Trainer:
 
     def final(self) -> policy.VLM:
         """The model as it is now."""
-        return replace(self.vlm, params=self.state.params)
+        return replace(self.vlm, params=self.params)
 
     def _supervise(self, phase: str) -> dict[str, float]:
         """One step of sight, base or cold start."""
@@ -118,15 +134,17 @@ class Trainer:
         reports: dict[str, Any] = {}
         for name, course in self.courses.items():
             lesson = _turn(lessons[name], self.step % turns, turns)
-            taught = (self.state.params, self.state.heads[name], course.tables, lesson._replace(state=()))
+            model, bare = (self.frame, self.state.params, self.state.heads[name], self.fixed), lesson._replace(state=())
             if isinstance(part, Sight):
-                (_, reports[name]), (params, head) = learner.sight_gradients(self.vlm.graphdef, *taught)
+                found = learner.sight_gradients(*model, course.tables, bare)
+            elif course.tables is None:
+                written = coldstart.write(course.language, lesson, guess=phase == "base")
+                found = learner.words_gradients(*model, jnp.asarray(course.language.prompt), lesson.pictures, written)
             else:
                 written = coldstart.write(course.language, lesson, guess=phase == "base")
                 weights = coldstart.Weights(jnp.float32(part.decision), jnp.float32(part.dense))
-                (_, reports[name]), (params, head) = learner.supervised_gradients(
-                    self.vlm.graphdef, *taught, written, weights
-                )
+                found = learner.supervised_gradients(*model, course.tables, bare, written, weights)
+            (_, reports[name]), (params, head) = found
             gradients.append((params, {name: head}))
         if (self.step + 1) % turns == 0:
             boards = self._move_on(phase, self.step // turns, lessons)
@@ -158,7 +176,7 @@ class Trainer:
         one, so that it is taught what to do where it gets stuck (DAgger, arXiv 1011.0686).
         """
         moved = {}
-        graphdef, heat = self.vlm.graphdef, self.config.evaluation.temperature
+        graphdef, heat = self.frame.graphdef, self.config.evaluation.temperature
         alone = phase == "coldstart" and self.step >= self.config.coldstart.steps // 3
         for i, (name, course) in enumerate(self.courses.items()):
             act_key, luck_key, reply_key = jax.random.split(self._key(phase, 2 * turn + 1, i), 3)
@@ -167,7 +185,7 @@ class Trainer:
             follow = (jnp.arange(BATCH) % 2 == 0) & (phase != "base")
             actions = jnp.where(follow, lessons[name].action, aimless)
             if alone:
-                tried = try_replies(graphdef, self.state.params, course.language, old.state, reply_key, 1, heat)
+                tried = try_replies(graphdef, self.params, course.language, old.state, reply_key, 1, heat)
                 actions = jnp.where(jnp.arange(BATCH) % 4 > 0, jnp.asarray(tried.reading.actions), actions)
             moved[name] = advance(game, old, actions, luck_key, course.limit)[0]
         return moved
@@ -179,13 +197,13 @@ class Trainer:
         gradients: list[Any] = []
         reports: dict[str, Any] = {}
         boards, began, count = {}, time.monotonic(), 0
-        turns = BATCH // part.states
+        turns, reference = BATCH // part.states, learner.whole(self.reference, self.fixed, self.frame.dtype)
         for i, (name, course) in enumerate(self.courses.items()):
             reply_key, act_key, luck_key = jax.random.split(self._key("grpo", self.step, i), 3)
             language, old = course.language, self.boards[name]
             state = _turn(old.state, self.step % turns, turns)
             tried = try_replies(
-                self.vlm.graphdef, self.state.params, language, state, reply_key, part.group, part.temperature
+                self.frame.graphdef, self.params, language, state, reply_key, part.group, part.temperature
             )
             r, good = tried.reading, rewards.outcome(tried.legal, tried.score)
             earned = good
@@ -195,13 +213,14 @@ class Trainer:
             each = rewards.parts(
                 earned, r, part.group, format=part.format, perception=part.perception, exact=part.exact
             )
+            blocks = language.blocks(*map(np.asarray, tried.sampled[:2]))
             batch = learner.learned_from(
-                course.tables.prompt, tried.pictures, tried.sampled, each, language.borders, part
+                jnp.asarray(language.prompt), tried.pictures, tried.sampled, each, jnp.asarray(blocks), part
             )
             (_, report), gradient = learner.grpo_gradients(
-                self.vlm.graphdef, self.state.params, self.reference, batch, hyper
+                self.frame, self.state.params, {}, self.fixed, reference, batch, hyper
             )
-            gradients.append((gradient, {}))
+            gradients.append(gradient)
             reports[name] = report | {
                 "reward": sum(jnp.mean(part) for part in each),
                 "game_reward": earned.mean(),
@@ -266,7 +285,7 @@ class Trainer:
             game, key = course.language.game, jax.random.fold_in(self.key, 1000 + i)
             if self.scores.has(game, column):
                 continue
-            for event in evaluate(self.vlm.graphdef, self.state.params, course.language, key, boards, temperature):
+            for event in evaluate(self.frame.graphdef, self.params, course.language, key, boards, temperature):
                 if isinstance(event, int):
                     yield Event(f"evaluate {column} on {name}", event, boards * course.limit, {})
                 else:

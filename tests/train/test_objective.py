@@ -9,6 +9,7 @@ import pytest
 
 import jaxgym
 from policy import Reply
+from policy.model import entropy
 from train import coldstart, dense, grpo, learner, rewards
 from train.config import Grpo
 from train.evaluate import interval
@@ -97,29 +98,20 @@ def test_regret_grades_the_legal_actions_by_what_they_give_away():
     np.testing.assert_allclose(rewards.regret(moved, actions, 20.0), earned, rtol=1e-6)
 
 
-# A group of two replies: perception of 3 and 2 tokens (9 ends it), think of 2 and 1 (8 ends it), answer of 1 and 2.
-REPLIES = jnp.asarray([[5, 5, 9, 6, 8, 7, 0], [5, 9, 8, 7, 1, 0, 0]])
-LENGTHS = jnp.asarray([6, 5])
-
-
-def test_every_token_is_of_one_block():
-    found = grpo.blocks(REPLIES, LENGTHS, (9, 8))
-    assert found.tolist() == [[0, 0, 0, 1, 1, 2, -1], [0, 0, 1, 2, 2, -1, -1]]
-    # A border that never comes, one before the other, one said twice: no token is lost, and none goes back.
-    odd = grpo.blocks(jnp.asarray([[5, 5, 5], [8, 5, 9], [9, 9, 8]]), jnp.asarray([3, 3, 3]), (9, 8))
-    assert odd.tolist() == [[0, 0, 0], [0, 0, 0], [0, 1, 1]]
+# A group of two replies: perception of 3 and 2 tokens, think of 2 and 1, answer of 1 and 2.
+BLOCKS = jnp.asarray([[0, 0, 0, 1, 1, 2, -1], [0, 0, 1, 2, 2, -1, -1]])
 
 
 def test_credit_by_reply_is_one_advantage_for_all_tokens():
     earned = grpo.Rewards(jnp.asarray([[1.0, -1.0]]), jnp.asarray([[1.0, 1.0]]), jnp.asarray([[0.5, 1.0]]))
-    credit = grpo.credit_by_reply(earned, grpo.blocks(REPLIES, LENGTHS, (9, 8)), scale=False)
+    credit = grpo.credit_by_reply(earned, BLOCKS, scale=False)
     np.testing.assert_allclose(credit.advantage, [[0.75] * 7, [-0.75] * 7])
     np.testing.assert_allclose(credit.share, np.asarray([[1] * 6 + [0], [1] * 5 + [0, 0]]) / 11, rtol=1e-6)
 
 
 def test_credit_by_block_judges_reading_by_what_was_read_and_answering_by_what_it_did():
     earned = grpo.Rewards(jnp.asarray([[1.0, -1.0]]), jnp.asarray([[1.0, 1.0]]), jnp.asarray([[0.5, 1.0]]))
-    blocks = grpo.blocks(REPLIES, LENGTHS, (9, 8))
+    blocks = BLOCKS
     credit = grpo.credit_by_block(earned, blocks, scale=False)
     np.testing.assert_allclose(credit.advantage[0, :6], [-0.25] * 3 + [1.0] * 3)
     np.testing.assert_allclose(credit.advantage[1, :5], [0.25] * 2 + [-1.0] * 3)
@@ -148,7 +140,9 @@ def test_what_is_learned_from_keeps_rows_and_rewards_together(keep):
     game = jnp.asarray([[0.0, 1.0, 5.0], [9.0, 9.0, 8.0]])
     zero = jnp.zeros((2, 3))
     part = Grpo(keep=keep, credit="reply")
-    tried = learner.learned_from(ids[0], ids[:2], said, grpo.Rewards(game, zero, zero), (100, 101), part)
+    tried = learner.learned_from(
+        ids[0], ids[:2], said, grpo.Rewards(game, zero, zero), jnp.zeros((6, 4), jnp.int32), part
+    )
     rows = np.asarray(tried.ids[:, 0]) // 4
     assert sorted(rows) == ([0, 1, 2, 3, 4, 5] if not keep else sorted({0, 2, 5} | (set(rows) & {3, 4})))
     np.testing.assert_array_equal(tried.logprobs, -tried.ids.astype(jnp.float32))
@@ -274,7 +268,7 @@ def test_tokens_that_count_are_bounded(distance, advantage):
 
 def test_the_entropy_has_a_gradient_where_a_token_can_never_be_said():
     logits = jnp.asarray([0.0, 1.0, -jnp.inf])
-    value, slope = jax.value_and_grad(lambda x: grpo.entropy(jax.nn.log_softmax(x)))(logits)
+    value, slope = jax.value_and_grad(lambda x: entropy(jax.nn.log_softmax(x)))(logits)
     p = 1 / (1 + np.e)
     np.testing.assert_allclose(value, -p * np.log(p) - (1 - p) * np.log(1 - p), rtol=1e-6)
     assert jnp.isfinite(slope).all() and slope[2] == 0
