@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from policy import layers
 from policy.config import DecoderConfig
 from policy.layers import RMSNorm, SwiGLU, linear
 from policy.positions import mrope_angles, rotate
@@ -102,6 +103,13 @@ class Attention(nnx.Module):
         mixed = mixed.reshape(rows, kv, share, length, dim).transpose(0, 3, 1, 2, 4)
         return self.out(mixed.reshape(rows, length, kv * share * dim))
 
+    def attend_fused(self, q: jax.Array, k: jax.Array, v: jax.Array, lengths: jax.Array) -> jax.Array:
+        """Causal attention of whole sequences, of which int32 [B] tokens count, by one kernel. Returns [B, T, width]."""
+        rows, kv, share, length, dim = q.shape
+        q = q.transpose(0, 3, 1, 2, 4).reshape(rows, length, kv * share, dim)
+        mixed = layers.attention(q, k.transpose(0, 3, 1, 2), v.transpose(0, 2, 1, 3), lengths, causal=True)
+        return self.out(mixed.reshape(rows, length, kv * share * dim))
+
     @staticmethod
     def _attend_both(
         q: jax.Array, scores: jax.Array, values: jax.Array, prompt: tuple[jax.Array, jax.Array, jax.Array]
@@ -134,6 +142,14 @@ def _scores(q: jax.Array, keys: jax.Array) -> jax.Array:
     return jnp.matmul(q, keys, preferred_element_type=jnp.float32) * jnp.float32(q.shape[-1] ** -0.5)
 
 
+def _causal(valid: jax.Array) -> jax.Array:
+    """Each token sees the valid ones up to itself, and itself: bool [B, T] -> bool [B, T, T]."""
+    length = valid.shape[1]
+    before = jnp.tril(jnp.ones((length, length), jnp.bool_))[None]
+    alone = jnp.eye(length, dtype=jnp.bool_)[None]  # a pad row sees itself: no NaN
+    return (before & valid[:, None, :]) | alone
+
+
 Layer = tuple[jax.Array, jax.Array, jax.Array]  # keys, values and which of them may be attended to
 
 
@@ -147,11 +163,14 @@ class Block(nnx.Module):
         self.mlp = SwiGLU(config.width, config.hidden, config.layers, bias=False, rngs=rngs)
 
     def read(
-        self, x: jax.Array, angles: jax.Array, mask: jax.Array, prompt: Layer | None
+        self, x: jax.Array, angles: jax.Array, valid: jax.Array, prompt: Layer | None
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Whole sequences x [B, T, width], mask bool [B, T, T]; also their keys and values."""
+        """Whole sequences x [B, T, width], right-padded as valid, bool [B, T], says; also their keys and values."""
         q, k, v = self.attention.project(self.norm1(x), angles)
-        x = x + self.attention.attend(q, (k, v, mask), prompt)
+        if prompt is None and layers.fused(x.dtype):
+            x = x + self.attention.attend_fused(q, k, v, jnp.sum(valid, axis=1, dtype=jnp.int32))
+        else:
+            x = x + self.attention.attend(q, (k, v, _causal(valid)), prompt)
         return x + self.mlp(self.norm2(x)), k, v
 
 
@@ -196,14 +215,11 @@ class Decoder(nnx.Module):
         Each token sees the valid ones up to itself, after those of its prompt. deep: what is added after each of the
         first blocks, [B, T, width] each (DeepStack, arXiv 2406.04334). Also returns the cache.
         """
-        length, angles = x.shape[1], self._angles(positions)
-        causal = jnp.tril(jnp.ones((length, length), jnp.bool_))
-        alone = jnp.eye(length, dtype=jnp.bool_)[None]  # a pad row sees itself: no NaN
-        mask = (causal[None] & valid[:, None, :]) | alone
+        angles = self._angles(positions)
         keys, values = [], []
         for i, block in enumerate(self.blocks):
             read = jax.checkpoint(block.read) if self.remat else block.read
-            x, k, v = read(x, angles, mask, _layer(prompt, i))
+            x, k, v = read(x, angles, valid, _layer(prompt, i))
             if i < len(deep):
                 x = x + deep[i].astype(x.dtype)
             keys.append(k)

@@ -11,6 +11,24 @@ def linear(inputs: int, outputs: int, *, bias: bool, rngs: nnx.Rngs, shrink: flo
     return nnx.Linear(inputs, outputs, use_bias=bias, kernel_init=init, rngs=rngs)
 
 
+def fused(dtype: jnp.dtype) -> bool:
+    """Whether whole sequences are attended to by one fused kernel: in half precision, on a GPU, where cuDNN has it."""
+    return jax.default_backend() == "gpu" and dtype in (jnp.bfloat16, jnp.float16)
+
+
+def attention(
+    q: jax.Array, k: jax.Array, v: jax.Array, lengths: jax.Array | None = None, *, causal: bool = False
+) -> jax.Array:
+    """Attention without a matrix of scores in memory: q [B, T, heads, d], k and v [B, K, kv_heads, d] -> as q.
+
+    lengths int32 [B]: how many of the keys count (None: all).
+    """
+    return jax.nn.dot_product_attention(
+        q, k, v, is_causal=causal, key_value_seq_lengths=lengths,
+        implementation="cudnn" if jax.default_backend() == "gpu" else "xla",
+    )  # fmt: skip
+
+
 class SwiGLU(nnx.Module):
     """down(silu(gate(x)) * up(x)) (Shazeer, arXiv 2002.05202)."""
 

@@ -52,11 +52,9 @@ def spec(path: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
     return PartitionSpec()
 
 
-def place(path: str, shape: tuple[int, ...], mesh: Mesh | None) -> jax.sharding.Sharding:
-    """Where a parameter lives; without a mesh: on the first device."""
-    if mesh is None:
-        return jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    return NamedSharding(mesh, spec(path, shape, mesh))
+def place(path: str, shape: tuple[int, ...], mesh: Mesh | None) -> NamedSharding | None:
+    """Where a parameter lives; without a mesh None: on the device where programs run, not pinned to it."""
+    return None if mesh is None else NamedSharding(mesh, spec(path, shape, mesh))
 
 
 def cut_rows(batch: jax.Array, mesh: Mesh | None) -> jax.Array:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from policy import layers
 from policy.config import VisionConfig
 from policy.layers import MLP, LayerNorm, RMSNorm, SwiGLU, linear
 from policy.positions import frequencies, patch_angles, patch_coordinates, rotate, stretched, windows
@@ -100,6 +101,8 @@ class VisionAttention(nnx.Module):
 
     def __call__(self, x: jax.Array, angles: jax.Array, valid: jax.Array | None) -> jax.Array:
         """x [M, N, width], angles float32 [M or 1, N, d / 2], valid bool [M or 1, N] (None: all) -> [M, N, width]."""
+        if valid is None and layers.fused(x.dtype):
+            return self.out(layers.attention(*self.project(x, angles)).reshape(x.shape))
         scores, values = self.scores(x, angles)
         if valid is not None:
             scores = jnp.where(valid[:, None, None], scores, jnp.finfo(jnp.float32).min)

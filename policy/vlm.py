@@ -144,9 +144,11 @@ def load(
         words = tokenizer or _bytes()
         config = replace(PRESETS[str(source)], vocab=-(-len(words) // 16) * 16, remat=remat)
         graphdef, params = model.create(config, jax.random.key(0) if key is None else key)
-        params = jax.tree_util.tree_map_with_path(
-            lambda path, leaf: jax.device_put(leaf.astype(kind), place(weights.path_of(path), leaf.shape)), params
-        )
+        params = jax.tree.map(lambda leaf: leaf.astype(kind), params)
+        if mesh is not None:
+            params = jax.tree_util.tree_map_with_path(
+                lambda path, leaf: jax.device_put(leaf, place(weights.path_of(path), leaf.shape)), params
+            )
         return VLM(config, graphdef, params, words, mesh=mesh)
     folder = Path(str(source))
     if not folder.is_dir():

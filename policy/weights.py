@@ -28,7 +28,7 @@ _SHARD = 5 << 30  # bytes in one file
 _INDEX = "model.safetensors.index.json"
 _KEPT = ("config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json",
          "video_preprocessor_config.json")  # fmt: skip
-Place = Callable[[str, tuple[int, ...]], jax.sharding.Sharding]  # where a parameter of a path and a shape lives
+Place = Callable[[str, tuple[int, ...]], jax.sharding.Sharding | None]  # where a parameter of a path and a shape lives
 
 
 @dataclass(frozen=True)
@@ -198,7 +198,10 @@ def _fill(blank: Params, tensors: _Tensors, kind: str, config: VLMConfig, dtype:
         def cut(index: Any) -> np.ndarray:
             return source.cut(part, index).astype(dtype)
 
-        return jax.make_array_from_callback(leaf.shape, place(path_of(path), leaf.shape), cut)
+        home = place(path_of(path), leaf.shape)
+        if home is None:  # not pinned: a program would be compiled once for it and once for what comes out
+            return jnp.asarray(cut((slice(None),) * len(leaf.shape)))
+        return jax.make_array_from_callback(leaf.shape, home, cut)
 
     try:
         params = jax.tree_util.tree_map_with_path(make, blank)

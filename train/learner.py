@@ -26,24 +26,26 @@ class TrainState(NamedTuple):
     skipped: jax.Array  # int32 [2]: updates left out because they were not finite: of this phase, and now in a row
 
 
-def optimizer(lr: float, steps: int, *, muon: bool = False) -> optax.GradientTransformation:
-    """AdamW with gradients clipped to norm 1, a warm-up over a tenth of the steps (at most 50) and a cosine to 5 %.
+def rate(peak: float, steps: int, step: int) -> float:
+    """The learning rate of a step: a warm-up over a tenth of the steps (at most 50), then a cosine to 5 %."""
+    warmup = min(50, max(1, steps // 10))
+    return float(optax.warmup_cosine_decay_schedule(0.0, peak, warmup, max(steps, warmup + 1), peak * 0.05)(step))
+
+
+@functools.cache
+def optimizer(*, muon: bool = False) -> optax.GradientTransformation:
+    """AdamW at a learning rate of 1 with gradients clipped to norm 1; `apply` brings the rate.
 
     muon: the matrices inside the blocks are learned by Muon instead (Jordan et al., 2024), at ten times the rate: all
     directions of a matrix move alike, which from scratch saves about half of the steps.
     """
-    warmup = min(50, max(1, steps // 10))
-
-    def schedule(peak: float) -> optax.Schedule:
-        return optax.warmup_cosine_decay_schedule(0.0, peak, warmup, max(steps, warmup + 1), peak * 0.05)
-
     if not muon:
-        rule = optax.adamw(schedule(lr), b2=0.98, weight_decay=_DECAY)
+        rule = optax.adamw(1.0, b2=0.98, weight_decay=_DECAY)
     else:
         rule = optax.contrib.muon(
-            schedule(10 * lr),
+            10.0,
             weight_decay=_DECAY,
-            adam_learning_rate=schedule(lr),
+            adam_learning_rate=1.0,
             adam_b2=0.98,
             adam_weight_decay=_DECAY,
             muon_weight_dimension_numbers=_matrices,
@@ -63,9 +65,13 @@ def _matrices(params: Any) -> Any:
 
 @functools.partial(jax.jit, static_argnums=0)
 def apply(
-    rule: optax.GradientTransformation, state: TrainState, gradients: tuple[tuple[Params, dict[str, Any]], ...]
+    rule: optax.GradientTransformation,
+    state: TrainState,
+    gradients: tuple[tuple[Params, dict[str, Any]], ...],
+    lr: jax.Array,
 ) -> tuple[TrainState, jax.Array]:
-    """One update from the mean of the games' gradients; heads belong to one game each. Also the gradient's norm.
+    """One update, at a learning rate float32 [], from the mean of the games' gradients; heads belong to one game each.
+    Also the gradient's norm.
 
     Where that norm is not finite the update is left out, and counted. Where it is, so is all that comes of it: the
     gradient is clipped to norm 1, Adam's steps are bounded by the learning rate, and that is at most 1.
@@ -78,7 +84,7 @@ def apply(
     def learn() -> TrainState:
         trained = (state.params, {name: state.heads[name] for name in heads})
         updates, inner = rule.update((mean, heads), state.optimizer, trained)
-        params, changed = optax.apply_updates(trained, updates)
+        params, changed = optax.apply_updates(trained, optax.tree.scale(lr, updates))
         return TrainState(params, {**state.heads, **changed}, inner, state.skipped * jnp.asarray([1, 0], jnp.int32))
 
     return jax.lax.cond(jnp.isfinite(norm), learn, lambda: state._replace(skipped=state.skipped + 1)), norm

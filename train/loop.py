@@ -82,7 +82,7 @@ class Trainer:
         self.phase, self.step = phase, 0
         supervised = not isinstance(part, Grpo)
         muon = supervised and self.vlm.origin.kind == OWN  # what Adam has learned over months is best left to it
-        self.rule = learner.optimizer(part.lr, self.config.length(phase), muon=muon)
+        self.rule = learner.optimizer(muon=muon)
         self.state = learner.start(self.rule, self.state.params, self.state.heads, with_heads=supervised)
         self.reference = self.state.params
 
@@ -92,6 +92,9 @@ class Trainer:
         if self._computed[0] is not self.state.params:
             self._computed = (self.state.params, learner.whole(self.state.params, self.fixed, self.frame.dtype))
         return self._computed[1]
+
+    def _rate(self) -> jax.Array:
+        return jnp.float32(learner.rate(getattr(self.config, self.phase).lr, self.config.length(self.phase), self.step))
 
     def _key(self, phase: str, step: int, game: int) -> jax.Array:
         numbers = (_PHASES.index(phase) + 1, step + 1, game)
@@ -148,7 +151,7 @@ class Trainer:
             gradients.append((params, {name: head}))
         if (self.step + 1) % turns == 0:
             boards = self._move_on(phase, self.step // turns, lessons)
-        state, norm = learner.apply(self.rule, self.state, tuple(gradients))
+        state, norm = learner.apply(self.rule, self.state, tuple(gradients), self._rate())
         self.state, self.boards, self.lessons, self.step = state, boards, lessons, self.step + 1
         if self.step % 10 and self.step != self.config.length(phase):
             return {}
@@ -234,7 +237,7 @@ class Trainer:
             count += len(good)
             boards[name] = self._follow(course, old, tried, self.step % turns, act_key, luck_key)
         if any(report["differ"] > 0 for report in reports.values()):
-            state, norm = learner.apply(self.rule, self.state, tuple(gradients))
+            state, norm = learner.apply(self.rule, self.state, tuple(gradients), self._rate())
         else:  # there is nothing to learn; the optimizer would make a full step of what rounding leaves
             state, norm = self.state, jnp.float32(0)
         run = {"grad_norm": float(norm), "replies_per_second": count / (time.monotonic() - began)}

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 import policy
-from policy import sharding, weights
+from policy import layers, sharding, weights
 from policy.config import VisionConfig
 from policy.model import logits, reply_logits
 from policy.positions import stretched, token_positions, windows
@@ -324,3 +324,16 @@ def test_spread_over_eight_devices_a_model_says_and_learns_the_same(vlm, folder)
         jax.tree_util.tree_leaves_with_path(slopes(vlm)), jax.tree.leaves(slopes(spread)), strict=True
     ):
         assert alike(np.asarray(eight), np.asarray(one)) < 1e-5, path
+
+
+@pytest.mark.parametrize("name", ["one picture", "several pictures"])
+def test_fused_attention_says_the_same(vlm, monkeypatch, name):
+    """What a GPU does in half precision, through the same calls, on a CPU."""
+    case = CASES[name]
+    wanted = np.asarray(vlm.logits(*given(case)))
+    monkeypatch.setattr(layers, "fused", lambda dtype: True)
+    jax.clear_caches()
+    found = np.asarray(vlm.logits(*given(case)))
+    jax.clear_caches()
+    for row, length in enumerate(case.lengths):
+        assert alike(found[row, :length], wanted[row, :length]) < 1e-5

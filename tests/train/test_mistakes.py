@@ -102,10 +102,9 @@ def strictly(text):
 
 
 def test_a_run_that_is_not_finite_ends_with_one_line_and_a_sound_model(tmp_path, tiny, monkeypatch, capsys):
-    def broken(graphdef, params, reference, tried, hyper):
-        return (jnp.float32(jnp.nan), {"kl": jnp.float32(jnp.inf), "differ": jnp.float32(1)}), jax.tree.map(
-            lambda leaf: leaf * jnp.nan, params
-        )
+    def broken(frame, learned, *_):
+        report = {"kl": jnp.float32(jnp.inf), "differ": jnp.float32(1)}
+        return (jnp.float32(jnp.nan), report), (jax.tree.map(lambda leaf: leaf * jnp.nan, learned), {})
 
     monkeypatch.setattr(learner, "grpo_gradients", broken)
     run = tmp_path / "run"

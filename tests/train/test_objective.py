@@ -168,7 +168,7 @@ def test_of_equal_pairs_the_first_in_reading_order_is_wanted():
 
 def test_muon_learns_the_matrices_of_blocks_and_adam_the_rest():
     params = {"blocks": {0: {"kernel": jnp.zeros((4, 6)), "bias": jnp.zeros(6)}}, "embedding": jnp.zeros((4, 6))}
-    rule = learner.optimizer(1e-3, 10, muon=True)
+    rule = learner.optimizer(muon=True)
     state = rule.init(params)
     key = jax.random.key(0)
     rank_one = jnp.outer(jnp.arange(1.0, 5), jnp.ones(6)) + 0.01 * jax.random.normal(key, (4, 6))
@@ -294,25 +294,26 @@ def params_like(value):
 
 
 def test_an_update_that_is_not_finite_is_left_out_and_counted():
-    rule = learner.optimizer(1e-2, 20)
+    rule, lr = learner.optimizer(), jnp.float32(1e-2)
     state = learner.start(rule, params_like(1.0), {"g": {"h": jnp.ones(2)}}, with_heads=True)
     good = ((params_like(0.5), {"g": {"h": jnp.ones(2)}}),)
-    state, _ = learner.apply(rule, state, good)
-    state, _ = learner.apply(rule, state, good)
+    state, _ = learner.apply(rule, state, good, lr)
+    state, _ = learner.apply(rule, state, good, lr)
     assert state.skipped.tolist() == [0, 0] and (state.params["w"] != 1).all()
     for i, bad in enumerate((jnp.nan, jnp.inf, 1e30)):  # the square of the last overflows
-        after, norm = learner.apply(rule, state, ((params_like(bad), {"g": {"h": jnp.ones(2)}}),))
+        after, norm = learner.apply(rule, state, ((params_like(bad), {"g": {"h": jnp.ones(2)}}),), lr)
         assert not jnp.isfinite(norm) and after.skipped.tolist() == [i + 1, i + 1]
         for a, b in zip(jax.tree.leaves(after[:3]), jax.tree.leaves(state[:3]), strict=True):
             np.testing.assert_array_equal(a, b)
         state = after
-    state, _ = learner.apply(rule, state, good)
+    state, _ = learner.apply(rule, state, good, lr)
     assert state.skipped.tolist() == [3, 0]
 
 
 def test_the_largest_steps_stay_finite():
-    rule = learner.optimizer(1.0, 400)
+    rule = learner.optimizer()
     state = learner.start(rule, params_like(1.0), {}, with_heads=False)
     for i in range(400):
-        state, _ = learner.apply(rule, state, ((params_like(1e18 * (-1) ** (i // 7)), {}),))
+        lr = jnp.float32(learner.rate(1.0, 400, i))
+        state, _ = learner.apply(rule, state, ((params_like(1e18 * (-1) ** (i // 7)), {}),), lr)
     assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(state))

@@ -1,0 +1,198 @@
+"""Training what people have: Hugging Face folders of Qwen2.5-VL and Qwen3-VL, by their own tokenizers."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import jaxgym
+import policy
+from policy import lora
+from policy import model as models
+from policy.tokenizer import spelling
+from policy.weights import named
+from tests.policy import qwen_folders as folders
+from tests.policy.test_qwen import CASES, given
+from train import learner
+from train import main as program
+from train.config import Config, Lora, Supervised
+from train.language import build_tokenizer, speak
+from train.loop import Trainer
+
+SHORT = [
+    "--games", "2048", "--coldstart-boards", "4", "--grpo-states", "2", "--grpo-group", "4",
+    "--coldstart-lr", "1e-3", "--evaluation-boards", "2", "--reply", "16",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=folders.KINDS)
+def folder(request, tmp_path_factory):
+    return folders.write(tmp_path_factory.mktemp("saved") / request.param, request.param)
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory):
+    """A folder, where one kind is as good as the other."""
+    return folders.write(tmp_path_factory.mktemp("one"), "qwen2_5_vl")
+
+
+def test_a_folder_trains_from_start_to_end_and_becomes_a_folder(folder, tmp_path):
+    """One kind as it is; the other with all that saves memory: adapters alone learn, in half precision, again and again."""
+    saving = folder.name == "qwen3_vl"
+    more = ["--lora-rank", "2", "--lora-modules", "q,v,down", "--dtype", "bfloat16", "--remat"] if saving else []
+    run = tmp_path / "run"
+    flags = ["--model", str(folder), "--run", str(run), "--coldstart-steps", "3", "--grpo-updates", "2", *SHORT, *more]
+    assert program.main(flags) == 0
+    table = json.loads((run / "table.json").read_text())
+    assert set(table["games"]["2048"]["columns"]) == {"random", "random_legal", "teacher", "coldstart", "grpo"}
+    before, after = (policy.load(place, dtype="bfloat16" if saving else "float32") for place in (folder, run / "model"))
+    assert after.config == before.config and after.origin.kind == folder.name
+    changed = {
+        path for path, leaf in named(after.params).items() if not np.array_equal(leaf, named(before.params)[path])
+    }
+    inside = {path for path in changed if path.startswith("decoder.blocks")}
+    if saving:
+        adapted = {path.split(".")[-2] for path in inside}
+        assert adapted == {"q", "v", "down"}
+    else:
+        assert {path.split(".")[0] for path in changed} == {"vision", "embedding", "decoder"} and len(inside) > 30
+
+
+def test_a_frozen_tower_stays_and_written_replies_are_learned(one, tmp_path):
+    part = Supervised(steps=20, boards=4, lr=1e-2)
+    trainer = Trainer(Config(games=("2048",), model=str(one), freeze="vision", coldstart=part), tmp_path)
+    losses = [values["loss"] for _ in range(20) for values in [trainer._supervise("coldstart")] if values]
+    assert losses[-1] < 0.7 * losses[0]
+    before, after = (named(vlm.params) for vlm in (policy.load(one), trainer.final()))
+    for path, leaf in before.items():
+        assert np.array_equal(leaf, after[path]) == path.startswith("vision"), path
+
+
+@pytest.fixture(scope="module")
+def language(one):
+    game = jaxgym.make("2048", patch=8)
+    return speak(policy.load(one), game, game.reset(jax.random.key(0)))
+
+
+def test_every_id_is_spelled_as_the_tokenizer_decodes_it(language):
+    words = language.tokenizer
+    assert spelling(words, folders.VOCAB + 3)[-3:] == [b""] * 3
+    for id in words.get_vocab().values():
+        assert language.spelling[id].decode(errors="replace") == words.decode([id], skip_special_tokens=False)
+
+
+def test_every_token_is_of_one_block(language):
+    texts = {
+        "<perception>a</perception><think>b</think><answer>c</answer>": (
+            "<perception>a</perception>",
+            "<think>b</think>",
+        ),
+        "</think>a</perception>b</think>c</perception>d": ("</think>a</perception>", "b</think>"),
+        "no tags at all": ("no tags at all", ""),
+        "<perception>é": ("<perception>é", ""),
+        "</perception></think>": ("</perception>", "</think>"),
+    }
+    ids, lengths = language.encode_replies(list(texts))
+    found = language.blocks(ids, lengths)
+    for row, length, (text, (first, second)) in zip(found, lengths, texts.items(), strict=True):
+        sizes = [len(part.encode()) for part in (first, second, text[len(first) + len(second) :])]
+        wanted = np.repeat([0, 1, 2], sizes).tolist()  # one token a byte; the stop token comes last
+        assert row[: length - 1].tolist() == wanted
+        assert row[length - 1] == ([0] + wanted)[-1] or text.endswith(("</perception>", "</think>"))
+        assert (row[length:] == -1).all()
+
+
+def test_blocks_of_a_tokenizer_made_of_the_games_words():
+    game = jaxgym.make("2048")
+    states = jax.vmap(game.reset)(jax.random.split(jax.random.key(0), 4))
+    vlm = policy.load("tiny", tokenizer=build_tokenizer([game], [jax.device_get(states)]))
+    language = speak(vlm, game, jax.tree.map(lambda leaf: leaf[0], states))
+    ids, lengths = language.encode_replies(["<perception>2 | </perception><think>up</think><answer>up</answer>"])
+    tokens = [language.tokenizer.decode([id]) for id in ids[0, : lengths[0]]]
+    blocks = language.blocks(ids, lengths)[0, : lengths[0]].tolist()
+    assert blocks == sorted(blocks) and set(blocks) == {0, 1, 2}
+    assert blocks[tokens.index("</perception><think>")] == 0 and blocks[tokens.index("</think><answer>")] == 1
+    assert blocks[tokens.index("</perception><think>") + 1] == 1
+
+
+def test_a_written_reply_that_needs_more_room_gets_it(language):
+    ids, lengths = language.encode_replies(["a" * (language.room + 5)])
+    assert lengths[0] == language.room + 6 <= ids.shape[1] and ids.shape[1] % 64 == 0
+
+
+@pytest.mark.parametrize("adapters", [True, False])
+@pytest.mark.parametrize("tower", [True, False])
+def test_what_learns_and_what_stays_are_the_whole(one, adapters, tower):
+    vlm = policy.load(one, dtype="bfloat16").with_lora(rank=2)
+    learned, fixed = learner.divide(vlm.params, adapters=adapters, tower=tower)
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(learned))
+    for path in named(learned):
+        assert ("lora" in path or not adapters) and (tower or not path.startswith("vision"))
+    for path in named(fixed):
+        assert (adapters and "lora" not in path) or (not tower and path.startswith("vision"))
+    again = learner.whole(learned, fixed, jnp.dtype("bfloat16"))
+    assert jax.tree.structure(again) == jax.tree.structure(vlm.params)
+    for a, b in zip(jax.tree.leaves(again), jax.tree.leaves(vlm.params), strict=True):
+        np.testing.assert_array_equal(a, b.astype(jnp.bfloat16))
+
+
+def test_large_vocabularies_are_judged_part_by_part_to_the_same(one, monkeypatch):
+    """Values and gradients; 13 states at a time do not divide what there is."""
+    vlm = policy.load(one)
+    hidden = jax.random.normal(jax.random.key(0), (3, 17, 64))
+    ids = jax.random.randint(jax.random.key(1), (3, 17), 0, 256)
+
+    def judge(params, hidden):
+        said = nnx.merge(vlm.graphdef, params).said(hidden, ids, 0.7)
+        return said.logprobs.sum() + 3 * said.entropy.sum(), said
+
+    ways = []
+    for size in (1 << 26, 13 * folders.VOCAB):
+        monkeypatch.setattr(models, "_LOGITS", size)
+        ways.append(jax.value_and_grad(judge, argnums=(0, 1), has_aux=True)(vlm.params, hidden))
+    for a, b in zip(*map(jax.tree.leaves, ways), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_computing_again_changes_nothing_but_memory(one):
+    case = given(CASES["an odd picture"])
+    slopes = []
+    for remat in (False, True):
+        vlm = policy.load(one, remat=remat)
+        seen = vlm._given(*case)
+        loss = lambda params, vlm=vlm, seen=seen: models.logits(vlm.graphdef, params, *seen)[..., :99].sum()  # noqa: E731
+        slopes.append(jax.grad(loss)(vlm.params))
+        text = str(jax.make_jaxpr(jax.grad(loss))(vlm.params))
+        assert ("checkpoint" in text or "remat" in text) == remat
+    for a, b in zip(*map(jax.tree.leaves, slopes), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--model", "tiny", "--lora-rank", "4"], "lora rank=4 needs a saved model: 'tiny' is a preset"),
+        (["--model", "tiny", "--freeze", "vision"], "freeze=vision needs a saved model"),
+        (["--lora-modules", "q,z"], "lora modules=q,z: must be some of q,k,v,out,gate,up,down"),
+        (["--lora-rank", "-1"], "lora rank=-1: must be at least 0"),
+        (["--dtype", "int8"], "--dtype: invalid choice: 'int8'"),
+    ],
+)
+def test_what_cannot_be_trained_is_told_in_one_line(flags, message, tmp_path, capsys):
+    try:
+        status = program.main([*flags, "--run", str(tmp_path / "run")])
+    except SystemExit as stopped:
+        status = stopped.code
+    assert status == 2 and message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_whose_patches_do_not_fit_the_picture_is_told(one, tmp_path, capsys):
+    assert (
+        program.main(["--model", str(one), "--run", str(tmp_path / "run"), "--games", "2048", "--picture", "100"]) == 2
+    )
+    assert "100" in capsys.readouterr().err
+    assert lora.MODULES == Config().lora.modules == Lora().modules
