@@ -6,23 +6,14 @@ Prints one table and writes it, with hardware, versions and commit, to benchmark
 """
 
 import argparse
-import json
-import os
-import platform
-import subprocess
-import time
-from collections.abc import Callable
-from datetime import date
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from support.measure import best_of, write
 
 import jaxgym
 from jaxgym import engine
-
-RESULTS = Path(__file__).parent / "results"
 
 
 def steps_per_second(game: jaxgym.Game[Any], boards: int, steps: int, observe: str | None) -> float:
@@ -49,17 +40,6 @@ def steps_per_second(game: jaxgym.Game[Any], boards: int, steps: int, observe: s
     return steps * boards / best_of(lambda i: run(states, jax.random.key(i)))
 
 
-def best_of(call: Callable[[int], Any], runs: int = 3) -> float:
-    """Seconds of the fastest of so many calls, after one that compiles."""
-    jax.block_until_ready(call(0))
-    times = []
-    for i in range(runs):
-        start = time.perf_counter()
-        jax.block_until_ready(call(i + 1))
-        times.append(time.perf_counter() - start)
-    return min(times)
-
-
 def main() -> None:
     """Measure every game and print one table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -80,23 +60,7 @@ def main() -> None:
         plain, drawn = (steps_per_second(game, arguments.boards, arguments.steps, o) for o in (None, "picture"))
         rows[name] = {"steps_per_second": round(plain), "with_pictures": round(drawn)}
         print(f"{name:<18}{plain:>12,.0f}{drawn:>16,.0f}")
-    device = jax.devices()[0].device_kind
-    record = {
-        "device": device,
-        "processor": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "jax": jax.__version__,
-        "date": date.today().isoformat(),
-        "commit": subprocess.run(
-            ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-        ).stdout.strip(),
-        **vars(arguments),
-        "games": rows,
-    }
-    RESULTS.mkdir(exist_ok=True)
-    file = RESULTS / f"env_step-{device.lower().replace(' ', '-')}.json"
-    file.write_text(json.dumps(record, indent=1) + "\n")
-    print(f"written to {file}")
+    print(f"written to {write('env_step', vars(arguments), {'games': rows})}")
 
 
 if __name__ == "__main__":

@@ -104,7 +104,7 @@ class Attention(nnx.Module):
         return self.out(mixed.reshape(rows, length, kv * share * dim))
 
     def attend_fused(self, q: jax.Array, k: jax.Array, v: jax.Array, lengths: jax.Array) -> jax.Array:
-        """Causal attention of whole sequences, of which int32 [B] tokens count, by one kernel. Returns [B, T, width]."""
+        """Causal attention of whole sequences, of which int32 [B] tokens count, by one kernel: [B, T, width]."""
         rows, kv, share, length, dim = q.shape
         q = q.transpose(0, 3, 1, 2, 4).reshape(rows, length, kv * share, dim)
         mixed = layers.attention(q, k.transpose(0, 3, 1, 2), v.transpose(0, 2, 1, 3), lengths, causal=True)

@@ -196,7 +196,7 @@ def _fill(blank: Params, tensors: _Tensors, kind: str, config: VLMConfig, dtype:
         part = found[source.name]
 
         def cut(index: Any) -> np.ndarray:
-            return source.cut(part, index).astype(dtype)
+            return source.cut(part, index).astype(dtype, copy=False)
 
         home = place(path_of(path), leaf.shape)
         if home is None:  # not pinned: a program would be compiled once for it and once for what comes out

@@ -34,6 +34,7 @@ def numerics(request: pytest.FixtureRequest) -> Any:
     below = request.path.relative_to(request.config.rootpath).parts[1] in ("policy", "train")
     jax.config.update("jax_numpy_dtype_promotion", "standard" if below else "strict")
     jax.config.update("jax_numpy_rank_promotion", "allow" if below else "raise")
+    jax.config.update("jax_disable_most_optimizations", below)  # tiny models take longer to compile than to run
     yield
 
 

@@ -98,8 +98,15 @@ def tokenizer() -> PreTrainedTokenizerFast:
     )  # fmt: skip
 
 
-def write(folder: Path, kind: str, *, record: dict[str, Any] | None = None, files: int = 2) -> Path:
-    """A folder of a small random model, its tensors in so many files."""
+def write(
+    folder: Path,
+    kind: str,
+    *,
+    record: dict[str, Any] | None = None,
+    files: int = 2,
+    shapes: dict[str, tuple[int, ...]] | None = None,
+) -> Path:
+    """A folder of a small random model, its tensors (of other shapes, if given) in so many files."""
     folder.mkdir(parents=True, exist_ok=True)
     record = record or config(kind)
     (folder / "config.json").write_text(json.dumps(record))
@@ -109,7 +116,7 @@ def write(folder: Path, kind: str, *, record: dict[str, Any] | None = None, file
     (folder / "preprocessor_config.json").write_text(
         json.dumps({"image_mean": mean, "image_std": std, "patch_size": 4})
     )
-    made = weights(tensors(kind))
+    made = weights(shapes or tensors(kind))
     if record["tie_word_embeddings"]:
         made.pop("lm_head.weight", None)
     elif "lm_head.weight" not in made:

@@ -5,13 +5,15 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
+import chex
 import jax
 import numpy as np
 import pytest
 
 import policy
 from jaxgym.engine import random_legal
-from train import evaluate, loop
+from policy.sample import generate
+from train import evaluate, learner, loop
 from train import main as program
 from train.config import Config, Evaluation, Grpo, Supervised
 from train.loop import Trainer
@@ -206,3 +208,15 @@ def test_a_small_model_learns_to_read_and_play(tmp_path):
     entry = trainer.records.table["games"]["2048"]
     assert entry["extra"]["grpo"]["cells"] > 0.95
     assert entry["columns"]["grpo"]["low"] > entry["columns"]["random"]["high"]
+
+
+def test_nothing_is_compiled_between_updates(finished, tmp_path, small, monkeypatch):
+    """Three updates, on other boards and at other rates: what they run is traced once."""
+    chex.clear_trace_counter()
+    once = chex.assert_max_traces(n=1)
+    monkeypatch.setattr(learner, "grpo_gradients", learner._gradients(once(learner.grpo_loss)))
+    trainer = Trainer(small(model=str(finished / "model"), recipe="g0", grpo=Grpo(updates=3, states=4, group=4)), tmp_path)
+    written = generate._cache_size()
+    for update in range(3):
+        trainer._reinforce()
+        assert trainer.step == update + 1 and generate._cache_size() - written <= 1

@@ -40,7 +40,7 @@ def one(tmp_path_factory):
 
 
 def test_a_folder_trains_from_start_to_end_and_becomes_a_folder(folder, tmp_path):
-    """One kind as it is; the other with all that saves memory: adapters alone learn, in half precision, again and again."""
+    """One kind as it is; the other with all that saves memory: adapters learn, in half precision, blocks run twice."""
     saving = folder.name == "qwen3_vl"
     more = ["--lora-rank", "2", "--lora-modules", "q,v,down", "--dtype", "bfloat16", "--remat"] if saving else []
     run = tmp_path / "run"
