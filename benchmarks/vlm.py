@@ -21,8 +21,8 @@ from flax import nnx
 from support.measure import bandwidth, best_of, matrix_rate, write
 
 import policy
-from policy import model as models
 from policy import lora, qwen, sample
+from policy import model as models
 from policy.config import VLMConfig
 from policy.qwen.shapes import SHAPES
 from train import learner
@@ -173,17 +173,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--shape", default="small", choices=[*policy.PRESETS, *SHAPES], help="(default: small)")
     parser.add_argument("--what", nargs="+", default=["prefill", "decode", "update"], help="(default: all three)")
-    parser.add_argument("--rows", type=int, nargs="+", default=[16], help="rows in a batch, one or several (default: 16)")
+    parser.add_argument(
+        "--rows", type=int, nargs="+", default=[16], help="rows in a batch, one or several (default: 16)"
+    )
     parser.add_argument("--context", type=int, default=128, help="tokens of a prompt (default: 128)")
     parser.add_argument("--new", type=int, default=64, help="tokens of a reply (default: 64)")
     parser.add_argument("--picture", type=int, default=128, help="side of the picture in pixels (default: 128)")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"], help="(default: float32)")
-    parser.add_argument("--lora", type=int, default=0, help="rank of adapters that learn alone (default: 0, all learns)")
+    parser.add_argument(
+        "--lora", type=int, default=0, help="rank of adapters that learn alone (default: 0, all learns)"
+    )
     parser.add_argument("--remat", action="store_true", help="compute activations again in the backward pass")
     options = parser.parse_args()
     known = ("prefill", "decode", "update")
     if min(*options.rows, options.context, options.new, options.lora + 1) < 1 or not set(options.what) <= set(known):
-        parser.error(f"--rows, --context and --new must be at least 1, --lora at least 0, --what some of {', '.join(known)}")
+        parser.error(
+            f"--rows, --context and --new must be at least 1, --lora at least 0, --what some of {', '.join(known)}"
+        )
     try:
         config = replace(policy.PRESETS[options.shape], vocab=640) if options.shape in policy.PRESETS else None
         config = replace(config or qwen.read(SHAPES[options.shape], {}, {}), remat=options.remat)
@@ -191,7 +197,9 @@ def main() -> None:
     except ValueError as error:
         parser.error(str(error))
     rates = matrix_rate(jnp.dtype(options.dtype)), bandwidth()
-    print(f"{options.shape}, {options.dtype}: {rates[0] / 1e12:.2f} TFLOP/s in products, {rates[1] / 1e9:.1f} GB/s in copies")
+    print(
+        f"{options.shape}, {options.dtype}: {rates[0] / 1e12:.2f} TFLOP/s in products, {rates[1] / 1e9:.1f} GB/s in copies"
+    )
     print(f"  {'':<8}{'tokens/s':>14}{'ms':>12}{'GFLOP':>12}{'of rate':>10}{'GB':>10}{'of bandwidth':>13}")
     results = {str(rows): measure(config, options, rows, rates) for rows in options.rows}
     stats = jax.devices()[0].memory_stats() or {}

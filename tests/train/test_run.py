@@ -215,7 +215,9 @@ def test_nothing_is_compiled_between_updates(finished, tmp_path, small, monkeypa
     chex.clear_trace_counter()
     once = chex.assert_max_traces(n=1)
     monkeypatch.setattr(learner, "grpo_gradients", learner._gradients(once(learner.grpo_loss)))
-    trainer = Trainer(small(model=str(finished / "model"), recipe="g0", grpo=Grpo(updates=3, states=4, group=4)), tmp_path)
+    trainer = Trainer(
+        small(model=str(finished / "model"), recipe="g0", grpo=Grpo(updates=3, states=4, group=4)), tmp_path
+    )
     written = generate._cache_size()
     for update in range(3):
         trainer._reinforce()

@@ -24,7 +24,7 @@ from train.loop import Trainer
 
 SHORT = [
     "--games", "2048", "--coldstart-boards", "4", "--grpo-states", "2", "--grpo-group", "4",
-    "--coldstart-lr", "1e-3", "--evaluation-boards", "2", "--reply", "16",
+    "--coldstart-lr", "1e-3", "--evaluation-boards", "4", "--reply", "16",
 ]  # fmt: skip
 
 
@@ -39,6 +39,7 @@ def one(tmp_path_factory):
     return folders.write(tmp_path_factory.mktemp("one"), "qwen2_5_vl")
 
 
+@pytest.mark.parametrize("folder", [pytest.param("qwen2_5_vl", marks=pytest.mark.slow), "qwen3_vl"], indirect=True)
 def test_a_folder_trains_from_start_to_end_and_becomes_a_folder(folder, tmp_path):
     """One kind as it is; the other with all that saves memory: adapters learn, in half precision, blocks run twice."""
     saving = folder.name == "qwen3_vl"
