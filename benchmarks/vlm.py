@@ -106,7 +106,7 @@ def decode_time(graphdef: Any, params: Any, given: tuple[jax.Array, ...], new: i
 def update_time(graphdef: Any, params: Any, given: tuple[jax.Array, ...], new: int, rank: int) -> float:
     """Seconds of a gradient of the cross-entropy of replies of so many tokens to prompts, and AdamW.
 
-    What learns is float32, the computation is in the dtype of the parameters. rank: of adapters that learn alone; 0: all.
+    What learns is float32, the computation in the dtype of the parameters. rank: of adapters that learn alone (0: all).
     """
     rule, dtype = optax.adamw(1e-6), jax.tree.leaves(params)[0].dtype
     if rank:
@@ -197,9 +197,7 @@ def main() -> None:
     except ValueError as error:
         parser.error(str(error))
     rates = matrix_rate(jnp.dtype(options.dtype)), bandwidth()
-    print(
-        f"{options.shape}, {options.dtype}: {rates[0] / 1e12:.2f} TFLOP/s in products, {rates[1] / 1e9:.1f} GB/s in copies"
-    )
+    print(f"{options.shape}, {options.dtype}: products {rates[0] / 1e12:.2f} TFLOP/s, copies {rates[1] / 1e9:.1f} GB/s")
     print(f"  {'':<8}{'tokens/s':>14}{'ms':>12}{'GFLOP':>12}{'of rate':>10}{'GB':>10}{'of bandwidth':>13}")
     results = {str(rows): measure(config, options, rows, rates) for rows in options.rows}
     stats = jax.devices()[0].memory_stats() or {}
