@@ -104,9 +104,8 @@ def write(
     *,
     record: dict[str, Any] | None = None,
     files: int = 2,
-    shapes: dict[str, tuple[int, ...]] | None = None,
 ) -> Path:
-    """A folder of a small random model, its tensors (of other shapes, if given) in so many files."""
+    """A folder of a small random model, its tensors in so many files."""
     folder.mkdir(parents=True, exist_ok=True)
     record = record or config(kind)
     (folder / "config.json").write_text(json.dumps(record))
@@ -116,7 +115,7 @@ def write(
     (folder / "preprocessor_config.json").write_text(
         json.dumps({"image_mean": mean, "image_std": std, "patch_size": 4})
     )
-    made = weights(shapes or tensors(kind))
+    made = weights(tensors(kind))
     if record["tie_word_embeddings"]:
         made.pop("lm_head.weight", None)
     elif "lm_head.weight" not in made:

@@ -5,9 +5,6 @@ Its answers are stored; `test_parity` asks it anew where torch is installed.
 
 import dataclasses
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -339,39 +336,3 @@ def test_fused_attention_says_the_same(vlm, monkeypatch, name):
     found = np.asarray(anew(vlm.params, *vlm._given(*given(case))))
     for row, length in enumerate(case.lengths):
         assert alike(found[row, :length], wanted[row, :length]) < 1e-5
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads what the kernel says of memory")
-def test_loading_holds_few_tensors_beside_the_model(tmp_path):
-    """At no time more than twice the largest tensor beside the parameters made so far; the file itself is mapped."""
-    hidden = 200_000
-    record = folders.config("qwen2_5_vl", intermediate_size=hidden)
-    shapes = {
-        name: tuple(hidden if size == 96 else size for size in shape)
-        if "mlp" in name and "visual" not in name
-        else shape
-        for name, shape in folders.tensors("qwen2_5_vl").items()
-    }
-    folders.write(tmp_path, "qwen2_5_vl", record=record, files=1, shapes=shapes)
-    program = """
-import sys, gc, jax, policy
-from policy import weights
-def anonymous():
-    return int(next(l for l in open("/proc/self/status") if l.startswith("RssAnon")).split()[1]) << 10
-cut, seen, made = weights._Source.cut, [], [0]
-def watched(self, tensor, index):
-    seen.append(anonymous() - made[0])
-    part = cut(self, tensor, index)
-    seen.append(anonymous() - made[0])
-    made[0] += part.nbytes
-    return part
-jax.numpy.zeros(3).block_until_ready()
-weights._Source.cut = watched
-before = anonymous()
-vlm = policy.load(sys.argv[1])
-print(max(seen) - before, max(leaf.nbytes for leaf in jax.tree.leaves(vlm.params)))
-"""
-    out = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=True)
-    beside, largest = map(int, out.stdout.split())
-    assert largest == 64 * hidden * 4 and beside < 2 * largest
