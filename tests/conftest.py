@@ -36,6 +36,8 @@ def numerics(request: pytest.FixtureRequest) -> Any:
     jax.config.update("jax_numpy_rank_promotion", "allow" if below else "raise")
     jax.config.update("jax_disable_most_optimizations", below)  # tiny models take longer to compile than to run
     yield
+    if below:  # each compiled program maps memory, and Linux allows a process 65,530 maps: XLA crashes beyond
+        jax.clear_caches()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
