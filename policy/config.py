@@ -25,14 +25,10 @@ class VisionConfig:
     temporal: int = 2  # how often a still picture is repeated on the time axis
     merge: int = 2  # merge x merge patches become one image token
     grid: int = 0  # side of the table of learned absolute positions; 0: none
-    stretch: bool = (
-        False  # the table is stretched over the picture, whatever its size; else places beyond it are refused
-    )
+    stretch: bool = False  # the table is stretched over a picture of any size; else places beyond it are refused
     window: int = 0  # side, in image tokens, of the windows that blocks see; 0: they see the whole picture
     full: tuple[int, ...] = ()  # the blocks that see the whole picture all the same
-    deepstack: tuple[
-        int, ...
-    ] = ()  # the blocks whose output is also added in the decoder, one to each of its first blocks
+    deepstack: tuple[int, ...] = ()  # the blocks that are also added in the decoder, each to one of its first blocks
     norm: Literal["rms", "layer"] = "rms"
     mlp: Literal["swiglu", "gelu"] = "swiglu"
     embed_bias: bool = False

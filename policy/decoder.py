@@ -15,6 +15,8 @@ from policy.config import DecoderConfig
 from policy.layers import RMSNorm, SwiGLU, linear
 from policy.positions import mrope_angles, rotate
 
+Layer = tuple[jax.Array, jax.Array, jax.Array]  # keys, values and which of them may be attended to
+
 
 class Cache(NamedTuple):
     """Keys (already rotated) and values, one array a layer, so that a step writes in place and copies nothing.
@@ -87,8 +89,8 @@ class Attention(nnx.Module):
     def attend(
         self,
         q: jax.Array,  # [B, kv, share, T, d]
-        own: "Layer",  # keys [B, kv, d, K], values [B, kv, K, d], mask bool [B, T, K]
-        prompt: "Layer | None",  # keys [S, kv, d, P], values [S, kv, P, d], bool [S, P]
+        own: Layer,  # keys [B, kv, d, K], values [B, kv, K, d], mask bool [B, T, K]
+        prompt: Layer | None,  # keys [S, kv, d, P], values [S, kv, P, d], bool [S, P]
     ) -> jax.Array:
         """Attention of B = S * G rows; rows s * G ... s * G + G - 1 share prompt s. Returns [B, T, width]."""
         rows, kv, share, length, dim = q.shape
@@ -111,9 +113,7 @@ class Attention(nnx.Module):
         return self.out(mixed.reshape(rows, length, kv * share * dim))
 
     @staticmethod
-    def _attend_both(
-        q: jax.Array, scores: jax.Array, values: jax.Array, prompt: tuple[jax.Array, jax.Array, jax.Array]
-    ) -> jax.Array:
+    def _attend_both(q: jax.Array, scores: jax.Array, values: jax.Array, prompt: Layer) -> jax.Array:
         """One softmax over prompt and own keys: q [B, kv, N, d], own scores [B, kv, N, K] -> [B, kv, N, d]."""
         (rows, kv, count, dim), (shared_keys, shared_values, valid) = q.shape, prompt
         prompts = valid.shape[0]
@@ -148,9 +148,6 @@ def _causal(valid: jax.Array) -> jax.Array:
     before = jnp.tril(jnp.ones((length, length), jnp.bool_))[None]
     alone = jnp.eye(length, dtype=jnp.bool_)[None]  # a pad row sees itself: no NaN
     return (before & valid[:, None, :]) | alone
-
-
-Layer = tuple[jax.Array, jax.Array, jax.Array]  # keys, values and which of them may be attended to
 
 
 class Block(nnx.Module):

@@ -146,6 +146,15 @@ class Model(nnx.Module):
         first = jnp.repeat(prompt.hidden, group, axis=0)[:, None]
         return jnp.concatenate([first, hidden], axis=1)
 
+    def answered(
+        self, prompt: jax.Array, pictures: jax.Array, replies: jax.Array, temperature: jax.Array | float = 1.0
+    ) -> Said:
+        """What the model makes of replies, int32 [S * G, R], to one prompt, int32 [P], about each of S pictures."""
+        count = pictures.shape[0]
+        prompts = jnp.broadcast_to(prompt[None], (count, prompt.shape[0]))
+        begun = self.prefill(prompts, jnp.full(count, prompt.shape[0], jnp.int32), pictures)
+        return self.said(self.continued(begun, replies), replies, temperature)
+
 
 def entropy(logprobs: jax.Array) -> jax.Array:
     """Of distributions given as log-probabilities, float32 [..., V] -> [...]; -inf is a token that is never said."""

@@ -5,6 +5,7 @@ import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -78,7 +79,7 @@ class VLM:
         """
         drawn = jax.random.key(0) if key is None else key
         graphdef, params = lora.add(self.graphdef, self.params, rank, alpha, modules, drawn)
-        return replace(self, graphdef=graphdef, params=params)
+        return replace(self, graphdef=graphdef, params=_spread(params, self.mesh))
 
     def merged(self) -> "VLM":
         """The same model without adapters: what they do is added to what they stand beside."""
@@ -139,20 +140,17 @@ def load(
     weights from `key` (without one: seed 0). Raises ValueError, in one line, when the source is neither, the folder is
     not whole or the dtype is none of these.
     """
-    kind, place = _float(dtype), functools.partial(sharding.place, mesh=mesh)
+    kind = _float(dtype)
     if str(source) in PRESETS:
         words = tokenizer or _bytes()
         config = replace(PRESETS[str(source)], vocab=-(-len(words) // 16) * 16, remat=remat)
         graphdef, params = model.create(config, jax.random.key(0) if key is None else key)
         params = jax.tree.map(lambda leaf: leaf.astype(kind), params)
-        if mesh is not None:
-            params = jax.tree_util.tree_map_with_path(
-                lambda path, leaf: jax.device_put(leaf, place(weights.path_of(path), leaf.shape)), params
-            )
-        return VLM(config, graphdef, params, words, mesh=mesh)
+        return VLM(config, graphdef, _spread(params, mesh), words, mesh=mesh)
     folder = Path(str(source))
     if not folder.is_dir():
         raise ValueError(f"{source} is neither a folder nor one of the presets {', '.join(PRESETS)}")
+    place = functools.partial(sharding.place, mesh=mesh)
     return VLM(*weights.read(folder, kind, place, remat=remat), mesh=mesh)
 
 
@@ -164,6 +162,17 @@ def save(vlm: VLM, folder: str | Path) -> None:
     ValueError, and writes nothing, when a parameter is not finite.
     """
     weights.write(Path(folder), vlm.config, vlm.merged().params, vlm.tokenizer, vlm.origin)
+
+
+def _spread(params: Params, mesh: jax.sharding.Mesh | None) -> Params:
+    """Parameters where they live on a mesh; without one as they are."""
+    if mesh is None:
+        return params
+
+    def move(path: Any, leaf: jax.Array) -> jax.Array:
+        return jax.device_put(leaf, sharding.place(weights.path_of(path), leaf.shape, mesh))
+
+    return jax.tree_util.tree_map_with_path(move, params)
 
 
 def _bytes() -> PreTrainedTokenizerFast:

@@ -1,6 +1,7 @@
 """What every test gets: strict numerics, every registered game with a recorded walk, and a game one can see through."""
 
 import tempfile
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -28,15 +29,28 @@ def mesh() -> jax.sharding.Mesh:
     return jax.sharding.Mesh(devices, ("data",), axis_types=(jax.sharding.AxisType.Auto,))
 
 
+def _of_models(path: Path, config: pytest.Config) -> bool:
+    """Whether a test is of policy or train, not of the engine."""
+    return path.relative_to(config.rootpath).parts[1] in ("policy", "train")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Before any fixture: the engine's arithmetic is strict about dtypes and ranks; Flax's and Optax's is not."""
+    models = _of_models(item.path, item.config)
+    jax.config.update("jax_numpy_dtype_promotion", "standard" if models else "strict")
+    jax.config.update("jax_numpy_rank_promotion", "allow" if models else "raise")
+    jax.config.update("jax_disable_most_optimizations", models)  # tiny models take longer to compile than to run
+
+
 @pytest.fixture(scope="module", autouse=True)
-def numerics(request: pytest.FixtureRequest) -> Any:
-    """The engine's arithmetic is strict about dtypes and ranks; Flax's and Optax's, below policy and train, is not."""
-    below = request.path.relative_to(request.config.rootpath).parts[1] in ("policy", "train")
-    jax.config.update("jax_numpy_dtype_promotion", "standard" if below else "strict")
-    jax.config.update("jax_numpy_rank_promotion", "allow" if below else "raise")
-    jax.config.update("jax_disable_most_optimizations", below)  # tiny models take longer to compile than to run
+def let_go(request: pytest.FixtureRequest) -> Any:
+    """After each file of policy or train its compiled programs go.
+
+    Each maps memory, and Linux allows a process 65,530 maps: a whole suite in one process crashed in XLA's compiler.
+    """
     yield
-    if below:  # each compiled program maps memory, and Linux allows a process 65,530 maps: XLA crashes beyond
+    if _of_models(request.path, request.config):
         jax.clear_caches()
 
 

@@ -163,11 +163,7 @@ def words_loss(
 
     prompt int32 [P], pictures uint8 [n, H, W, 3].
     """
-    model = nnx.merge(graphdef, params)
-    n = written.ids.shape[0]
-    prompts = jnp.broadcast_to(prompt[None], (n, prompt.shape[0]))
-    begun = model.prefill(prompts, jnp.full(n, prompt.shape[0], jnp.int32), pictures)
-    said = model.said(model.continued(begun, written.ids), written.ids)
+    said = nnx.merge(graphdef, params).answered(prompt, pictures, written.ids)
     perception, rest = written.blocks == 0, written.blocks > 0
     loss = -masked_mean(said.logprobs, perception) - masked_mean(said.logprobs, rest)
     return loss, {

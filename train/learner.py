@@ -10,7 +10,7 @@ import optax.contrib
 from flax import nnx
 
 from policy import Reply, lora
-from policy.model import Model, Params, Said
+from policy.model import Model, Params
 from train import coldstart, grpo
 from train.config import Grpo
 
@@ -189,16 +189,11 @@ def grpo_loss(
     hyper: Hyper,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Minus the clipped gain, as its credit is shared out, plus the mean KL to the reference; and what to report."""
-
-    def said(params: Params) -> Said:
-        model = nnx.merge(graphdef, params)
-        prompts = tried.pictures.shape[0]
-        prompt = jnp.broadcast_to(tried.prompt[None], (prompts, tried.prompt.shape[0]))
-        lengths = jnp.full(prompts, tried.prompt.shape[0], jnp.int32)
-        hidden = model.continued(model.prefill(prompt, lengths, tried.pictures), tried.ids)
-        return model.said(hidden, tried.ids, hyper.temperature)
-
-    now, frozen = said(params), jax.lax.stop_gradient(said(reference).logprobs)
+    now, before = (
+        nnx.merge(graphdef, each).answered(tried.prompt, tried.pictures, tried.ids, hyper.temperature)
+        for each in (params, reference)
+    )
+    frozen = jax.lax.stop_gradient(before.logprobs)
     mask = jnp.arange(tried.ids.shape[1], dtype=jnp.int32)[None] < tried.lengths[:, None]
     gain = grpo.clipped_gain(now.logprobs, tried.logprobs, tried.credit.advantage, hyper.clip, mask)
     kl = grpo.masked_mean(grpo.k3(now.logprobs, frozen, mask), mask)

@@ -137,17 +137,7 @@ class Trainer:
         reports: dict[str, Any] = {}
         for name, course in self.courses.items():
             lesson = _turn(lessons[name], self.step % turns, turns)
-            model, bare = (self.frame, self.state.params, self.state.heads[name], self.fixed), lesson._replace(state=())
-            if isinstance(part, Sight):
-                found = learner.sight_gradients(*model, course.tables, bare)
-            elif course.tables is None:
-                written = coldstart.write(course.language, lesson, guess=phase == "base")
-                found = learner.words_gradients(*model, jnp.asarray(course.language.prompt), lesson.pictures, written)
-            else:
-                written = coldstart.write(course.language, lesson, guess=phase == "base")
-                weights = coldstart.Weights(jnp.float32(part.decision), jnp.float32(part.dense))
-                found = learner.supervised_gradients(*model, course.tables, bare, written, weights)
-            (_, reports[name]), (params, head) = found
+            (_, reports[name]), (params, head) = self._taught(phase, name, course, lesson)
             gradients.append((params, {name: head}))
         if (self.step + 1) % turns == 0:
             boards = self._move_on(phase, self.step // turns, lessons)
@@ -158,6 +148,18 @@ class Trainer:
         reports = jax.device_get(reports)
         loss = float(np.mean([report["loss"] for report in reports.values()]))
         return self._log(phase, reports, {"loss": loss, "grad_norm": float(norm)})
+
+    def _taught(self, phase: str, name: str, course: Course, lesson: coldstart.Lesson) -> Any:
+        """The loss of one game's lesson, with its report and its gradients."""
+        part: Sight | Supervised = getattr(self.config, phase)
+        model, bare = (self.frame, self.state.params, self.state.heads[name], self.fixed), lesson._replace(state=())
+        if isinstance(part, Sight):
+            return learner.sight_gradients(*model, course.tables, bare)
+        written = coldstart.write(course.language, lesson, guess=phase == "base")
+        if course.tables is None:
+            return learner.words_gradients(*model, jnp.asarray(course.language.prompt), lesson.pictures, written)
+        weights = coldstart.Weights(jnp.float32(part.decision), jnp.float32(part.dense))
+        return learner.supervised_gradients(*model, course.tables, bare, written, weights)
 
     def _prepare(self, phase: str, turn: int) -> dict[str, coldstart.Lesson]:
         """A lesson on all boards, for as many steps as it has slices."""

@@ -22,8 +22,11 @@ def read(record: dict[str, Any], generation: dict[str, Any], processor: dict[str
         raise ValueError(f"model_type {kind!r} is not one of {', '.join(KINDS)}")
     try:
         config = _KINDS[kind].from_dict(record)
+    except Exception as error:  # its checks raise classes of their own, that share nothing but this one
+        raise ValueError(" ".join(str(error).split())[:300]) from None
+    try:
         return _convert(kind, config, generation, processor)
-    except Exception as error:  # the checks of a configuration class raise what they like
+    except (AttributeError, KeyError, TypeError, ValueError) as error:  # what is missing, or is no number
         raise ValueError(" ".join(str(error).split())[:300]) from None
 
 

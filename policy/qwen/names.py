@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-Form = Literal["same", "turned", "patches", "places"]  # how a tensor lies there: see `Source`
+Form = Literal["same", "turned", "patches", "places"]  # how a tensor lies in a folder against its parameter
 
 _TEXT = {
     "blocks": "layers", "norm1": "input_layernorm", "norm2": "post_attention_layernorm", "attention": "self_attn",

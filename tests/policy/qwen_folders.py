@@ -134,6 +134,16 @@ def write(
     return folder
 
 
+def edit(file: Path, *path: str, **values: Any) -> None:
+    """Change fields of a JSON file, of the record at a path in it."""
+    record = json.loads(file.read_text())
+    inner = record
+    for name in path:
+        inner = inner[name]
+    inner.update(values)
+    file.write_text(json.dumps(record))
+
+
 class Case(NamedTuple):
     """Right-padded prompts and their pictures, in reading order."""
 

@@ -66,7 +66,10 @@ def test_gradients_reach_the_adapters_of_a_half_precision_model(tmp_path):
     half = policy.load(folders.write(tmp_path, "qwen2_5_vl"), dtype="bfloat16")
     adapted = learned(half.with_lora(rank=2))
     case = given(CASES["text"])
-    said = lambda params: logits(adapted.graphdef, params, *adapted._given(*case))[..., :9].sum()  # noqa: E731
+
+    def said(params):
+        return logits(adapted.graphdef, params, *adapted._given(*case))[..., :9].sum()
+
     for path, slope in named(jax.grad(said)(adapted.params)).items():
         if "lora" in path:
             assert slope.dtype == jnp.float32 and float(jnp.abs(slope).max()) > 0, path

@@ -16,11 +16,6 @@ from tests.policy.qwen_folders import CASES, KINDS
 from tests.policy.test_qwen import alike, given
 
 
-@pytest.fixture(scope="module", params=KINDS)
-def folder(request, tmp_path_factory):
-    return folders.write(tmp_path_factory.mktemp("parity") / request.param, request.param)
-
-
 @pytest.fixture(scope="module")
 def theirs(folder):
     return reference.open_model(folder)

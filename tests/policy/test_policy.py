@@ -1,7 +1,6 @@
 """The model as its users call it: laws of decoding, sampling, positions, folders."""
 
 import dataclasses
-import json
 import pickle
 
 import jax
@@ -19,6 +18,7 @@ from policy.config import PRESETS, VisionConfig
 from policy.model import reply_logits
 from policy.positions import counted_positions, token_positions
 from policy.vision import VisionTower, patchify
+from tests.policy.qwen_folders import edit
 
 
 @pytest.fixture(scope="module")
@@ -181,15 +181,6 @@ def test_bfloat16_is_close_to_float32(vlm):
     ids, lengths, pictures = prompts(vlm, ["see"])
     a, b = (jax.nn.log_softmax(m.logits(ids, lengths, pictures)[0, -1]) for m in (vlm, half))
     assert jnp.abs(jnp.exp(a) - jnp.exp(b)).max() < 0.05
-
-
-def edit(file, *path, **values):
-    record = json.loads(file.read_text())
-    inner = record
-    for name in path:
-        inner = inner[name]
-    inner.update(values)
-    file.write_text(json.dumps(record))
 
 
 @pytest.mark.parametrize(

@@ -111,14 +111,13 @@ def test_credit_by_reply_is_one_advantage_for_all_tokens():
 
 def test_credit_by_block_judges_reading_by_what_was_read_and_answering_by_what_it_did():
     earned = grpo.Rewards(jnp.asarray([[1.0, -1.0]]), jnp.asarray([[1.0, 1.0]]), jnp.asarray([[0.5, 1.0]]))
-    blocks = BLOCKS
-    credit = grpo.credit_by_block(earned, blocks, scale=False)
+    credit = grpo.credit_by_block(earned, BLOCKS, scale=False)
     np.testing.assert_allclose(credit.advantage[0, :6], [-0.25] * 3 + [1.0] * 3)
     np.testing.assert_allclose(credit.advantage[1, :5], [0.25] * 2 + [-1.0] * 3)
     for block, count in ((0, 5), (1, 3), (2, 3)):
-        np.testing.assert_allclose(credit.share[blocks == block], 1 / 3 / count, rtol=1e-6)
-    assert (credit.share[blocks < 0] == 0).all()
-    unread = grpo.credit_by_block(earned, jnp.where(blocks == 0, 0, -1), scale=True)  # no reply got any further
+        np.testing.assert_allclose(credit.share[block == BLOCKS], 1 / 3 / count, rtol=1e-6)
+    assert (credit.share[BLOCKS < 0] == 0).all()
+    unread = grpo.credit_by_block(earned, jnp.where(BLOCKS == 0, 0, -1), scale=True)  # no reply got any further
     np.testing.assert_allclose(unread.share.sum(), 1, rtol=1e-6)
 
 

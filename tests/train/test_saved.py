@@ -164,7 +164,10 @@ def test_computing_again_changes_nothing_but_memory(one):
     for remat in (False, True):
         vlm = policy.load(one, remat=remat)
         seen = vlm._given(*case)
-        loss = lambda params, vlm=vlm, seen=seen: models.logits(vlm.graphdef, params, *seen)[..., :99].sum()  # noqa: E731
+
+        def loss(params, vlm=vlm, seen=seen):
+            return models.logits(vlm.graphdef, params, *seen)[..., :99].sum()
+
         slopes.append(jax.grad(loss)(vlm.params))
         text = str(jax.make_jaxpr(jax.grad(loss))(vlm.params))
         assert ("checkpoint" in text or "remat" in text) == remat
