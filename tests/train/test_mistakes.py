@@ -60,7 +60,8 @@ def test_a_signal_saves_and_says_how_to_go_on(tmp_path, tiny, stop_at, monkeypat
     stop_at(how)
     run = tmp_path / name
     before = signal.getsignal(signal.SIGTERM)
-    assert program.main(["--games", "2048", "--run", str(run), *tiny]) == status
+    rest = ["--coldstart-steps", "0", "--grpo-updates", "0"]  # of the run that goes on
+    assert program.main(["--games", "2048", "--run", str(run), *tiny, *rest]) == status
     assert signal.getsignal(signal.SIGTERM) is before
     out = capsys.readouterr().out
     assert f"run {shlex.quote(str(run))}: 2048 on" in out
