@@ -69,6 +69,8 @@ def test_a_signal_saves_and_says_how_to_go_on(tmp_path, tiny, stop_at, monkeypat
     assert shlex.split(hint) == ["--resume", str(run)]
     monkeypatch.undo()
     if how is interrupt:
+        monkeypatch.setattr(Trainer, "evaluate", lambda self, column: iter(()))  # it has been tried elsewhere
+        monkeypatch.setattr(Trainer, "anchors", lambda self: iter(()))
         assert program.main(shlex.split(hint)) == 0
         assert "going on from base step 3" in capsys.readouterr().out
     else:
