@@ -4,6 +4,7 @@
 
 VENV := .venv
 BIN := $(VENV)/bin
+WORKERS := -n auto --maxprocesses 4 --dist loadfile
 READY := $(VENV)/.ready
 EXTRAS := dev
 PYTHONS := python3.11 python3.12 python3.13 python3.14 python3 python
@@ -37,7 +38,7 @@ train: $(READY)  ## train on all games, evaluate, write a report
 	$(BIN)/python -m train.main --games all $(ARGS)
 
 test: $(READY)  ## the test suite
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(WORKERS) $(ARGS)
 
 slow: $(READY)  ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow $(ARGS)

@@ -28,6 +28,12 @@ _SHARD = 5 << 30  # bytes in one file
 _INDEX = "model.safetensors.index.json"
 _KEPT = ("config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json",
          "video_preprocessor_config.json")  # fmt: skip
+_DTYPES = {
+    "F64": np.dtype(np.float64),
+    "F32": np.dtype(np.float32),
+    "F16": np.dtype(np.float16),
+    "BF16": jnp.dtype(jnp.bfloat16),
+}
 Place = Callable[[str, tuple[int, ...]], jax.sharding.Sharding | None]  # where a parameter of a path and a shape lives
 
 
@@ -67,7 +73,7 @@ def write(
     limit: int = _SHARD,
 ) -> None:
     """Write a model into a folder, every file aside first; see `policy.save`."""
-    _check_finite(named(params), "the model")
+    _check_finite(named(params))
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".part-", dir=folder) as draft:
         aside = Path(draft)
@@ -158,20 +164,43 @@ class _Tensors:
             raise ValueError(f"{folder} holds PyTorch's .bin files: save the model as safetensors first")
         else:
             raise ValueError(f"{whole} is missing")
-        self.slices: dict[str, Any] = {}
+        self.arrays: dict[str, np.ndarray] = {}
         self.originals: dict[str, str] = {}
         for file in files:
             try:
-                opened = safe_open(file, "np")
-                for name in list(opened.keys()):
-                    self.slices[qwen.canonical(name)] = opened.get_slice(name)
+                for name, tensor in _mapped(file).items():
+                    self.arrays[qwen.canonical(name)] = tensor
                     self.originals[qwen.canonical(name)] = name
             except (SafetensorError, OSError, ValueError) as error:
                 raise ValueError(f"{file} is damaged: {error}") from None
 
 
+def _mapped(file: Path) -> dict[str, np.ndarray]:
+    """The tensors of a file, read where they lie: no more of them is in memory than is looked at.
+
+    What is no floating-point number is shown as booleans.
+    """
+    with safe_open(file, "np"):  # checks that the file is whole
+        pass
+    data = np.memmap(file, np.uint8, "r")
+    start = 8 + int.from_bytes(data[:8].tobytes(), "little")
+    header = json.loads(data[8:start].tobytes())
+    header.pop("__metadata__", None)
+    tensors = {}
+    for name, entry in header.items():
+        first, last = entry["data_offsets"]
+        dtype = _DTYPES.get(entry["dtype"])
+        raw = (
+            np.broadcast_to(np.False_, entry["shape"])
+            if dtype is None
+            else data[start + first : start + last].view(dtype)
+        )
+        tensors[name] = raw.reshape(entry["shape"])
+    return tensors
+
+
 def _fill(blank: Params, tensors: _Tensors, kind: str, config: VLMConfig, dtype: jnp.dtype, place: Place) -> Params:
-    folder, found = tensors.folder, tensors.slices
+    folder, found = tensors.folder, tensors.arrays
     wanted = {path: _source(path, leaf.shape, kind, config) for path, leaf in named(blank).items()}
     names = {source.name for source in wanted.values()}
     missing = names - found.keys()
@@ -180,34 +209,41 @@ def _fill(blank: Params, tensors: _Tensors, kind: str, config: VLMConfig, dtype:
     }
     there = [source for source in wanted.values() if source.name in found]
     misshapen = [
-        f"{source.name} {found[source.name].get_shape()} instead of {list(source.shape)}"
+        f"{source.name} {list(found[source.name].shape)} instead of {list(source.shape)}"
         for source in there
-        if tuple(found[source.name].get_shape()) != source.shape
+        if found[source.name].shape != source.shape
     ]
-    numbers = [source.name for source in there if found[source.name].get_dtype() not in ("F64", "F32", "F16", "BF16")]
+    numbers = [source.name for source in there if found[source.name].dtype == np.bool_]
     for what, wrong in (
         ("missing", missing), ("unexpected", unexpected), ("misshapen", misshapen), ("no floating-point", numbers),
     ):  # fmt: skip
         if wrong:
             raise ValueError(f"{folder} has {len(wrong)} {what} tensors: {_some(wrong)}")
 
+    broken: set[str] = set()
+
     def make(path: Any, leaf: jax.ShapeDtypeStruct) -> jax.Array:
         source = wanted[path_of(path)]
         part = found[source.name]
 
         def cut(index: Any) -> np.ndarray:
-            return source.cut(part, index).astype(dtype, copy=False)
+            piece = np.array(source.cut(part, index), dtype, order="C")  # a copy: the file may change one day
+            with np.errstate(invalid="ignore"):
+                total = piece.sum(dtype=np.float64)  # to which no finite numbers add up that are no float64
+            if not np.isfinite(total):
+                broken.add(source.name)
+            return piece
 
         home = place(path_of(path), leaf.shape)
         if home is None:  # not pinned: a program would be compiled once for it and once for what comes out
-            return jnp.asarray(cut((slice(None),) * len(leaf.shape)))
-        return jax.make_array_from_callback(leaf.shape, home, cut)
+            made = jax.device_put(cut((slice(None),) * len(leaf.shape)))
+        else:
+            made = jax.make_array_from_callback(leaf.shape, home, cut)
+        return made.block_until_ready()  # the host lets go of a tensor before it reads the next
 
-    try:
-        params = jax.tree_util.tree_map_with_path(make, blank)
-    except SafetensorError as error:
-        raise ValueError(f"{folder} has damaged tensors: {error}") from None
-    _check_finite(named(params), str(folder))
+    params = jax.tree_util.tree_map_with_path(make, blank)
+    if broken:
+        raise ValueError(f"{folder} has {len(broken)} tensors that are not finite: {_some(broken)}")
     return params
 
 
@@ -219,7 +255,7 @@ class _Source:
     shape: tuple[int, ...]
     form: str
 
-    def cut(self, tensor: Any, index: tuple[slice, ...]) -> np.ndarray:
+    def cut(self, tensor: np.ndarray, index: tuple[slice, ...]) -> np.ndarray:
         """The part of the parameter at an index, from the tensor in the file."""
         if self.form == "turned":
             return tensor[index[::-1]].T
@@ -294,10 +330,13 @@ def _with_dtype(record: dict[str, Any], dtype: str) -> dict[str, Any]:
     return record | parts | says
 
 
-def _check_finite(tensors: dict[str, jax.Array], what: str) -> None:
-    sound = jax.device_get({name: jnp.isfinite(tensor).all() for name, tensor in tensors.items()})
-    if broken := [name for name, fine in sound.items() if not fine]:
-        raise ValueError(f"{what} has {len(broken)} tensors that are not finite: {_some(broken)}")
+def _check_finite(tensors: dict[str, jax.Array]) -> None:
+    """Each device looks at what it has: nothing is sent between them."""
+    parts = {
+        name: [jnp.isfinite(part.data).all() for part in leaf.addressable_shards] for name, leaf in tensors.items()
+    }
+    if broken := [name for name, sound in jax.device_get(parts).items() if not all(sound)]:
+        raise ValueError(f"the model has {len(broken)} tensors that are not finite: {_some(broken)}")
 
 
 def _some(names: Any) -> str:

@@ -1,5 +1,6 @@
 """What every test gets: strict numerics, every registered game with a recorded walk, and a game one can see through."""
 
+import os
 import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,9 +16,11 @@ from jaxgym.game import Game, Outcome
 
 jax.config.update("jax_num_cpu_devices", 8)  # virtual ones; what does not ask for more runs on the first
 
-# Many tests begin a run, and each run compiles the same programs: compile them once.
-_COMPILED = tempfile.TemporaryDirectory(prefix="jaxgym-tests-")
-jax.config.update("jax_compilation_cache_dir", _COMPILED.name)
+# Many tests begin a run, and each run compiles the same programs: compile them once, for all processes of a session.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    _COMPILED = tempfile.TemporaryDirectory(prefix="jaxgym-tests-")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _COMPILED.name
+jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
@@ -40,7 +43,9 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     models = _of_models(item.path, item.config)
     jax.config.update("jax_numpy_dtype_promotion", "standard" if models else "strict")
     jax.config.update("jax_numpy_rank_promotion", "allow" if models else "raise")
-    jax.config.update("jax_disable_most_optimizations", models)  # tiny models take longer to compile than to run
+    jax.config.update(
+        "jax_disable_most_optimizations", "games" not in item.path.parts
+    )  # compiling costs more than running
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -194,6 +194,16 @@ class Config:
         if self.photos != "digits" and not Path(self.photos).exists():
             raise ValueError(f"photos {self.photos!r} is neither 'digits' nor a path that exists")
 
+    def high_rates(self) -> list[str]:
+        """A line for every learning rate that would undo what a model of Hugging Face's has learned."""
+        usual = {"coldstart": 1e-5, "grpo": 1e-6}  # of fine-tuning; adapters bear ten times as much
+        lines = []
+        for phase in (phase for phase in self.phases if phase in usual):
+            lr, fit = getattr(self, phase).lr, usual[phase] * (10 if self.lora.rank else 1)
+            if lr > 30 * fit:
+                lines.append(f"--{phase}-lr {lr:g} is high for a model that was trained before: {fit:g} is usual")
+        return lines
+
     def length(self, phase: str) -> int:
         """Optimizer steps of a phase."""
         part = getattr(self, phase)

@@ -53,7 +53,7 @@ class Trainer:
         self.records = Records(run)
         self.scores = Scoreboard(self.records)
         self.checkpoints = Checkpoints(run)
-        self.notes: list[str] = []  # what a resumed run found damaged, and what was done about it
+        self.notes: list[str] = []  # what a user should know before it goes on: rates, damage
         self.key = jax.random.key(config.seed)
         self.vlm, self.courses, self.boards = prepare(config, self.key)
         width = self.vlm.config.decoder.width
@@ -63,6 +63,8 @@ class Trainer:
             else {}
             for i, (name, c) in enumerate(self.courses.items())
         }
+        if self.vlm.origin.kind != OWN:
+            self.notes += config.high_rates()
         self.frame = Frame(self.vlm.graphdef, jnp.dtype(config.dtype))
         learned, self.fixed = learner.divide(
             self.vlm.params, adapters=config.lora.rank > 0, tower=config.freeze != "vision"

@@ -149,11 +149,12 @@ def _train(config: Config, run: Path, console: Console, stop: Stop, *, resume: b
 
     say(console, f"run {folder.quoted(run)}: {', '.join(config.names())} on {len(devices)} x {devices[0].device_kind}")
     trainer = Trainer(config, run)
+    found = resume and trainer.resume()
+    for line in trainer.notes:
+        say(console, line)
     if resume:
-        found = trainer.resume()
         where = f"{trainer.phase} step {trainer.step}" if found else "the beginning: there is no checkpoint yet"
-        for line in (*trainer.notes, f"going on from {where}"):
-            say(console, line)
+        say(console, f"going on from {where}")
     display, stop.patient = Display(console), True
     try:
         with display.progress:

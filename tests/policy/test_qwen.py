@@ -54,7 +54,7 @@ def test_logits_are_those_of_transformers(vlm, golden, name):
         assert alike(found[row, :length][:, said], wanted[row, :length][:, said]) < 1e-4
 
 
-@pytest.mark.parametrize("name", ["text", "several pictures"])
+@pytest.mark.parametrize("name", CASES)
 def test_greedy_continuations_are_those_of_transformers(vlm, golden, name):
     case = CASES[name]
     said = vlm.generate(*given(case), key=jax.random.key(0), max_new_tokens=64, temperature=0.0)

@@ -1,6 +1,9 @@
 """Runs of a few steps of a tiny model: as flags, as a configuration, and one that has been done."""
 
+import os
+
 import pytest
+from filelock import FileLock
 
 from train import main as program
 from train.config import Config, Evaluation, Grpo, Sight, Supervised
@@ -39,7 +42,11 @@ def small():
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory):
-    """A whole run on two games, from the command line."""
-    run = tmp_path_factory.mktemp("runs") / "first"
-    assert program.main(["--games", "2048,shisen_sho", "--run", str(run), *_FLAGS]) == 0
+    """A whole run on two games, from the command line; one for all processes of a session, which wait for it."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    run = shared / "finished"
+    with FileLock(shared / "finished.lock"):
+        if not run.exists():
+            assert program.main(["--games", "2048,shisen_sho", "--run", str(run), *_FLAGS]) == 0
     return run

@@ -18,12 +18,12 @@ from tests.policy import qwen_folders as folders
 from tests.policy.test_qwen import CASES, given
 from train import learner
 from train import main as program
-from train.config import Config, Lora, Supervised
+from train.config import Config, Grpo, Lora, Supervised
 from train.language import build_tokenizer, speak
 from train.loop import Trainer
 
 SHORT = [
-    "--games", "2048", "--coldstart-boards", "4", "--grpo-states", "2", "--grpo-group", "4",
+    "--games", "shisen_sho", "--coldstart-boards", "4", "--grpo-states", "2", "--grpo-group", "4",
     "--coldstart-lr", "1e-3", "--evaluation-boards", "4", "--reply", "16",
 ]  # fmt: skip
 
@@ -40,15 +40,19 @@ def one(tmp_path_factory):
 
 
 @pytest.mark.parametrize("folder", [pytest.param("qwen2_5_vl", marks=pytest.mark.slow), "qwen3_vl"], indirect=True)
-def test_a_folder_trains_from_start_to_end_and_becomes_a_folder(folder, tmp_path):
+def test_a_folder_trains_from_start_to_end_and_becomes_a_folder(folder, tmp_path, monkeypatch):
     """One kind as it is; the other with all that saves memory: adapters learn, in half precision, blocks run twice."""
     saving = folder.name == "qwen3_vl"
+    if saving:  # a run of every day: to play takes longer than to learn
+        monkeypatch.setattr(Trainer, "evaluate", lambda self, column: iter(()))
+        monkeypatch.setattr(Trainer, "anchors", lambda self: iter(()))
     more = ["--lora-rank", "2", "--lora-modules", "q,v,down", "--dtype", "bfloat16", "--remat"] if saving else []
     run = tmp_path / "run"
     flags = ["--model", str(folder), "--run", str(run), "--coldstart-steps", "3", "--grpo-updates", "2", *SHORT, *more]
     assert program.main(flags) == 0
-    table = json.loads((run / "table.json").read_text())
-    assert set(table["games"]["2048"]["columns"]) == {"random", "random_legal", "teacher", "coldstart", "grpo"}
+    if not saving:
+        columns = json.loads((run / "table.json").read_text())["games"]["shisen_sho"]["columns"]
+        assert set(columns) == {"random", "random_legal", "teacher", "coldstart", "grpo"}
     before, after = (policy.load(place, dtype="bfloat16" if saving else "float32") for place in (folder, run / "model"))
     assert after.config == before.config and after.origin.kind == folder.name
     changed = {
@@ -192,6 +196,16 @@ def test_what_cannot_be_trained_is_told_in_one_line(flags, message, tmp_path, ca
         status = stopped.code
     assert status == 2 and message in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("rank", "cold", "rl", "told"),
+    [(0, 2e-3, 1e-4, ["1e-05", "1e-06"]), (0, 1e-5, 1e-6, []), (16, 1e-4, 1e-4, []), (16, 1e-4, 1e-3, ["1e-05"])],
+)
+def test_rates_that_would_undo_what_was_learned_are_told(one, tmp_path, rank, cold, rl, told):
+    parts = {"coldstart": Supervised(steps=1, boards=4, lr=cold), "grpo": Grpo(updates=1, lr=rl)}
+    trainer = Trainer(Config(games=("2048",), model=str(one), lora=Lora(rank=rank), **parts), tmp_path)
+    assert [note.split()[-3] for note in trainer.notes] == told
 
 
 def test_a_folder_whose_patches_do_not_fit_the_picture_is_told(one, tmp_path, capsys):
