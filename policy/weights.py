@@ -15,25 +15,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 from transformers import PreTrainedTokenizerFast
 
-from policy import qwen, tokenizer
+from policy import qwen, tensors, tokenizer
 from policy.config import VLMConfig
 from policy.model import Model, Params, outline
+from policy.tensors import read_json, some
 
 OWN = "jaxgym_vlm"
 _SHARD = 5 << 30  # bytes in one file
-_INDEX = "model.safetensors.index.json"
 _KEPT = ("config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json",
          "video_preprocessor_config.json")  # fmt: skip
-_DTYPES = {
-    "F64": np.dtype(np.float64),
-    "F32": np.dtype(np.float32),
-    "F16": np.dtype(np.float16),
-    "BF16": jnp.dtype(jnp.bfloat16),
-}
 Place = Callable[[str, tuple[int, ...]], jax.sharding.Sharding | None]  # where a parameter of a path and a shape lives
 
 
@@ -49,7 +41,7 @@ def read(
     folder: Path, dtype: jnp.dtype, place: Place, *, remat: bool
 ) -> tuple[VLMConfig, nnx.GraphDef[Model], Params, PreTrainedTokenizerFast, Origin]:
     """The model in a folder. Raises ValueError, in one line, when the folder is not whole."""
-    record = _json(folder / "config.json", needed="it is not a model")
+    record = read_json(folder / "config.json", needed="it is not a model")
     kind = record.get("format", record.get("model_type"))
     if kind == OWN:
         config, words, origin = *_read_own(folder, record), Origin()
@@ -59,7 +51,7 @@ def read(
         raise ValueError(f"{folder} holds a {kind!r} model; this version reads {', '.join((OWN, *qwen.KINDS))}")
     config = replace(config, remat=remat)
     graphdef, blank = outline(config)
-    params = _fill(blank, _Tensors(folder), origin.kind, config, dtype, place)
+    params = _fill(blank, folder, origin.kind, config, dtype, place)
     return config, graphdef, params, words, origin
 
 
@@ -77,7 +69,7 @@ def write(
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".part-", dir=folder) as draft:
         aside = Path(draft)
-        _write_tensors(aside, _laid_out(params, origin.kind, config), limit)
+        tensors.write(aside, _laid_out(params, origin.kind, config), limit)
         words.save_pretrained(aside)
         for name, content in origin.files.items():
             (aside / name).write_bytes(content)
@@ -87,7 +79,9 @@ def write(
         else:
             record = _with_dtype(json.loads(origin.files["config.json"]), dtype)
         (aside / "config.json").write_text(json.dumps(record, indent=2) + "\n")
-        stale = {_INDEX, *(file.name for file in folder.glob("model*.safetensors"))} - {f.name for f in aside.iterdir()}
+        stale = {tensors.INDEX, *(file.name for file in folder.glob("model*.safetensors"))} - {
+            f.name for f in aside.iterdir()
+        }
         for file in sorted(aside.iterdir()):
             file.replace(folder / file.name)
         for name in stale:  # of a model that was cut into other parts
@@ -115,9 +109,9 @@ def _read_own(folder: Path, record: dict[str, Any]) -> tuple[VLMConfig, PreTrain
 
 
 def _read_qwen(folder: Path, record: dict[str, Any]) -> tuple[VLMConfig, PreTrainedTokenizerFast, Origin]:
-    generation = _json(folder / "generation_config.json")
-    processor = _json(folder / "preprocessor_config.json")
-    processor = processor or _json(folder / "processor_config.json").get("image_processor", {})
+    generation = read_json(folder / "generation_config.json")
+    processor = read_json(folder / "preprocessor_config.json")
+    processor = processor or read_json(folder / "processor_config.json").get("image_processor", {})
     try:
         config = qwen.read(record, generation, processor)
     except ValueError as error:
@@ -128,85 +122,15 @@ def _read_qwen(folder: Path, record: dict[str, Any]) -> tuple[VLMConfig, PreTrai
     return config, words, Origin(record["model_type"], files)
 
 
-def _json(file: Path, needed: str = "") -> dict[str, Any]:
-    """A JSON file's record; {} where there is none, unless it is needed (for that reason)."""
-    try:
-        record = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        if needed:
-            raise ValueError(f"{file.parent} has no {file.name}: {needed}") from None
-        return {}
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{file} is damaged: {error}") from None
-    if not isinstance(record, dict):
-        raise ValueError(f"{file} is damaged: it is no JSON object")
-    return record
-
-
-class _Tensors:
-    """The tensors of a folder by name, whichever files they are in."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        whole = folder / "model.safetensors"
-        if whole.exists():
-            files = [whole]
-        elif (folder / _INDEX).exists():
-            listed = _json(folder / _INDEX).get("weight_map")
-            if not isinstance(listed, dict) or not all(
-                isinstance(v, str) and Path(v).name == v for v in listed.values()
-            ):
-                raise ValueError(f"{folder / _INDEX} is damaged: it has no weight_map of file names")
-            files = [folder / name for name in sorted(set(listed.values()))]
-            if lost := [file.name for file in files if not file.exists()]:
-                raise ValueError(f"{folder} lacks {len(lost)} of {len(files)} files of tensors: {_some(lost)}")
-        elif list(folder.glob("*.bin")):
-            raise ValueError(f"{folder} holds PyTorch's .bin files: save the model as safetensors first")
-        else:
-            raise ValueError(f"{whole} is missing")
-        self.arrays: dict[str, np.ndarray] = {}
-        self.originals: dict[str, str] = {}
-        for file in files:
-            try:
-                for name, tensor in _mapped(file).items():
-                    self.arrays[qwen.canonical(name)] = tensor
-                    self.originals[qwen.canonical(name)] = name
-            except (SafetensorError, OSError, ValueError) as error:
-                raise ValueError(f"{file} is damaged: {error}") from None
-
-
-def _mapped(file: Path) -> dict[str, np.ndarray]:
-    """The tensors of a file, read where they lie: no more of them is in memory than is looked at.
-
-    What is no floating-point number is shown as booleans.
-    """
-    with safe_open(file, "np"):  # checks that the file is whole
-        pass
-    data = np.memmap(file, np.uint8, "r")
-    start = 8 + int.from_bytes(data[:8].tobytes(), "little")
-    header = json.loads(data[8:start].tobytes())
-    header.pop("__metadata__", None)
-    tensors = {}
-    for name, entry in header.items():
-        first, last = entry["data_offsets"]
-        dtype = _DTYPES.get(entry["dtype"])
-        raw = (
-            np.broadcast_to(np.False_, entry["shape"])
-            if dtype is None
-            else data[start + first : start + last].view(dtype)
-        )
-        tensors[name] = raw.reshape(entry["shape"])
-    return tensors
-
-
-def _fill(blank: Params, tensors: _Tensors, kind: str, config: VLMConfig, dtype: jnp.dtype, place: Place) -> Params:
-    folder, found = tensors.folder, tensors.arrays
+def _fill(blank: Params, folder: Path, kind: str, config: VLMConfig, dtype: jnp.dtype, place: Place) -> Params:
+    found: dict[str, np.ndarray] = {}
+    originals: dict[str, str] = {}
+    for name, tensor in tensors.find(folder).items():
+        found[qwen.canonical(name)], originals[qwen.canonical(name)] = tensor, name
     wanted = {path: _source(path, leaf.shape, kind, config) for path, leaf in named(blank).items()}
     names = {source.name for source in wanted.values()}
     missing = names - found.keys()
-    unexpected = {
-        tensors.originals[name] for name in found.keys() - names if kind == OWN or not qwen.may_stand_by(name)
-    }
+    unexpected = {originals[name] for name in found.keys() - names if kind == OWN or not qwen.may_stand_by(name)}
     there = [source for source in wanted.values() if source.name in found]
     misshapen = [
         f"{source.name} {list(found[source.name].shape)} instead of {list(source.shape)}"
@@ -218,7 +142,7 @@ def _fill(blank: Params, tensors: _Tensors, kind: str, config: VLMConfig, dtype:
         ("missing", missing), ("unexpected", unexpected), ("misshapen", misshapen), ("no floating-point", numbers),
     ):  # fmt: skip
         if wrong:
-            raise ValueError(f"{folder} has {len(wrong)} {what} tensors: {_some(wrong)}")
+            raise ValueError(f"{folder} has {len(wrong)} {what} tensors: {some(wrong)}")
 
     broken: set[str] = set()
 
@@ -243,7 +167,7 @@ def _fill(blank: Params, tensors: _Tensors, kind: str, config: VLMConfig, dtype:
 
     params = jax.tree_util.tree_map_with_path(make, blank)
     if broken:
-        raise ValueError(f"{folder} has {len(broken)} tensors that are not finite: {_some(broken)}")
+        raise ValueError(f"{folder} has {len(broken)} tensors that are not finite: {some(broken)}")
     return params
 
 
@@ -294,35 +218,6 @@ def _laid_out(params: Params, kind: str, config: VLMConfig) -> Iterator[tuple[st
         yield qwen.published(source.name, kind) if kind != OWN else path, source.lay(np.asarray(leaf))
 
 
-def _write_tensors(folder: Path, tensors: Iterator[tuple[str, np.ndarray]], limit: int) -> None:
-    """Write tensors into files of at most so many bytes (or one tensor each), with an index where there are several."""
-    files: list[list[str]] = []
-    total, size, pending = 0, 0, dict[str, np.ndarray]()
-
-    def flush() -> None:
-        save_file(pending, folder / f"part-{len(files)}", metadata={"format": "pt"})
-        files.append(list(pending))
-        pending.clear()
-
-    for name, tensor in tensors:
-        if pending and size + tensor.nbytes > limit:
-            flush()
-            size = 0
-        pending[name] = tensor
-        total, size = total + tensor.nbytes, size + tensor.nbytes
-    flush()
-    count = len(files)
-    called = [
-        f"model-{i + 1:05d}-of-{count:05d}.safetensors" if count > 1 else "model.safetensors" for i in range(count)
-    ]
-    for i, name in enumerate(called):
-        (folder / f"part-{i}").rename(folder / name)
-    if count > 1:
-        where = {name: called[i] for i, names in enumerate(files) for name in names}
-        index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(where.items()))}
-        (folder / _INDEX).write_text(json.dumps(index, indent=2) + "\n")
-
-
 def _with_dtype(record: dict[str, Any], dtype: str) -> dict[str, Any]:
     """A Hugging Face configuration that says in which dtype its tensors are."""
     parts = {k: _with_dtype(v, dtype) for k, v in record.items() if k in ("text_config", "vision_config")}
@@ -330,14 +225,8 @@ def _with_dtype(record: dict[str, Any], dtype: str) -> dict[str, Any]:
     return record | parts | says
 
 
-def _check_finite(tensors: dict[str, jax.Array]) -> None:
+def _check_finite(params: dict[str, jax.Array]) -> None:
     """Each device looks at what it has: nothing is sent between them."""
-    parts = {
-        name: [jnp.isfinite(part.data).all() for part in leaf.addressable_shards] for name, leaf in tensors.items()
-    }
+    parts = {name: [jnp.isfinite(part.data).all() for part in leaf.addressable_shards] for name, leaf in params.items()}
     if broken := [name for name, sound in jax.device_get(parts).items() if not all(sound)]:
-        raise ValueError(f"the model has {len(broken)} tensors that are not finite: {_some(broken)}")
-
-
-def _some(names: Any) -> str:
-    return ", ".join(sorted(names)[:5])
+        raise ValueError(f"the model has {len(broken)} tensors that are not finite: {some(broken)}")
