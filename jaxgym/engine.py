@@ -4,6 +4,8 @@ An action that is illegal or unreadable (-1) leaves the state as it is and is re
 zero reward. Games never check either.
 """
 
+import functools
+import math
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -23,6 +25,7 @@ class Played(NamedTuple):
     reward: jax.Array  # float32 []: 0 when the answer changed nothing
     over: jax.Array  # bool []: the board is finished, now or before
     legal: jax.Array  # bool []: the answer was a legal move of a board still in play
+    mask: jax.Array  # bool [A]: the legal actions of the state
 
 
 def select(condition: jax.Array, then: Any, otherwise: Any) -> Any:
@@ -48,12 +51,17 @@ def readable(action: jax.Array | np.ndarray | int, n: int) -> jax.Array:
     return jnp.asarray(xp.where((given >= 0) & (given < n), given.astype(np.int32), np.int32(INVALID)))
 
 
-def play(game: Game, state: Any, over: jax.Array, action: jax.Array | int, key: jax.Array) -> Played:
-    """Try one answer: action any integer [], anything outside [0, n) being unreadable."""
+def play(
+    game: Game, state: Any, over: jax.Array, action: jax.Array | int, key: jax.Array, mask: jax.Array | None = None
+) -> Played:
+    """Try one answer: action any integer [], anything outside [0, n) being unreadable.
+
+    mask: the legal actions of the state, bool [A], where they are known already.
+    """
     action = readable(action, game.actions.n)
     if action.shape != ():
         raise ValueError(f"action is one integer, not an array of shape {list(action.shape)}: vmap over a batch")
-    allowed = game.legal(state)
+    allowed = game.legal(state) if mask is None else mask
     legal = (action >= 0) & allowed[jnp.maximum(action, 0)] & ~over
     # A game is only ever asked for legal moves; what it does with the stand-in is thrown away.
     stand_in = jnp.argmax(allowed).astype(jnp.int32)
@@ -63,6 +71,7 @@ def play(game: Game, state: Any, over: jax.Array, action: jax.Array | int, key: 
         reward=jnp.where(legal, outcome.reward, jnp.float32(0)),
         over=over | (legal & outcome.over),
         legal=legal,
+        mask=jnp.where(legal, game.legal(outcome.state), allowed),  # as the game itself asks: computed once
     )
 
 
@@ -116,9 +125,21 @@ def rollout(game: Game, player: Player, state: Any, key: jax.Array, steps: int) 
 
 def random_legal(game: Game) -> Player:
     """A player who draws uniformly among the legal actions."""
-    return lambda state, key: jax.random.categorical(
-        key, jnp.where(game.legal(state), jnp.float32(0), -jnp.inf)
-    ).astype(jnp.int32)
+    return lambda state, key: draw_legal(game.legal(state), key)
+
+
+def draw_legal(mask: jax.Array, key: jax.Array) -> jax.Array:
+    """One of the actions of a mask, bool [A], each as likely as another: int32 []; 0 where there is none."""
+    side = math.isqrt(mask.size - 1) + 1
+    rows = jnp.pad(mask, (0, side * side - mask.size)).reshape(side, side)  # first a row is drawn, then a place in it
+    add = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)  # products add up faster than sums do
+    upto = np.tri(side, dtype=np.float32)
+    total = add(upto, add(rows.astype(jnp.float32), np.ones(side, np.float32)))  # up to the end of each row
+    wanted = jnp.floor(jax.random.uniform(key, (), jnp.float32) * total[-1])  # so many come before the one drawn
+    row = (total <= wanted).sum(dtype=jnp.int32)
+    within = wanted - jnp.where(row > 0, total[row - 1], jnp.float32(0))
+    place = (add(upto, rows[row].astype(jnp.float32)) <= within).sum(dtype=jnp.int32)
+    return jnp.where(total[-1] > 0, row * side + place, 0)
 
 
 def random_answer(game: Game) -> Player:

@@ -14,6 +14,7 @@ from jaxgym.carry import varied
 from jaxgym.checks import whole
 from jaxgym.engine import play
 from jaxgym.game import Game
+from jaxgym.rare import rarely
 from jaxgym.render import render
 
 AutoReset = Literal["same_step", "next_step"]
@@ -28,6 +29,7 @@ class EnvState(NamedTuple):
     over: jax.Array  # bool []: the game has ended, won or stuck; never set by the time limit
     steps: jax.Array  # int32 []: answers given so far, lost ones included
     score: jax.Array  # float32 []: sum of the rewards so far
+    mask: jax.Array  # bool [A]: the legal actions
 
 
 @dataclass(frozen=True, eq=False)  # hashable by identity: its methods may be jitted, it may be a static argument
@@ -88,7 +90,7 @@ class Env:
         returned = self._deal_anew(self._ended(after), after, deal_key) if self.autoreset == "same_step" else after
         info: Info = {
             "legal": legal,
-            "mask": self.game.legal(returned.board),
+            "mask": returned.mask,
             "score": after.score,
             "steps": after.steps,
         }
@@ -103,12 +105,13 @@ class Env:
         return tiles if self.observe == "tiles" else render(self.game.sheet, tiles)
 
     def _deal(self, key: jax.Array) -> EnvState:
-        blank = EnvState(self.game.reset(key), over=jnp.bool_(False), steps=jnp.int32(0), score=jnp.float32(0))
-        return varied(blank, key)
+        board = self.game.reset(key)
+        fresh = EnvState(board, jnp.bool_(False), jnp.int32(0), jnp.float32(0), self.game.legal(board))
+        return varied(fresh, key)
 
     def _deal_anew(self, condition: jax.Array, state: EnvState, key: jax.Array) -> EnvState:
-        """A fresh board where the condition holds, else the state. Deals only when it has to; a select under `vmap`."""
-        return jax.lax.cond(condition, lambda: varied(self._deal(key), state), lambda: varied(state, key))
+        """A fresh board where the condition holds, else the state. Deals only when it has to, also under `vmap`."""
+        return rarely(condition, self._deal, state, key)
 
     def _ended(self, state: EnvState) -> jax.Array:
         return state.over | (state.steps >= self.max_steps)
@@ -117,11 +120,12 @@ class Env:
         self, key: jax.Array, state: EnvState, ended: jax.Array, action: jax.Array | int
     ) -> tuple[EnvState, jax.Array, jax.Array]:
         """The state after one answer, its reward and whether it was legal; nothing moves once the episode has ended."""
-        out = play(self.game, state.board, ended, action, key)
+        out = play(self.game, state.board, ended, action, key, state.mask)
         after = EnvState(
             board=out.state,
             over=jnp.where(ended, state.over, out.over),
             steps=state.steps + (~ended).astype(jnp.int32),
             score=state.score + out.reward,
+            mask=out.mask,
         )
         return after, out.reward, out.legal

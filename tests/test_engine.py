@@ -184,3 +184,19 @@ def test_branch_reads_integers_of_any_width(corridor, answers):
 def test_branch_refuses_what_are_no_integers(corridor, answers):
     with pytest.raises(ValueError, match="integer"):
         engine.branch(corridor, corridor.reset(jax.random.key(0)), answers, jax.random.key(1))
+
+
+@pytest.mark.parametrize("size", [1, 4, 5, 112, 1296])
+def test_a_legal_action_is_drawn_uniformly(size):
+    mask = np.random.default_rng(size).random(size) < 0.3
+    mask[-1] = True
+    keys = jax.random.split(jax.random.key(0), 20_000)
+    drawn = np.bincount(jax.jit(jax.vmap(engine.draw_legal, (None, 0)))(mask, keys), minlength=size)
+    assert drawn.shape == (size,) and not drawn[~mask].any()
+    expected = 20_000 / mask.sum()
+    assert (np.abs(drawn[mask] - expected) < 4.5 * np.sqrt(expected)).all()
+    assert engine.draw_legal(np.zeros(size, bool), keys[0]) == 0
+
+
+def test_what_is_known_to_be_legal_is_what_the_game_says(game, walk):
+    np.testing.assert_array_equal(walk.played.mask, jax.jit(jax.vmap(jax.vmap(game.legal)))(walk.played.state))

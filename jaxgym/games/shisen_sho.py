@@ -83,9 +83,10 @@ def step(state: State, action: jax.Array, key: jax.Array, *, rules: Rules) -> Ou
 
 def legal(state: State, *, rules: Rules) -> jax.Array:
     """Pairs that can go, bool [A], either order."""
-    kind = jnp.asarray(rules.kind_of)[state.board].reshape(-1)
-    alike = (kind[:, None] == kind[None, :]) & (kind > 0)[:, None] & ~jnp.eye(kind.size, dtype=bool)
-    return (alike & joined(state.board > 0, ring=rules.ring, max_turns=rules.max_turns)).reshape(-1)
+    kind = jnp.asarray(rules.kind_of)[state.board]
+    first = jnp.where(kind > 0, kind, jnp.int32(-1)).reshape(-1, 1, 1)
+    other = ~np.eye(kind.size, dtype=bool).reshape(kind.size, *kind.shape)
+    return _flat(_paths(state.board > 0, rules.ring, rules.max_turns) & (first == kind[None]) & other)
 
 
 def tiles(state: State) -> jax.Array:
@@ -138,18 +139,41 @@ def turns(tiles: jax.Array, *, ring: bool) -> jax.Array:
 
 def joined(tiles: jax.Array, *, ring: bool, max_turns: int) -> jax.Array:
     """Which cells a path joins: where tiles stand, bool [R, C] -> bool [R * C, R * C]."""
+    return _paths(tiles, ring, max_turns).reshape(tiles.size, tiles.size)
+
+
+def _paths(tiles: jax.Array, ring: bool, max_turns: int) -> jax.Array:
+    """`joined` as bool [R * C, R, C]: from every cell to every cell.
+
+    What a cell reaches in each row, and in each column, is worked out first, so that little is done for every pair of
+    cells; and on arrays that need not be cut anew, which on a CPU costs more than the arithmetic.
+    """
     grid = jnp.pad(tiles, 1, constant_values=not ring)  # without a ring the board is walled in
+    rows, columns = tiles.shape
 
-    def across(grid: jax.Array) -> jax.Array:
+    def across(grid: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """What cells reach along their row [P, Q], and where that is free down to each row [P, Q, P]; own columns."""
         reach, clear = _lines(grid)
-        reach, clear = reach[1:-1, 1:-1], clear[1:-1, 1:-1]
-        own = _bit(jnp.arange(1, grid.shape[1] - 1, dtype=jnp.uint32))
-        a = (reach[:, :, None, None], own[None, :, None, None])
-        b = (reach[None, None, :, :], own[None, None, None, :])
-        return _meet(a, b, clear[:, None, :, None], max_turns)
+        reach, own = reach[1:-1, 1:-1], _bit(jnp.arange(1, grid.shape[1] - 1, dtype=jnp.uint32))
+        return reach, reach[:, :, None] & clear[1:-1, None, 1:-1], own
 
-    either = across(grid) | across(grid.T).transpose(1, 0, 3, 2)
-    return either.reshape(tiles.size, tiles.size)
+    reach, free, own = across(grid)
+    a = free.reshape(-1, rows, 1), jnp.tile(own, rows)[:, None, None]
+    flat = _meet(a, (reach[None], own[None, None, :]), max_turns)
+    reach, free, own = across(grid.T)
+    a = free.transpose(1, 0, 2).reshape(-1, 1, columns), jnp.repeat(own, columns)[:, None, None]
+    return flat | _meet(a, (reach.T[None], own[None, :, None]), max_turns)
+
+
+def _flat(pairs: jax.Array) -> jax.Array:
+    """Pairs of cells, bool [R * C, R, C], as bool [A], by way of a copy.
+
+    Without one XLA works out where each flat entry lies among the cells: divisions that on a CPU cost four times the
+    rest. The copy goes to a place that only the data tell, lest it be left out: 0, for no cell is its own partner.
+    """
+    place = pairs[0, 0, 0].astype(jnp.int32)
+    room = jnp.zeros((pairs.shape[0] + 1, *pairs.shape[1:]), bool)
+    return jax.lax.dynamic_update_slice(room, pairs, (place, jnp.int32(0), jnp.int32(0))).reshape(-1)[: pairs.size]
 
 
 def _bit(index: jax.Array) -> jax.Array:
@@ -178,9 +202,12 @@ def _lines(grid: jax.Array) -> tuple[jax.Array, jax.Array]:
 End = tuple[jax.Array, jax.Array]  # of a path: the columns that its tile reaches, and the tile's own column; uint32
 
 
-def _meet(a: End, b: End, clear: jax.Array, max_turns: int) -> jax.Array:
-    """Whether a path joins two tiles that runs along a row, a column and a row, any of them perhaps of no length."""
-    shared = a[0] & b[0] & clear
+def _meet(a: End, b: End, max_turns: int) -> jax.Array:
+    """Whether a path joins two tiles that runs along a row, a column and a row, any of them perhaps of no length.
+
+    Of the columns that one of the two reaches only those count that are free between the rows of both.
+    """
+    shared = a[0] & b[0]
     if max_turns == 1:
         shared &= a[1] | b[1]
     elif max_turns == 0:
@@ -243,7 +270,8 @@ def _can_go(dealt: _Dealt, left: jax.Array, rules: Rules) -> jax.Array:
         reach, clear = _lines(grid)
         seen, own = reach.at[row, column].get(mode="clip"), _bit(column)
         between = clear.at[row[:, :, None], row[:, None, :]].get(mode="clip")
-        return _meet((seen[:, :, None], own[:, :, None]), (seen[:, None, :], own[:, None, :]), between, rules.max_turns)
+        a = seen[:, :, None] & between, own[:, :, None]
+        return _meet(a, (seen[:, None, :], own[:, None, :]), rules.max_turns)
 
     path = across(grid, row + 1, column + 1) | across(grid.T, column + 1, row + 1)
     return path & left[:, :, None] & left[:, None, :] & ~np.eye(rules.copies, dtype=bool)[None]

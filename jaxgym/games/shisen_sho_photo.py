@@ -15,6 +15,7 @@ import numpy as np
 
 from jaxgym import photos as albums
 from jaxgym import sprites
+from jaxgym.carry import varied
 from jaxgym.game import Game
 from jaxgym.games.shisen_sho import Rules, State, build, check
 from jaxgym.sprites import Look
@@ -22,10 +23,21 @@ from jaxgym.sprites import Look
 
 def deck(key: jax.Array, *, rules: Rules, album: int) -> jax.Array:
     """Different pictures of every class, int32 [R * C]; the `album` pictures of a class are sprites in a row."""
-    order = jax.random.bits(key, (rules.kinds, album), jnp.uint32)
-    _, picture = jax.lax.top_k(order, rules.copies)
+    luck = jax.random.uniform(key, (rules.copies, rules.kinds), jnp.float32)
+
+    def choose(chosen: jax.Array, each: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+        """One more picture of every class: any of the first `last + 1`, or the last of them if that is taken."""
+        i, luck = each
+        last = album - rules.copies + i
+        drawn = jnp.minimum((luck * (last + 1).astype(jnp.float32)).astype(jnp.int32), last)
+        there = (chosen == drawn[None]).any(0)
+        return chosen.at[i].set(jnp.where(there, last, drawn)), None
+
+    # Floyd's sampling without repetition (Bentley and Floyd, CACM 30(9), 1987); the deal shuffles them.
+    none = varied(jnp.full((rules.copies, rules.kinds), -1, jnp.int32), luck)
+    chosen, _ = jax.lax.scan(choose, none, (jnp.arange(rules.copies, dtype=jnp.int32), luck))
     first = 1 + album * jnp.arange(rules.kinds, dtype=jnp.int32)
-    return (first[:, None] + picture.astype(jnp.int32)).reshape(-1)
+    return (first[:, None] + chosen.T).reshape(-1)
 
 
 def shisen_sho_photo(

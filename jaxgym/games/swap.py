@@ -25,6 +25,7 @@ from jaxgym.actions import Actions
 from jaxgym.carry import varied
 from jaxgym.checks import whole
 from jaxgym.game import Game, Outcome
+from jaxgym.rare import rarely
 from jaxgym.sprites import Look
 
 WAVES = 100  # a longer cascade is cut off by a shuffle; none that long has been seen
@@ -40,15 +41,14 @@ class State(NamedTuple):
 
 def reset(key: jax.Array, *, size: int, kinds: int, run: int) -> State:
     """A deal at rest."""
-    nothing = jnp.zeros((size, size), jnp.int32)
-    return State(_deal(nothing, jnp.bool_(False), key, kinds=kinds, run=run))
+    return State(_deal(jnp.zeros((size, size), jnp.int32), key, kinds=kinds, run=run))
 
 
 def step(state: State, action: jax.Array, key: jax.Array, *, cells: np.ndarray, kinds: int, run: int) -> Outcome:
     """Swap, let runs vanish until there is none, and shuffle if nothing could be swapped then."""
     fall_key, shuffle_key, deal_key = jax.random.split(key, 3)
     board, score = _cascade(_swap(state.board, jnp.asarray(cells)[action]), fall_key, kinds=kinds, run=run)
-    board = _deal(*_shuffle(board, shuffle_key, run=run), deal_key, kinds=kinds, run=run)
+    board = _settle(board, shuffle_key, deal_key, kinds=kinds, run=run)
     return Outcome(State(board), score, jnp.bool_(False))
 
 
@@ -168,14 +168,18 @@ def _cascade(board: jax.Array, key: jax.Array, *, kinds: int, run: int) -> tuple
     """Waves until no run is left: the board and the score. Wave i draws its new tiles with `fold_in(key, i)`."""
     Carry = tuple[jax.Array, jax.Array, jax.Array, jax.Array]  # board, its runs, score, waves so far
 
-    def wave(carry: Carry) -> Carry:
+    def wave(carry: Carry, key: jax.Array) -> Carry:
         board, gone, score, i = carry
         fresh = _draw(jax.random.fold_in(key, i), board.shape[0], kinds)
         fallen = _wave(board, gone, fresh)
         return fallen, _runs(fallen, run), score + _score(gone), i + 1
 
-    start = varied((board, _runs(board, run), jnp.float32(0), jnp.int32(0)), key)
-    board, _, score, _ = jax.lax.while_loop(lambda carry: carry[1].any() & (carry[3] < WAVES), wave, start)
+    def more(carry: Carry, key: jax.Array) -> Carry:
+        going = lambda carry: carry[1].any() & (carry[3] < WAVES)  # noqa: E731
+        return jax.lax.while_loop(going, lambda carry: wave(carry, key), varied(carry, key))
+
+    first = wave(varied((board, _runs(board, run), jnp.float32(0), jnp.int32(0)), key), key)
+    board, _, score, _ = rarely(first[1].any(), more, first, first, key)
     return board, score
 
 
@@ -197,11 +201,15 @@ def _rests(board: jax.Array, run: int) -> jax.Array:
     return ~_runs(board, run).any() & legal(State(board), run=run).any()
 
 
-def _shuffle(board: jax.Array, key: jax.Array, *, run: int) -> tuple[jax.Array, jax.Array]:
-    """Unless the board is at rest, put its tiles in random orders until it is, or give up after `SHUFFLES`.
+def _settle(board: jax.Array, shuffle_key: jax.Array, deal_key: jax.Array, *, kinds: int, run: int) -> jax.Array:
+    """Unless the board is at rest, shuffle its tiles until it is; where no order does, deal."""
+    mixed = functools.partial(_shuffle, run=run)
+    board, rests = rarely(~_rests(board, run), mixed, (board, jnp.bool_(True)), board, shuffle_key)
+    return rarely(~rests, functools.partial(_deal, kinds=kinds, run=run), board, board, deal_key)
 
-    The board, and whether it is at rest.
-    """
+
+def _shuffle(board: jax.Array, key: jax.Array, *, run: int) -> tuple[jax.Array, jax.Array]:
+    """Put the tiles in random orders until they rest, or give up after `SHUFFLES`: the board, and whether it rests."""
     Carry = tuple[jax.Array, jax.Array, jax.Array]  # board, at rest, tries so far
 
     def shuffle(carry: Carry) -> Carry:
@@ -212,12 +220,12 @@ def _shuffle(board: jax.Array, key: jax.Array, *, run: int) -> tuple[jax.Array, 
         mixed = order.astype(jnp.int32).reshape(board.shape)
         return mixed, _rests(mixed, run), i + 1
 
-    start = varied((board, _rests(board, run), jnp.int32(0)), key)
+    start = varied((board, jnp.bool_(False), jnp.int32(0)), key)
     return jax.lax.while_loop(lambda carry: ~carry[1] & (carry[2] < SHUFFLES), shuffle, start)[:2]
 
 
-def _deal(board: jax.Array, rests: jax.Array, key: jax.Array, *, kinds: int, run: int) -> jax.Array:
-    """Unless the board is at rest, draw the tiles of its runs anew, or all if it has none, until it is."""
+def _deal(board: jax.Array, key: jax.Array, *, kinds: int, run: int) -> jax.Array:
+    """Draw the tiles of runs anew, or all if there are none, until the board is at rest."""
     Carry = tuple[jax.Array, jax.Array, jax.Array]  # board, at rest, tries so far
 
     def draw(carry: Carry) -> Carry:
@@ -226,7 +234,7 @@ def _deal(board: jax.Array, rests: jax.Array, key: jax.Array, *, kinds: int, run
         drawn = jnp.where(runs | ~runs.any(), _draw(jax.random.fold_in(key, i), board.shape[0], kinds), board)
         return drawn, _rests(drawn, run), i + 1
 
-    return jax.lax.while_loop(lambda carry: ~carry[1], draw, varied((board, rests, jnp.int32(0)), key))[0]
+    return jax.lax.while_loop(lambda carry: ~carry[1], draw, varied((board, jnp.bool_(False), jnp.int32(0)), key))[0]
 
 
 def swap(*, size: int = 8, kinds: int = 12, run: int = 3, look: Look = Look()) -> Game[State]:

@@ -297,16 +297,14 @@ def test_a_set_of_tiles_without_any_legal_order_is_dealt_anew():
     shuffled, rests = rules._shuffle(board, key, run=3)
     np.testing.assert_array_equal(np.sort(shuffled.ravel()), np.sort(board.ravel()))
     assert not rests
-    dealt = np.asarray(rules._deal(shuffled, rests, key, kinds=8, run=3))
+    dealt = np.asarray(rules._settle(board, key, key, kinds=8, run=3))
     assert not runs_of(dealt[None]).any() and legal_of(dealt[None]).any()
 
 
 def test_a_resting_board_is_left_alone(deals):
     board = deals[0]
-    shuffled, rests = rules._shuffle(board, jax.random.key(9), run=3)
-    np.testing.assert_array_equal(shuffled, board)
-    assert rests
-    np.testing.assert_array_equal(rules._deal(board, rests, jax.random.key(9), kinds=12, run=3), board)
+    key = jax.random.key(9)
+    np.testing.assert_array_equal(rules._settle(board, key, key, kinds=12, run=3), board)
 
 
 # The teacher

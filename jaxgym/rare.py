@@ -1,0 +1,71 @@
+"""Work that few boards of a batch need, done for these alone.
+
+Under `vmap` a `cond` turns into a select: every board pays for both sides at every step, and a loop goes on for all
+until the last one is done. `rarely` says the same about one board, but a batch is sifted: the rows that need the work
+are gathered, some at a time, and what comes of it is put back. Rows stay what they would be alone, bit for bit.
+"""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+from jax.custom_batching import custom_vmap
+
+from jaxgym.carry import varied
+
+T = TypeVar("T")
+SHARE, LEAST = 16, 8  # one row in so many is worked on at a time, but no fewer than that
+
+
+def rarely(needed: jax.Array, work: Callable[..., T], idle: T, *given: Any) -> T:
+    """`work(*given)` where it is needed, bool [], else `idle`, a tree of the same shapes and dtypes.
+
+    `work` may close over constants only: all that differs from board to board is in `given`.
+    """
+
+    @custom_vmap
+    def one(needed: jax.Array, idle: T, given: tuple[Any, ...]) -> T:
+        return jax.lax.cond(needed, lambda: varied(work(*given), idle), lambda: varied(idle, given))
+
+    @custom_vmap
+    def many(needed: jax.Array, idle: T, given: tuple[Any, ...]) -> T:
+        return _sift(needed, work, idle, given)
+
+    @one.def_vmap
+    def _(size: int, batched: Any, *args: Any) -> tuple[T, Any]:
+        out = many(*_spread(size, batched, args))
+        return out, jax.tree.map(lambda _: True, out)
+
+    @many.def_vmap
+    def _(size: int, batched: Any, *args: Any) -> tuple[T, Any]:
+        """Batches of batches are one long batch."""
+        args = _spread(size, batched, args)
+        rows = args[0].shape[1]
+        out = many(*jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), args))
+        out = jax.tree.map(lambda leaf: leaf.reshape(size, rows, *leaf.shape[1:]), out)
+        return out, jax.tree.map(lambda _: True, out)
+
+    return one(needed, idle, given)
+
+
+def _spread(size: int, batched: Any, args: Any) -> Any:
+    """Every leaf with a leading axis of that size."""
+    return jax.tree.map(
+        lambda has, leaf: leaf if has else jnp.broadcast_to(leaf, (size, *leaf.shape)), tuple(batched), tuple(args)
+    )
+
+
+def _sift(needed: jax.Array, work: Callable[..., T], idle: T, given: tuple[Any, ...]) -> T:
+    """`rarely` for rows: needed bool [B], and so on."""
+    size = len(needed)
+    lanes = min(size, max(LEAST, size // SHARE))
+
+    def turn(carry: tuple[jax.Array, T]) -> tuple[jax.Array, T]:
+        left, out = carry
+        rows = jnp.flatnonzero(left, size=lanes, fill_value=size)  # past the last row where there are fewer
+        done = jax.vmap(work)(*jax.tree.map(lambda leaf: leaf.at[rows].get(mode="clip"), given))
+        out = jax.tree.map(lambda old, new: old.at[rows].set(new, mode="drop"), out, done)
+        return left.at[rows].set(False, mode="drop"), out
+
+    return jax.lax.while_loop(lambda carry: carry[0].any(), turn, varied((needed, idle), given))[1]

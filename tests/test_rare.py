@@ -1,0 +1,67 @@
+"""Work for few boards of a batch: rows stay what they would be alone, whoever else needs it, and however they lie."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxgym.rare import LEAST, rarely
+
+
+def halve(n, key):
+    """Steps of n to 1 (n/2, or 3n + 1), and a number that is the row's own luck."""
+
+    def step(carry):
+        n, steps = carry
+        return jnp.where(n % 2 == 0, n // 2, 3 * n + 1), steps + 1
+
+    _, steps = jax.lax.while_loop(lambda carry: carry[0] > 1, step, (n, jnp.int32(0)))
+    return steps, jax.random.bits(key, (), jnp.uint32)
+
+
+def one(needed, n, key):
+    return rarely(needed, halve, (n, jnp.uint32(0)), n, key)
+
+
+@pytest.mark.parametrize("rows", [1, LEAST, 50, 1000])
+@pytest.mark.parametrize("share", [0.0, 0.02, 0.5, 1.0])
+def test_a_batch_is_its_rows(rows, share):
+    keys, n = jax.random.split(jax.random.key(0), rows), 1 + jnp.arange(rows, dtype=jnp.int32)
+    needed = jax.random.uniform(jax.random.key(1), (rows,), jnp.float32) < share
+    steps, luck = jax.jit(jax.vmap(one))(needed, n, keys)
+    wanted_steps, wanted_luck = jax.jit(jax.vmap(halve))(n, keys)
+    np.testing.assert_array_equal(steps, jnp.where(needed, wanted_steps, n))
+    np.testing.assert_array_equal(luck, jnp.where(needed, wanted_luck, jnp.uint32(0)))
+
+
+def test_one_row_alone():
+    for needed in (True, False):
+        steps, luck = jax.jit(one)(jnp.bool_(needed), jnp.int32(7), jax.random.key(0))
+        assert steps == (16 if needed else 7) and (luck != 0) == needed
+
+
+def test_batches_of_batches_and_what_all_rows_share():
+    keys = jax.random.split(jax.random.key(0), (6, 30))
+    n = 1 + jnp.arange(180, dtype=jnp.int32).reshape(6, 30)
+    needed = n % 7 == 0
+    steps, luck = jax.jit(jax.vmap(jax.vmap(one)))(needed, n, keys)
+    flat = jax.vmap(one)(needed.ravel(), n.ravel(), keys.ravel())
+    np.testing.assert_array_equal(steps.ravel(), flat[0])
+    np.testing.assert_array_equal(luck.ravel(), flat[1])
+    shared, _ = jax.jit(jax.vmap(jax.vmap(one, (0, None, None)), (0, None, 0)))(needed, n[2, 2], keys[:, 0])
+    np.testing.assert_array_equal(shared, jnp.where(needed, halve(n[2, 2], keys[0, 0])[0], n[2, 2]))
+
+
+def test_only_rows_that_need_it_are_worked_on():
+    """1,000 rows of which 3 need it: one look at a sixteenth of them."""
+    looks = []
+
+    def work(x):
+        jax.debug.callback(looks.append, x)
+        return x + 1
+
+    x = jnp.arange(1000, dtype=jnp.int32)
+    out = jax.jit(jax.vmap(lambda x: rarely(x % 400 == 1, work, x, x)))(x)
+    jax.effects_barrier()
+    np.testing.assert_array_equal(out, jnp.where(x % 400 == 1, x + 1, x))
+    assert len(looks) == 1000 // 16
