@@ -1,66 +1,103 @@
-"""How many steps and pictures a second? Random legal play with auto-reset, on whatever device there is.
+"""How many steps a second? Random legal play of every game, beside what one would use instead, in one run.
 
-    python benchmarks/env_step.py [--boards 1024] [--steps 100] [--picture 224]
+    python benchmarks/env_step.py [--games all] [--boards 1024] [--picture 224] [--seconds 0.5]
 
-Prints one table and writes it, with hardware, versions and commit, to benchmarks/results/env_step-<device>.json.
+Four columns: plain steps (a board that has ended stays), with auto-reset, with auto-reset and a picture of every board,
+and a plain Python and pygame gym like VLM-Gym's in one process a core, pictures included. Below, for 2048: Pgx and
+Jumanji, where they are installed. What is compared is measured in turns, the best of five rounds counts, and every
+number is consumed. Several numbers of boards may be given.
 """
 
 import argparse
+import os
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from support.measure import best_of, write
+from support import python_gym, rivals
+from support.measure import checksum, device_line, side_by_side, write
+from support.rivals import Player
 
 import jaxgym
-from jaxgym import engine
+from jaxgym import Env, engine
+
+PLAIN, RESET, DRAWN = "steps", "with auto-reset", "and pictures"
 
 
-def steps_per_second(game: jaxgym.Game[Any], boards: int, steps: int, observe: str | None) -> float:
-    """Steps of all boards together in a second, the best of three runs after one that compiles."""
+def ours(game: jaxgym.Game[Any], autoreset: Any, observe: Any) -> Player:
+    """A game through `Env`, as a user steps it."""
+    env = Env(game, autoreset=autoreset, observe=observe, max_steps=10**9)
 
-    def step(state: Any, key: jax.Array) -> tuple[Any, jax.Array]:
-        act_key, luck_key, deal_key = jax.random.split(key, 3)
-        action = engine.random_legal(game)(state, act_key)
-        out = engine.play(game, state, jnp.bool_(False), action, luck_key)
-        after = engine.select(out.over, game.reset(deal_key), out.state)
-        if observe == "picture":  # the pixels are consumed: nothing is optimised away
-            return after, jnp.sum(jaxgym.render(game.sheet, game.tiles(after)), dtype=jnp.uint32)
-        return after, out.reward.astype(jnp.uint32)
+    def step(carry: Any, action: jax.Array, key: jax.Array) -> tuple[Any, jax.Array]:
+        before, state = carry
+        seen, state, reward, _, _, _ = env.step(key, state, action)
+        return (seen, state), reward + checksum(before).astype(jnp.float32)  # of what lies in memory
 
-    @jax.jit
-    def run(states: Any, key: jax.Array) -> tuple[Any, jax.Array]:
-        def one(states: Any, key: jax.Array) -> tuple[Any, jax.Array]:
-            return jax.vmap(step)(states, jax.random.split(key, boards))
+    return Player(env.reset, lambda carry: carry[1].mask, step)
 
-        states, sums = jax.lax.scan(one, states, jax.random.split(key, steps))
-        return states, jnp.sum(sums)
 
-    states = jax.jit(jax.vmap(game.reset))(jax.random.split(jax.random.key(0), boards))
-    return steps * boards / best_of(lambda i: run(states, jax.random.key(i)))
+def measure(players: dict[str, Player], boards: int, seconds: float) -> dict[str, float]:
+    """Steps a second of all boards together, for each of several players."""
+
+    def runs(player: Player) -> Any:
+        state, run = rivals.play(player, boards, engine.draw_legal)
+        return lambda steps: partial(run, state, jax.random.key(steps), jnp.int32(steps))
+
+    calls = {name: runs(player) for name, player in players.items()}
+    return {name: rate * boards for name, rate in side_by_side(calls, seconds).items()}
 
 
 def main() -> None:
-    """Measure every game and print one table."""
+    """Measure and print one table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--boards", type=int, default=1024, help="boards in one batch (default: 1024)")
-    parser.add_argument("--steps", type=int, default=100, help="steps of each board in a run (default: 100)")
+    parser.add_argument("--games", default="all", help="names separated by commas (default: all)")
+    parser.add_argument("--boards", type=int, nargs="+", default=[1024], help="boards in a batch (default: 1024)")
     parser.add_argument("--picture", type=int, default=224, help="side of the pictures in pixels (default: 224)")
-    arguments = parser.parse_args()
-    for name in ("boards", "steps"):
-        if getattr(arguments, name) < 1:
-            parser.error(f"--{name}: must be at least 1")
+    parser.add_argument("--seconds", type=float, default=0.5, help="of one round (default: 0.5)")
+    options = parser.parse_args()
+    names = jaxgym.names() if options.games == "all" else options.games.split(",")
+    if min(options.boards) < 1 or not options.seconds > 0:
+        parser.error("--boards must be at least 1, --seconds above 0")
     try:
-        games = {name: jaxgym.make(name, picture=arguments.picture) for name in jaxgym.names()}
+        games = {name: jaxgym.make(name, picture=options.picture) for name in names}
     except ValueError as error:
         parser.error(str(error))
-    rows = {}
-    print(f"{'game':<18}{'steps/s':>12}{'with pictures':>16}")
-    for name, game in games.items():
-        plain, drawn = (steps_per_second(game, arguments.boards, arguments.steps, o) for o in (None, "picture"))
-        rows[name] = {"steps_per_second": round(plain), "with_pictures": round(drawn)}
-        print(f"{name:<18}{plain:>12,.0f}{drawn:>16,.0f}")
-    print(f"written to {write('env_step', vars(arguments), {'games': rows})}")
+    cores = os.cpu_count() or 1
+    plain = {}
+    if python_gym.available():
+        plain = {name: python_gym.steps_per_second(name, cores) for name in names if name in python_gym.GAMES}
+    else:
+        print("pygame is not installed, so no Python gym stands beside: pip install -e '.[bench]'")
+    print(device_line())
+    print(f"{'':<18}{'boards':>9}{PLAIN:>14}{RESET:>17}{DRAWN:>14}{'Python gym':>12}{'ratio':>7}")
+    results: dict[str, Any] = {"python_gym": plain, "games": {}, "rivals": {}}
+    for boards in options.boards:
+        for name, game in games.items():
+            players = {
+                PLAIN: ours(game, None, "tiles"),
+                RESET: ours(game, "same_step", "tiles"),
+                DRAWN: ours(game, "same_step", "picture"),
+            }
+            found = measure(players, boards, options.seconds)
+            results["games"].setdefault(name, {})[str(boards)] = found
+            line = f"{name:<18}{boards:>9,}{found[PLAIN]:>14,.0f}{found[RESET]:>17,.0f}{found[DRAWN]:>14,.0f}"
+            if name in plain:
+                line += f"{plain[name]:>12,.0f}{found[DRAWN] / plain[name]:>7.1f}"
+            print(line, flush=True)
+    for boards in options.boards if "2048" in games else ():
+        found = {}
+        for kind, reset in ((PLAIN, False), (RESET, True)):
+            mine = ours(games["2048"], "same_step" if reset else None, "tiles")
+            found[kind] = measure({"jaxgym": mine, **rivals.players(reset)}, boards, options.seconds)
+        results["rivals"][str(boards)] = found
+        for library in found[PLAIN]:
+            line = f"2048 {library:<13}{boards:>9,}"
+            for kind, width in ((PLAIN, 14), (RESET, 17)):
+                ratio = found[kind]["jaxgym"] / found[kind][library]
+                line += f"{found[kind][library]:>{width},.0f}" + ("" if library == "jaxgym" else f" (1/{ratio:.1f})")
+            print(line, flush=True)
+    print(f"written to {write('env_step', vars(options), results)}")
 
 
 if __name__ == "__main__":

@@ -130,16 +130,20 @@ def random_legal(game: Game) -> Player:
 
 def draw_legal(mask: jax.Array, key: jax.Array) -> jax.Array:
     """One of the actions of a mask, bool [A], each as likely as another: int32 []; 0 where there is none."""
-    side = math.isqrt(mask.size - 1) + 1
-    rows = jnp.pad(mask, (0, side * side - mask.size)).reshape(side, side)  # first a row is drawn, then a place in it
+    side = math.isqrt(mask.size - 1) + 1 if mask.size > 64 else mask.size
+    rows = jnp.pad(mask, (0, -mask.size % side)).reshape(-1, side)  # first a row is drawn, then a place in it
     add = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)  # products add up faster than sums do
-    upto = np.tri(side, dtype=np.float32)
-    total = add(upto, add(rows.astype(jnp.float32), np.ones(side, np.float32)))  # up to the end of each row
+    total = add(_upto(len(rows)), add(rows.astype(jnp.float32), np.ones(side, np.float32)))  # to the end of each row
     wanted = jnp.floor(jax.random.uniform(key, (), jnp.float32) * total[-1])  # so many come before the one drawn
     row = (total <= wanted).sum(dtype=jnp.int32)
     within = wanted - jnp.where(row > 0, total[row - 1], jnp.float32(0))
-    place = (add(upto, rows[row].astype(jnp.float32)) <= within).sum(dtype=jnp.int32)
+    place = (add(_upto(side), rows[row].astype(jnp.float32)) <= within).sum(dtype=jnp.int32)
     return jnp.where(total[-1] > 0, row * side + place, 0)
+
+
+def _upto(n: int) -> np.ndarray:
+    """The matrix that adds up the first 1, 2, ... n numbers."""
+    return np.tri(n, dtype=np.float32)
 
 
 def random_answer(game: Game) -> Player:

@@ -22,6 +22,11 @@ Observation = Literal["picture", "tiles"]
 Info = dict[str, Any]
 
 
+# What a deal's key is folded in with. The move has the key itself: to split it costs a third of a step of 2048, and no
+# move draws so many numbers that it would meet this one.
+_DEAL = 0xDEA1
+
+
 class EnvState(NamedTuple):
     """One board under way."""
 
@@ -82,9 +87,8 @@ class Env:
 
         The luck of a move depends on the key alone: the same under every kind of auto-reset.
         """
-        luck_key, deal_key = jax.random.split(key)
-        ended_before = self._ended(state)
-        after, reward, legal = self._advance(luck_key, state, ended_before, action)
+        deal_key, ended_before = jax.random.fold_in(key, _DEAL), self._ended(state)
+        after, reward, legal = self._advance(key, state, ended_before, action)
         if self.autoreset == "next_step":
             after = self._deal_anew(ended_before, after, deal_key)
         returned = self._deal_anew(self._ended(after), after, deal_key) if self.autoreset == "same_step" else after

@@ -216,7 +216,7 @@ def test_batched_auto_reset_is_a_loop_over_single_boards(game):
             assert (reward, over, late) == (rewards[t, board], terminated[t, board], truncated[t, board])
             assert told["legal"] == info["legal"][t, board]
             if over or late:
-                seen, state, mask = reset(jax.random.split(key)[1])
+                seen, state, mask = reset(jax.random.fold_in(key, jaxgym.env._DEAL))
             same(jax.tree.map(lambda x, at=(t, board): x[at], states), jax.device_get(state))
             np.testing.assert_array_equal(seen, obs[t, board])
             np.testing.assert_array_equal(mask, info["mask"][t, board])

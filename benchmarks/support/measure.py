@@ -27,6 +27,40 @@ def best_of(call: Callable[[int], Any], runs: int = 3) -> float:
     return min(times)
 
 
+def side_by_side(runs: dict[str, Callable[[int], Callable[[], Any]]], seconds: float = 0.5) -> dict[str, float]:
+    """How often a second each of several things can be done, measured in turns so that all meet the same machine.
+
+    `runs[name](n)` is a call that does it n times. n grows until a call takes that long; then the fastest of five
+    rounds counts.
+    """
+    counts: dict[str, int] = {}
+    for name, make in runs.items():
+        count, taken = 1, 0.0
+        jax.block_until_ready(make(1)())
+        while taken < seconds / 2:
+            start = time.perf_counter()
+            jax.block_until_ready(make(count)())
+            taken = time.perf_counter() - start
+            counts[name], count = count, max(2 * count, int(count * seconds / max(taken, 1e-6)))
+    best = dict.fromkeys(runs, 0.0)
+    for _ in range(5):
+        for name, make in runs.items():
+            call = make(counts[name])
+            start = time.perf_counter()
+            jax.block_until_ready(call())
+            best[name] = max(best[name], counts[name] / (time.perf_counter() - start))
+    return best
+
+
+def checksum(seen: jax.Array) -> jax.Array:
+    """A number from all over an observation, uint32 []; every eighth row and column of a picture.
+
+    XLA adds up bytes at 1 GB/s on a CPU: a sum of all of them would measure that sum. That all are written is sure
+    where the observation is what a loop carries.
+    """
+    return jnp.sum(seen[::8, ::8] if seen.dtype == jnp.uint8 else seen, dtype=jnp.uint32)
+
+
 def bandwidth() -> float:
     """Bytes a second that a copy moves, read and written."""
     count = (1 << 30 if jax.default_backend() == "gpu" else 1 << 27) // 4
@@ -39,6 +73,12 @@ def matrix_rate(dtype: jnp.dtype) -> float:
     side = 8192 if jax.default_backend() == "gpu" else 1024
     data, product = jnp.ones((side, side), dtype), jax.jit(jnp.matmul)
     return 2 * side**3 / best_of(lambda _: product(data, data), 5)
+
+
+def device_line() -> str:
+    """What is measured on, in a line."""
+    device = jax.devices()[0]
+    return f"{device.device_kind}, {os.cpu_count()} CPU cores, jax {jax.__version__}"
 
 
 def write(question: str, settings: dict[str, Any], results: dict[str, Any]) -> Path:

@@ -8,6 +8,7 @@ answer.
 import os
 import random
 from collections import deque
+from importlib.util import find_spec
 from multiprocessing import get_context
 from time import perf_counter
 from typing import Any
@@ -16,6 +17,7 @@ import numpy as np
 
 os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+os.environ.setdefault("SDL_AUDIODRIVER", "dummy")
 
 CELL = 80  # pixels
 Board = list[list[int]]  # 0 is empty
@@ -244,6 +246,11 @@ class Swapping:
 
 
 GAMES = {"2048": Merging, "shisen_sho": Pairs, "swap": Swapping}
+
+
+def available() -> bool:
+    """Whether pygame is installed."""
+    return find_spec("pygame") is not None
 
 
 def _play(name: str, seconds: float) -> float:

@@ -163,11 +163,36 @@ def _pack(cells: list[jax.Array]) -> list[jax.Array]:
 
 def _spawn(board: jax.Array, key: jax.Array, *, fours: float) -> jax.Array:
     """Put a 2 or a 4 on a uniformly random empty cell, if there is one."""
-    place, kind = jax.random.uniform(key, (2,), jnp.float32)
-    empty = board.ravel() == 0
-    rank = jnp.cumsum(empty, dtype=jnp.int32)  # 1 on the first empty cell, 2 on the second, ...
-    chosen = empty & (rank == 1 + (place * rank[-1].astype(jnp.float32)).astype(jnp.int32))
-    return jnp.where(chosen.reshape(board.shape), 1 + (kind < fours).astype(jnp.int32), board)
+    cells = np.arange(board.size, dtype=np.uint32).reshape(board.shape)
+    empty = [board == 0] if board.size <= 32 else [(board == 0) & (cells < 32), (board == 0) & (cells >= 32)]
+    words = [jnp.where(part, jnp.uint32(1) << (cells % 32), jnp.uint32(0)).sum(dtype=jnp.uint32) for part in empty]
+    counts = [jax.lax.population_count(word) for word in words]
+    rank, luck = _split_luck(jax.random.bits(key, (), jnp.uint32), sum(counts[1:], counts[0]))
+    place = _nth_bit(words[0], rank)
+    if len(words) == 2:
+        place = jnp.where(rank < counts[0], place, 32 + _nth_bit(words[1], rank - counts[0]))
+    four = luck < jnp.uint32(min(int(fours * 2**32), 2**32 - 1)) if fours < 1 else jnp.bool_(True)
+    return jnp.where((board == 0) & (cells == place), 1 + four.astype(jnp.int32), board)
+
+
+def _split_luck(bits: jax.Array, count: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """One random word, uint32 [], as two: a number below a count of at most 2**16, and what that leaves, uint32 [].
+
+    They are the upper and the lower half of a product of 64 bits; both are as good as uniform.
+    """
+    low = (bits & 0xFFFF) * count
+    high = (bits >> 16) * count + (low >> 16)
+    return high >> 16, (high << 16) | (low & 0xFFFF)
+
+
+def _nth_bit(word: jax.Array, n: jax.Array) -> jax.Array:
+    """Where the bit is that has n set bits below it, uint32 []; of no meaning when there is none."""
+    place = jnp.uint32(0)
+    for width in (16, 8, 4, 2, 1):
+        below = jax.lax.population_count((word >> place) & jnp.uint32((1 << width) - 1))
+        up = n >= below
+        n, place = jnp.where(up, n - below, n), jnp.where(up, place + width, place)
+    return place
 
 
 def _turned(board: jax.Array) -> jax.Array:

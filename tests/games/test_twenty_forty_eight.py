@@ -327,3 +327,19 @@ def test_bad_options_are_refused_in_one_line(options):
     (name,) = options
     with pytest.raises(ValueError, match=rf"^{name}=.*: give [^\n]*$"):
         twenty_forty_eight(**options)
+
+
+@pytest.mark.parametrize("size", [3, 4, 6])
+def test_new_tiles_are_uniform_on_boards_of_every_size(size):
+    """A random half of the cells is empty; 36 cells are more than one word has bits."""
+    board = np.random.default_rng(size).permutation(np.arange(size * size) % 2 * 5).reshape(size, size).astype(np.int32)
+    spawn = jax.jit(jax.vmap(lambda key: rules._spawn(jnp.asarray(board), key, fours=0.25)))
+    after = np.asarray(spawn(jax.random.split(jax.random.key(size), 40_000)))
+    new = after - board
+    assert ((new > 0).sum((1, 2)) == 1).all() and not new[:, board > 0].any()
+    expected = 40_000 / (board == 0).sum()
+    assert (np.abs((new > 0).sum(0)[board == 0] - expected) < 4.5 * np.sqrt(expected)).all()
+    fours = (new == 2).sum(0)[board == 0] / (new > 0).sum(0)[board == 0]  # as often on one cell as on another
+    assert (np.abs(fours - 0.25) < 4.5 * np.sqrt(0.1875 / expected)).all()
+    full = jnp.full((size, size), 3, jnp.int32)
+    np.testing.assert_array_equal(rules._spawn(full, jax.random.key(0), fours=0.25), full)
