@@ -11,10 +11,10 @@ PYTHONS := python3.11 python3.12 python3.13 python3.14 python3 python
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test slow check format bench golden clean
+.PHONY: help setup train test slow check format bench bench-compare golden clean
 
 help:  ## this list
-	@awk -F ':.*##' '/^[a-z]+:.*##/ { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*##' '/^[a-z-]+:.*##/ { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(READY)  ## make .venv and install everything into it
 
@@ -53,8 +53,13 @@ format: $(READY)  ## put format and order of imports right
 	$(BIN)/ruff check --fix-only --quiet .
 	$(BIN)/ruff format .
 
-bench: $(READY)  ## every benchmark, one table each
+bench: $(READY)  ## every benchmark, one table each, beside what one would use instead; then the README's tables
+	$(BIN)/python -m pip install --quiet --editable '.[$(EXTRAS),bench]' --constraint constraints.txt
 	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+	$(BIN)/python benchmarks/support/tables.py
+
+bench-compare: $(READY)  ## what has become slower than in the committed results, measured on the same kind of machine
+	$(BIN)/python benchmarks/support/compare.py
 
 golden: $(READY)  ## draw the golden pictures anew: look at them before you commit them
 	$(BIN)/python -m pytest tests/test_golden.py --update-golden

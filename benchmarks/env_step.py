@@ -1,6 +1,6 @@
 """How many steps a second? Random legal play of every game, beside what one would use instead, in one run.
 
-    python benchmarks/env_step.py [--games all] [--boards 1024] [--picture 224] [--seconds 0.5]
+    python benchmarks/env_step.py [--games all] [--boards 64 1024] [--picture 224] [--seconds 0.5]
 
 Four columns: plain steps (a board that has ended stays), with auto-reset, with auto-reset and a picture of every board,
 and a plain Python and pygame gym like VLM-Gym's in one process a core, pictures included. Below, for 2048: Pgx and
@@ -52,7 +52,9 @@ def main() -> None:
     """Measure and print one table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--games", default="all", help="names separated by commas (default: all)")
-    parser.add_argument("--boards", type=int, nargs="+", default=[1024], help="boards in a batch (default: 1024)")
+    parser.add_argument(
+        "--boards", type=int, nargs="+", default=[64, 1024], help="boards in a batch (default: 64 1024)"
+    )
     parser.add_argument("--picture", type=int, default=224, help="side of the pictures in pixels (default: 224)")
     parser.add_argument("--seconds", type=float, default=0.5, help="of one round (default: 0.5)")
     options = parser.parse_args()
@@ -71,7 +73,8 @@ def main() -> None:
         print("pygame is not installed, so no Python gym stands beside: pip install -e '.[bench]'")
     print(device_line())
     print(f"{'':<18}{'boards':>9}{PLAIN:>14}{RESET:>17}{DRAWN:>14}{'Python gym':>12}{'ratio':>7}")
-    results: dict[str, Any] = {"python_gym": plain, "games": {}, "rivals": {}}
+    ratios: dict[str, float] = {}
+    results: dict[str, Any] = {"python_gym": plain, "games": {}, "rivals": {}, "ratios": ratios}
     for boards in options.boards:
         for name, game in games.items():
             players = {
@@ -83,7 +86,8 @@ def main() -> None:
             results["games"].setdefault(name, {})[str(boards)] = found
             line = f"{name:<18}{boards:>9,}{found[PLAIN]:>14,.0f}{found[RESET]:>17,.0f}{found[DRAWN]:>14,.0f}"
             if name in plain:
-                line += f"{plain[name]:>12,.0f}{found[DRAWN] / plain[name]:>7.1f}"
+                ratio = ratios[f"{name}, {boards} boards, pictures: Python gym"] = found[DRAWN] / plain[name]
+                line += f"{plain[name]:>12,.0f}{ratio:>7.1f}"
             print(line, flush=True)
     for boards in options.boards if "2048" in games else ():
         found = {}
@@ -94,8 +98,12 @@ def main() -> None:
         for library in found[PLAIN]:
             line = f"2048 {library:<13}{boards:>9,}"
             for kind, width in ((PLAIN, 14), (RESET, 17)):
-                ratio = found[kind]["jaxgym"] / found[kind][library]
-                line += f"{found[kind][library]:>{width},.0f}" + ("" if library == "jaxgym" else f" (1/{ratio:.1f})")
+                line += f"{found[kind][library]:>{width},.0f}"
+                if library != "jaxgym":
+                    ratio = ratios[f"2048, {boards} boards, {kind}: {library}"] = (
+                        found[kind]["jaxgym"] / found[kind][library]
+                    )
+                    line += f" (1/{ratio:.1f})"
             print(line, flush=True)
     print(f"written to {write('env_step', vars(options), results)}")
 

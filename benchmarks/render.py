@@ -80,7 +80,14 @@ def main() -> None:
                     f"{rate / found['copy']:>9.0%}",
                     flush=True,
                 )
-    print(f"written to {write('render', vars(options), {'pictures': results})}")
+    ratios = {
+        f"{name}, {side} px, {boards} boards: copy": each["of_copy"]
+        for side, batches in results.items()
+        for boards, found in batches.items()
+        for name, each in found.items()
+        if name != "copy"
+    }
+    print(f"written to {write('render', vars(options), {'pictures': results, 'ratios': ratios})}")
 
 
 if __name__ == "__main__":

@@ -82,7 +82,10 @@ def device_line() -> str:
 
 
 def write(question: str, settings: dict[str, Any], results: dict[str, Any]) -> Path:
-    """Keep results with what they were measured on."""
+    """Keep results with what they were measured on.
+
+    results["ratios"], name -> number, is what `make bench-compare` holds against an earlier run: the higher the better.
+    """
     device = jax.devices()[0].device_kind
     record = {
         "device": device,
@@ -90,6 +93,7 @@ def write(question: str, settings: dict[str, Any], results: dict[str, Any]) -> P
         "cores": os.cpu_count(),
         "jax": jax.__version__,
         "date": date.today().isoformat(),
+        "peak_bytes": (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use"),  # None where it is not told
         "commit": subprocess.run(
             ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
         ).stdout.strip(),

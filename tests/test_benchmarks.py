@@ -1,0 +1,40 @@
+"""What becomes of measured numbers: the README's tables, and what is told when one has fallen."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+sys.path.append(str(ROOT / "benchmarks"))
+
+from support import compare, tables  # noqa: E402
+
+
+def test_the_readme_has_the_numbers_that_were_measured():
+    text = (ROOT / "README.md").read_text()
+    assert tables.filled(text) == text
+    for file in (ROOT / "benchmarks" / "results").glob("*.json"):
+        record = json.loads(file.read_text())
+        if "ratios" in record:
+            assert tables.machine(record) in text
+
+
+@pytest.mark.parametrize(("now", "told"), [(2.0, []), (1.71, []), (1.69, ["a 2.00 -> 1.69"]), (9.0, [])])
+def test_a_ratio_that_has_fallen_is_told(now, told):
+    before, after = {"ratios": {"a": 2.0, "gone": 1.0}}, {"ratios": {"a": now, "new": 0.1}}
+    assert compare.fallen(before, after) == told
+
+
+def test_a_python_gym_keeps_to_the_rules(monkeypatch):
+    pytest.importorskip("pygame")
+    from support import python_gym
+
+    for name, kind in python_gym.GAMES.items():
+        game = kind()
+        for _ in range(30):
+            picture = game.step()
+        assert picture.dtype == "uint8" and picture.shape[2] == 3, name
+    line, points = python_gym.Merging()._pull([1, 1, 2, 2])
+    assert (line, points) == ([2, 3, 0, 0], 12)
