@@ -50,7 +50,9 @@ def main() -> None:
 
         def alone(n: int, model: Any = model, seen: Any = seen) -> Any:
             keys = jax.random.split(jax.random.key(n), n)
-            return lambda: [rollout._reply(*model, seen, jax.random.split(key)[0], options.group, 1.0) for key in keys]
+            return lambda: [
+                rollout.write_replies(*model, seen, jax.random.split(key)[0], options.group, 1.0) for key in keys
+            ]
 
         found = side_by_side({"whole": whole, "model": alone}, options.seconds)
         replies = rollout.try_replies(*model, state, jax.random.key(0), options.group, 1.0)

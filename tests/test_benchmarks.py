@@ -1,15 +1,12 @@
 """What becomes of measured numbers: the README's tables, and what is told when one has fallen."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
+from support import compare, tables  # of benchmarks/, which pyproject.toml puts on the path of tests
 
 ROOT = Path(__file__).parents[1]
-sys.path.append(str(ROOT / "benchmarks"))
-
-from support import compare, tables  # noqa: E402
 
 
 def test_the_readme_has_the_numbers_that_were_measured():

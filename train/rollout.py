@@ -113,7 +113,7 @@ class Replies(NamedTuple):
     score: np.ndarray  # float32 [B]: the game's own score of the move
 
 
-def _reply(
+def write_replies(
     graphdef: Any, params: Any, language: Language, seen: jax.Array, key: jax.Array, group: int, temperature: float
 ) -> Reply:
     """Write `group` replies to every picture. On a CPU in parts, side by side: small products leave cores idle, and
@@ -141,7 +141,7 @@ def try_replies(
     game, n = language.game, jax.tree.leaves(state)[0].shape[0]
     sample_key, luck_key = jax.random.split(key)
     seen, tiles = show(game, state)
-    sampled = _reply(graphdef, params, language, seen, sample_key, group, temperature)
+    sampled = write_replies(graphdef, params, language, seen, sample_key, group, temperature)
     tokens, counts, grids = jax.device_get((sampled.ids, sampled.lengths, tiles))
     texts = language.decode_replies(tokens, counts)
     truths = [t for grid in grids for t in [describe(game.sheet, grid)] * group]

@@ -6,6 +6,7 @@
 
 import importlib.util
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -61,13 +62,16 @@ def _jumanji(reset: bool) -> Player:
     return Player(begin, lambda state: state[1], move)
 
 
-def play(player: Player, boards: int, draw: Callable[[jax.Array, jax.Array], jax.Array]) -> tuple[Any, Any]:
-    """A batch to begin with, and a compiled `run(state, key, steps) -> (state, sum)` that plays it on.
+def play(
+    player: Player, boards: int, draw: Callable[[jax.Array, jax.Array], jax.Array]
+) -> Callable[[int], Callable[[], jax.Array]]:
+    """`runs(n)`: play a batch on for n steps; its memory is used again, so what is measured is no allocation.
 
-    draw: one of the actions of a mask, (bool [A], key) -> int32 []. The sum depends on everything that was computed.
+    draw: one of the actions of a mask, (bool [A], key) -> int32 []. A call returns a sum that depends on all that
+    was computed.
     """
 
-    @jax.jit
+    @partial(jax.jit, donate_argnums=0)
     def run(state: Any, key: jax.Array, steps: jax.Array) -> tuple[Any, jax.Array]:
         def one(i: jax.Array, carry: tuple[Any, jax.Array]) -> tuple[Any, jax.Array]:
             state, total = carry
@@ -78,4 +82,10 @@ def play(player: Player, boards: int, draw: Callable[[jax.Array, jax.Array], jax
 
         return jax.lax.fori_loop(0, steps, one, (state, jnp.float32(0)))
 
-    return jax.jit(jax.vmap(player.begin))(jax.random.split(jax.random.key(0), boards)), run
+    kept = [jax.jit(jax.vmap(player.begin))(jax.random.split(jax.random.key(0), boards))]
+
+    def on(steps: int) -> jax.Array:
+        kept[0], total = run(kept[0], jax.random.key(steps), jnp.int32(steps))
+        return total
+
+    return lambda steps: partial(on, steps)

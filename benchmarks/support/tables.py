@@ -17,57 +17,52 @@ def machine(record: dict[str, Any]) -> str:
     return f"{record['device']} ({record['cores']} CPU cores), jax {record['jax']}, {record['date']}"
 
 
-def steps(record: dict[str, Any]) -> list[str]:
+def table(says: str, record: dict[str, Any], heads: list[str], rows: list[list[str]]) -> str:
+    """A table in Markdown under a line that says what it is, and of which machine."""
+    lines = [f"{says}: {machine(record)}.", "", f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
+
+
+def steps(record: dict[str, Any]) -> str:
     """The table of `env_step.py`."""
-    lines = [
-        f"Steps/s of all boards together, random legal play, pictures of {record['picture']} px: {machine(record)}.",
-        "",
-        "| | boards | steps | with auto-reset | and pictures | Python gym, pictures |",
-        "|---|---|---|---|---|---|",
-    ]
+    heads = ["", "boards", "steps", "with auto-reset", "and pictures", "Python gym, pictures"]
+    rows = []
     for name, batches in record["games"].items():
         for boards, found in batches.items():
             plain = record["python_gym"].get(name)
             beside = f"{plain:,.0f} ({found['and pictures'] / plain:.0f} x)" if plain else ""
-            cells = [f"`{name}`", f"{int(boards):,}", *(f"{rate:,.0f}" for rate in found.values()), beside]
-            lines.append(f"| {' | '.join(cells)} |")
+            rows.append([f"`{name}`", f"{int(boards):,}", *(f"{rate:,.0f}" for rate in found.values()), beside])
     for boards, kinds in record["rivals"].items():
-        plain, reset = kinds.values()
-        for library in plain:
+        for library in next(iter(kinds.values())):
             if library == "jaxgym":
                 continue
-            beside = [f"{rates[library]:,.0f} ({rates['jaxgym'] / rates[library]:.1f} x)" for rates in (plain, reset)]
-            lines.append(f"| {library}'s 2048 | {int(boards):,} | {beside[0]} | {beside[1]} | | |")
-    return lines
+            beside = [f"{r[library]:,.0f} ({r['jaxgym'] / r[library]:.1f} x)" for r in kinds.values()]
+            rows.append([f"{library}'s 2048", f"{int(boards):,}", *beside, "", ""])
+    says = f"Steps/s of all boards together, random legal play, pictures of {record['picture']} px"
+    return table(says, record, heads, rows)
 
 
-def pictures(record: dict[str, Any]) -> list[str]:
+def pictures(record: dict[str, Any]) -> str:
     """The table of `render.py`."""
-    lines = [
-        f"Pictures/s, and the share of what a copy moves: {machine(record)}.",
-        "",
-        "| | pixels | boards | pictures/s | GB/s | of a copy |",
-        "|---|---|---|---|---|---|",
-    ]
+    rows = []
     for side, batches in record["pictures"].items():
         for boards, found in batches.items():
             for name, each in found.items():
-                cells = [
-                    f"`{name}`" if name != "copy" else name,
-                    side,
-                    f"{int(boards):,}",
+                called = name if name == "copy" else f"`{name}`"
+                rates = [
                     f"{each['per_second']:,.0f}",
+                    f"{each['bytes_per_second'] / 1e9:.1f}",
+                    f"{each['of_copy']:.0%}",
                 ]
-                cells += [f"{each['bytes_per_second'] / 1e9:.1f}", f"{each['of_copy']:.0%}"]
-                lines.append(f"| {' | '.join(cells)} |")
-    return lines
+                rows.append([called, side, f"{int(boards):,}", *rates])
+    heads = ["", "pixels", "boards", "pictures/s", "GB/s", "of a copy"]
+    return table("Pictures/s, and the share of what a copy moves", record, heads, rows)
 
 
 def filled(text: str) -> str:
     """A text with the tables between its marks `<!-- env_step -->` and `<!-- end -->` made anew."""
-    for question, table in (("env_step", steps), ("render", pictures)):
-        files = sorted(RESULTS.glob(f"{question}-*.json"))
-        tables = ["\n".join(table(json.loads(file.read_text()))) for file in files]
+    for question, show in (("env_step", steps), ("render", pictures)):
+        tables = [show(json.loads(file.read_text())) for file in sorted(RESULTS.glob(f"{question}-*.json"))]
         between = f"<!-- {question} -->\n" + "\n\n".join(tables) + "\n<!-- end -->"
         text = re.sub(rf"<!-- {question} -->.*?<!-- end -->", lambda _, new=between: new, text, flags=re.DOTALL)
     return text

@@ -175,8 +175,9 @@ def _cascade(board: jax.Array, key: jax.Array, *, kinds: int, run: int) -> tuple
         return fallen, _runs(fallen, run), score + _score(gone), i + 1
 
     def more(carry: Carry, key: jax.Array) -> Carry:
-        going = lambda carry: carry[1].any() & (carry[3] < WAVES)  # noqa: E731
-        return jax.lax.while_loop(going, lambda carry: wave(carry, key), varied(carry, key))
+        return jax.lax.while_loop(
+            lambda carry: carry[1].any() & (carry[3] < WAVES), lambda carry: wave(carry, key), varied(carry, key)
+        )
 
     first = wave(varied((board, _runs(board, run), jnp.float32(0), jnp.int32(0)), key), key)
     board, _, score, _ = rarely(first[1].any(), more, first, first, key)
