@@ -1,5 +1,6 @@
 """The picture is `atlas[grid]`, on the device; the words are `names[grid]`, on the host."""
 
+import math
 from typing import Any
 
 import jax
@@ -16,36 +17,22 @@ def render(sheet: Sheet, tiles: jax.Array | np.ndarray) -> jax.Array:
     one inside it, here as in `describe`. Raises ValueError for what is no grid of integers.
     """
     ids = jnp.asarray(_ids(sheet, tiles))
-    rows, columns = ids.shape
+    (rows, columns), size = ids.shape, sheet.tile
     height, width = sheet.canvas(rows, columns)
     top, left = sheet.origin(rows, columns)
-    below, right = height - top - rows * sheet.tile, width - left - columns * sheet.tile
-    # In two halves, for XLA writes the parts of a concatenation in their own shapes, straight to where they belong. One
-    # part alone it would cut anew byte by byte, which on a CPU takes twice as long.
-    halves = [_sprites(sheet, half) for half in (ids[: rows // 2], ids[rows // 2 :])]
-    bands = [_joined([_page(sheet, len(half), left), half, _page(sheet, len(half), right)], axis=1) for half in halves]
-    picture = _joined([_page(sheet, top, width), *bands, _page(sheet, below, width)], axis=0)
+    below, right = height - top - rows * size, width - left - columns * size
+    # A picture is put together of pieces one pixel high: as wide as a sprite, or as fits into the margins as well.
+    wide = math.gcd(size, left, right)
+    each, pieces = size // wide, sheet.lines.reshape(-1, wide * 3)
+    of_sprite = np.arange(size * each, dtype=np.int32).reshape(1, size, 1, each)
+    piece = (ids[:, None, :, None] * (size * each) + of_sprite).reshape(rows * size, columns * each)
+    margins = ((top, below), (left // wide, right // wide))
+    piece = jnp.pad(piece, margins, constant_values=len(pieces) - each).reshape(-1)  # what comes last is of the page
+    # In two parts, for XLA writes the parts of a concatenation in their own shapes, straight to where they belong. One
+    # alone it would cut anew byte by byte, which on a CPU takes five times as long.
+    halves = jnp.split(piece, [len(piece) // 2])
+    picture = jnp.concatenate([jnp.take(pieces, half, axis=0, mode="clip") for half in halves])
     return picture.reshape(height, width, 3)
-
-
-def _sprites(sheet: Sheet, ids: jax.Array) -> jax.Array:
-    """The sprites of a grid, as bytes of words: int32 [R, C] -> uint8 [R * T, C * T * 3 / 4, 4]."""
-    (rows, columns), size = ids.shape, sheet.tile
-    lines = ids[:, None, :] * size + jnp.arange(size, dtype=ids.dtype)[None, :, None]  # [R, T, C]
-    words = jnp.take(sheet.lines, lines, axis=0, mode="clip").reshape(rows * size, columns * size * 3 // 4)
-    return jax.lax.bitcast_convert_type(words, jnp.uint8)
-
-
-def _page(sheet: Sheet, height: int, width: int) -> jax.Array:
-    """The page behind the board, pixels high and wide, as bytes of words."""
-    line = jnp.tile(jax.lax.bitcast_convert_type(sheet.background, jnp.uint8), (width // 4, 1))
-    return jnp.broadcast_to(line, (height, *line.shape))
-
-
-def _joined(parts: list[jax.Array], axis: int) -> jax.Array:
-    """The parts side by side, without those that are empty."""
-    parts = [part for part in parts if part.size]
-    return jnp.concatenate(parts, axis) if parts else jnp.zeros((0, 0, 4), jnp.uint8)
 
 
 def describe(sheet: Sheet, tiles: jax.Array | np.ndarray) -> str:

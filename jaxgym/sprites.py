@@ -1,7 +1,7 @@
 """Sheets: every sprite of a game with its name, drawn once on the host with Pillow and kept on the device.
 
-A sheet's pixels lie as rows of uint32 words (`lines`), because gathering whole rows of words runs at memory-copy speed
-while gathering bytes does not. Pictures and words come from the same ids, so they cannot disagree.
+A sheet's pixels lie as lines, one pixel high, because pictures that are gathered by whole lines are drawn at the speed
+of a copy. Pictures and words come from the same ids, so they cannot disagree.
 """
 
 import functools
@@ -113,15 +113,14 @@ class Look:
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=("lines", "background"),
+    data_fields=("lines",),
     meta_fields=("names", "tile", "picture", "patch"),
 )
 @dataclass(frozen=True, kw_only=True)
 class Sheet:
     """K sprites of T x T pixels and their names. A pytree: `vmap` over sheets of one size gives each board its look."""
 
-    lines: jax.Array  # uint32 [K * T, T * 3 / 4]: row y of sprite k stands at k * T + y
-    background: jax.Array  # uint32 [3]: four pixels of the page
+    lines: jax.Array  # uint8 [K * T + 1, T * 3]: row y of sprite k stands at k * T + y; the last is of the page
     names: tuple[str, ...]  # [K]; several sprites may share a name
     tile: int  # T, pixels
     picture: int  # side of the canvas, pixels; 0 for the board alone
@@ -142,17 +141,16 @@ class Sheet:
     @property
     def pixels(self) -> jax.Array:
         """The sprites, uint8 [K, T, T, 3]."""
-        return jax.lax.bitcast_convert_type(self.lines, jnp.uint8).reshape(len(self.names), self.tile, self.tile, 3)
+        return self.lines[:-1].reshape(len(self.names), self.tile, self.tile, 3)
 
 
 def sheet(names: Sequence[str], sprites: np.ndarray, look: Look) -> Sheet:
     """Pack drawn sprites, uint8 [K, T, T, 3], into a sheet."""
     count, tile = sprites.shape[:2]
-    packed = np.ascontiguousarray(sprites).reshape(count * tile, tile * 3).view(np.uint32)
-    page = np.array(THEMES[look.theme].page * 4, np.uint8).view(np.uint32)
+    page = np.tile(np.array(THEMES[look.theme].page, np.uint8), tile)
+    lines = np.concatenate([sprites.reshape(count * tile, tile * 3), page[None]])
     return Sheet(
-        lines=jnp.asarray(packed),
-        background=jnp.asarray(page),
+        lines=jnp.asarray(lines),
         names=tuple(names),
         tile=tile,
         picture=look.picture,
