@@ -2,9 +2,9 @@
 
     python benchmarks/rollout.py [--games all] [--model small] [--states 32] [--group 16] [--seconds 1]
 
-`whole` is what the trainer does for a batch of replies; `model` is its part that reads the pictures and writes the
-replies, with the same inputs; what lies between is drawing, decoding, reading replies, judging and playing them. Both
-are measured in turns. A preset has fresh weights here, so nearly every reply is as long as there is room for.
+What the trainer does for a batch of replies is measured in turns with its part outside the model: drawing the boards,
+decoding and reading replies that were written before, playing their answers. A preset has fresh weights here, so nearly
+every reply is as long as there is room for.
 """
 
 import argparse
@@ -41,29 +41,28 @@ def main() -> None:
     print(f"{'':<18}{'replies':>9}{'tokens each':>13}{'replies/s':>12}{'tokens/s':>11}{'outside the model':>19}")
     for name, course in courses.items():
         state = jax.tree.map(lambda leaf: leaf[: options.states], boards[name].state)
-        seen, _ = jax.block_until_ready(rollout.show(course.language.game, state))
         model = vlm.graphdef, vlm.params, course.language
+        replies = rollout.try_replies(*model, state, jax.random.key(0), options.group, 1.0)
 
         def whole(n: int, model: Any = model, state: Any = state) -> Any:
             keys = jax.random.split(jax.random.key(n), n)
             return lambda: [rollout.try_replies(*model, state, key, options.group, 1.0).score for key in keys]
 
-        def alone(n: int, model: Any = model, seen: Any = seen) -> Any:
+        def outside(n: int, language: Any = course.language, state: Any = state, written: Any = replies.sampled) -> Any:
             keys = jax.random.split(jax.random.key(n), n)
             return lambda: [
-                rollout.write_replies(*model, seen, jax.random.split(key)[0], options.group, 1.0) for key in keys
+                rollout.judge(language, state, *rollout.show(language.game, state), written, key).score for key in keys
             ]
 
-        found = side_by_side({"whole": whole, "model": alone}, options.seconds)
-        replies = rollout.try_replies(*model, state, jax.random.key(0), options.group, 1.0)
+        found = side_by_side({"whole": whole, "outside": outside}, options.seconds)
         count, length = options.states * options.group, float(np.mean(jax.device_get(replies.sampled.lengths)))
-        outside = 1 - found["whole"] / found["model"]
+        share = found["whole"] / found["outside"]
         results[name] = {
-            "replies_per_second": found["whole"] * count, "tokens": length, "outside_the_model": outside,
+            "replies_per_second": found["whole"] * count, "tokens": length, "outside_the_model": share,
         }  # fmt: skip
         print(
             f"{name:<18}{count:>9,}{length:>13.1f}{found['whole'] * count:>12,.0f}"
-            f"{found['whole'] * count * length:>11,.0f}{outside:>19.1%}",
+            f"{found['whole'] * count * length:>11,.0f}{share:>19.1%}",
             flush=True,
         )
     print(f"written to {write('rollout', vars(options), {'games': results})}")

@@ -21,20 +21,29 @@ class Reading(NamedTuple):
 
 def read(replies: Sequence[Reply], truths: Sequence[str]) -> Reading:
     """Compare replies with the exact texts of their boards."""
-    pairs = list(zip(replies, truths, strict=True))
+    boards = {truth: read_words(truth) for truth in truths}  # replies of a group have one board
+    cells = [
+        (1.0, True) if r.perception == truth else share_of_cells(r.perception, boards[truth])
+        for r, truth in zip(replies, truths, strict=True)
+    ]
     return Reading(
         np.asarray([r.action for r in replies], np.int32),
         np.asarray([r.formatted for r in replies], np.float32),
-        np.asarray([share_of_cells(r.perception, t) for r, t in pairs], np.float32),
-        np.asarray([read_words(r.perception or "") == read_words(t) for r, t in pairs], np.float32),
+        np.asarray([share for share, _ in cells], np.float32),
+        np.asarray([whole for _, whole in cells], np.float32),
     )
 
 
-def share_of_cells(perception: str | None, truth: str) -> float:
-    """The share of the truth's cells that stand in the perception at the same row and column with the same word."""
-    right, said = read_words(truth), read_words(perception or "")
-    hits = sum(a == b for row, found in zip(right, said, strict=False) for a, b in zip(row, found, strict=False))
-    return hits / sum(map(len, right))
+def share_of_cells(perception: str | None, board: list[list[str]]) -> tuple[float, bool]:
+    """The share of a board's cells that stand in the perception at the same row and column with the same word.
+
+    Also whether the perception is that board and nothing else.
+    """
+    said = read_words(perception) if perception else []
+    if said == board:
+        return 1.0, True
+    hits = sum(a == b for row, found in zip(board, said, strict=False) for a, b in zip(row, found, strict=False))
+    return hits / sum(map(len, board)), False
 
 
 def outcome(legal: np.ndarray, score: np.ndarray) -> np.ndarray:

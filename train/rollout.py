@@ -42,6 +42,20 @@ def play(game: Game[Any], state: Any, actions: jax.Array, keys: jax.Array) -> en
 
 
 @functools.partial(jax.jit, static_argnums=0)
+def play_groups(game: Game[Any], state: Any, actions: jax.Array | np.ndarray, key: jax.Array) -> engine.Played:
+    """Try actions int32 [n * G] on n boards, G each side by side, which share their board's luck."""
+    keys = jax.random.split(key, len(jax.tree.leaves(state)[0]))
+    over, tried = jnp.bool_(False), jnp.reshape(jnp.asarray(actions), (len(keys), -1))
+
+    def board(state: Any, actions: jax.Array, key: jax.Array) -> engine.Played:
+        mask = game.legal(state)
+        return jax.vmap(lambda action: engine.play(game, state, over, action, key, mask))(actions)
+
+    played = jax.vmap(board)(state, tried, keys)
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), played)
+
+
+@functools.partial(jax.jit, static_argnums=0)
 def permitted(game: Game[Any], state: Any) -> jax.Array:
     """The legal actions of every board: bool [n, A]."""
     return jax.vmap(game.legal)(state)
@@ -138,16 +152,21 @@ def try_replies(
     graphdef: Any, params: Any, language: Language, state: Any, key: jax.Array, group: int, temperature: float
 ) -> Replies:
     """Let the model answer S boards `group` times each, and try every answer from that very board, with shared luck."""
-    game, n = language.game, jax.tree.leaves(state)[0].shape[0]
     sample_key, luck_key = jax.random.split(key)
-    seen, tiles = show(game, state)
+    seen, tiles = show(language.game, state)
     sampled = write_replies(graphdef, params, language, seen, sample_key, group, temperature)
+    return judge(language, state, seen, tiles, sampled, luck_key)
+
+
+def judge(
+    language: Language, state: Any, seen: jax.Array, tiles: jax.Array, sampled: Reply, luck_key: jax.Array
+) -> Replies:
+    """Read the replies written to S boards, and try every answer from its very board, with shared luck."""
+    game, group = language.game, len(sampled.ids) // len(tiles)
     tokens, counts, grids = jax.device_get((sampled.ids, sampled.lengths, tiles))
     texts = language.decode_replies(tokens, counts)
     truths = [t for grid in grids for t in [describe(game.sheet, grid)] * group]
     reading = rewards.read([read_reply(game, text) for text in texts], truths)
-    repeated = jax.tree.map(lambda leaf: jnp.repeat(leaf, group, axis=0), state) if group > 1 else state
-    luck = jnp.repeat(jax.random.split(luck_key, n), group)
-    played = play(game, repeated, jnp.asarray(reading.actions), luck)
+    played = play_groups(game, state, reading.actions, luck_key)
     legal, score = jax.device_get((played.legal, played.reward))
     return Replies(seen, sampled, texts, truths, reading, played, legal, score)

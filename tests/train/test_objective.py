@@ -67,7 +67,8 @@ def test_the_masked_mean_sees_only_what_it_may():
     ],
 )
 def test_share_of_cells(said, share):
-    assert rewards.share_of_cells(said, "a | b\nc | d") == share
+    board = [["a", "b"], ["c", "d"]]
+    assert rewards.share_of_cells(said, board) == (share, said == "a | b\nc | d")
 
 
 def test_rewards_add_up():

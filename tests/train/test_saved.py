@@ -89,6 +89,16 @@ def test_every_id_is_spelled_as_the_tokenizer_decodes_it(language):
         assert language.spelling[id].decode(errors="replace") == words.decode([id], skip_special_tokens=False)
 
 
+def test_replies_are_decoded_as_the_tokenizer_does(language):
+    """Any ids at all: characters cut in the middle, special tokens, ids without a token; up to the first stop."""
+    ids = np.random.default_rng(0).integers(0, folders.VOCAB, (200, 40)).astype(np.int32)
+    lengths = np.arange(200, dtype=np.int32) % 41
+    ids[np.arange(0, 200, 3), np.maximum(lengths[::3] - 1, 0)] = language.stops[-1]
+    rows = [row[: n - (n > 0 and row[n - 1] in language.stops)] for row, n in zip(ids, lengths, strict=True)]
+    decoded = language.tokenizer.batch_decode([row.tolist() for row in rows], skip_special_tokens=False)
+    assert language.decode_replies(ids, lengths) == decoded
+
+
 def test_every_token_is_of_one_block(language):
     texts = {
         "<perception>a</perception><think>b</think><answer>c</answer>": (
