@@ -14,7 +14,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from support import python_gym, rivals
+from support import plot, python_gym, rivals
 from support.measure import checksum, device_line, side_by_side, write
 from support.rivals import Player
 
@@ -103,7 +103,14 @@ def main() -> None:
                     )
                     line += f" (1/{ratio:.1f})"
             print(line, flush=True)
-    print(f"written to {write('env_step', vars(options), results)}")
+    file, panels = write("env_step", vars(options), results), []
+    for kind in (PLAIN, RESET, DRAWN):
+        curves = {name: {boards: found[kind] for boards, found in by.items()} for name, by in results["games"].items()}
+        for library in ("pgx", "jumanji"):
+            beside = {boards: found[kind].get(library) for boards, found in results["rivals"].items() if kind in found}
+            curves |= {f"{library}'s 2048": beside} if all(beside.values()) and beside else {}
+        panels.append(plot.Panel(kind, "boards", "steps/s", curves))
+    print(f"written to {file}; {plot.save(file, panels)}")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from support import plot
 from support.measure import checksum, device_line, side_by_side, write
 
 import jaxgym
@@ -98,7 +99,15 @@ def main() -> None:
         for name, each in found.items()
         if name != "copy"
     }
-    print(f"written to {write('render', vars(options), {'pictures': results, 'ratios': ratios})}")
+    file = write("render", vars(options), {"pictures": results, "ratios": ratios})
+    panels = []
+    for side, batches in results.items():
+        curves = {
+            name: {boards: found[name]["bytes_per_second"] / 1e9 for boards, found in batches.items()}
+            for name in [*games, "copy"]
+        }
+        panels.append(plot.Panel(f"{side} x {side} pixels", "boards", "GB/s", curves))
+    print(f"written to {file}; {plot.save(file, panels)}")
 
 
 if __name__ == "__main__":

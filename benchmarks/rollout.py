@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from support import plot
 from support.measure import device_line, side_by_side, write
 
 from train import rollout
@@ -65,7 +66,10 @@ def main() -> None:
             f"{found['whole'] * count * length:>11,.0f}{share:>19.1%}",
             flush=True,
         )
-    print(f"written to {write('rollout', vars(options), {'games': results})}")
+    ratios = {f"{name}: whole to outside": 1 / each["outside_the_model"] for name, each in results.items()}
+    file = write("rollout", vars(options), {"games": results, "ratios": ratios})
+    curves = {key: {name: each[key] for name, each in results.items()} for key in ("replies_per_second", "tokens")}
+    print(f"written to {file}; {plot.save(file, [plot.Panel('rollouts', '', '', curves)])}")
 
 
 if __name__ == "__main__":

@@ -95,7 +95,8 @@ class Language:
             row[: n - 1] if n and row[n - 1] in self.stops else row[:n]
             for row, n in zip(ids.tolist(), lengths.tolist(), strict=True)
         ]
-        return [b"".join([self.spelling[token] for token in row]).decode(errors="replace") for row in rows]
+        spelled = self.spelling.__getitem__
+        return [b"".join(map(spelled, row)).decode(errors="replace") for row in rows]
 
     def blocks(self, ids: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         """Which block of its reply each token is of: int32 [B, R], 0 perception, 1 think, 2 answer, -1 past the end.

@@ -59,9 +59,79 @@ def pictures(record: dict[str, Any]) -> str:
     return table("Pictures/s, and the share of what a copy moves", record, heads, rows)
 
 
+def replies(record: dict[str, Any]) -> str:
+    """The table of `rollout.py`."""
+    rows = [
+        [
+            f"`{name}`",
+            f"{each['replies_per_second']:,.0f}",
+            f"{each['replies_per_second'] * each['tokens']:,.0f}",
+            f"{each['outside_the_model']:.1%}",
+        ]
+        for name, each in record["games"].items()
+    ]
+    says = f"Rollouts of {record['states']} x {record['group']} replies, model `{record['model']}`"
+    return table(says, record, ["", "replies/s", "tokens/s", "time outside the model"], rows)
+
+
+def reading_and_writing(record: dict[str, Any]) -> str:
+    """The table of `decode.py`."""
+    return of_a_model(record, record["measured"])
+
+
+def learning(record: dict[str, Any]) -> str:
+    """The table of `train_step.py`."""
+    return of_a_model(record, {"update": record["measured"]})
+
+
+def of_a_model(record: dict[str, Any], found: dict[str, Any]) -> str:
+    """A line for everything that was measured of a model."""
+    rows = [
+        [
+            what,
+            rows,
+            f"{each['tokens_per_second']:,.0f}",
+            f"{each['of_products']:.0%}",
+            f"{each['of_copies']:.0%}" if each["of_copies"] else "",
+        ]
+        for what, by_rows in found.items()
+        for rows, each in by_rows.items()
+    ]
+    lengths = f"prompts of {record['context']} tokens, replies of {record['new']}"
+    says = f"Model `{record['shape']}` in {record['dtype']}, {lengths}"
+    return table(says, record, ["", "rows", "tokens/s", "of the matrix rate", "of the bandwidth"], rows)
+
+
+def growth(record: dict[str, Any]) -> str:
+    """The tables of `scaling.py`."""
+    parts = [
+        ("Seconds to begin", record["begin"], "{:.2f}"),
+        ("Steps/s with auto-reset, by boards", record["steps"], "{:,.0f}"),
+        ("Bytes a board of a step with a picture, by boards", record["bytes"], "{:,.0f}"),
+        ("Steps/s of 1,024 boards, by their size", record["sizes"], "{:,.0f}"),
+        ("Steps/s of 1,024 boards, by devices", record["devices"], "{:,.0f}"),
+    ]
+    made = []
+    for says, found, form in parts:
+        heads = list(dict.fromkeys(head for row in found.values() for head in row))
+        rows = [[f"`{name}`", *(form.format(row[h]) if h in row else "" for h in heads)] for name, row in found.items()]
+        made.append(table(says, record, ["", *heads], rows))
+    return "\n\n".join(made)
+
+
+SHOWN = {
+    "env_step": steps,
+    "render": pictures,
+    "scaling": growth,
+    "rollout": replies,
+    "decode": reading_and_writing,
+    "train_step": learning,
+}
+
+
 def filled(text: str) -> str:
     """A text with the tables between its marks `<!-- env_step -->` and `<!-- end -->` made anew."""
-    for question, show in (("env_step", steps), ("render", pictures)):
+    for question, show in SHOWN.items():
         tables = [show(json.loads(file.read_text())) for file in sorted(RESULTS.glob(f"{question}-*.json"))]
         between = f"<!-- {question} -->\n" + "\n\n".join(tables) + "\n<!-- end -->"
         text = re.sub(rf"<!-- {question} -->.*?<!-- end -->", lambda _, new=between: new, text, flags=re.DOTALL)
