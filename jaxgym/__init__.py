@@ -5,9 +5,10 @@ from jaxgym.dialogue import Reply, prompt, read_reply, read_words, write_reply
 from jaxgym.engine import Played, branch, play, rollout
 from jaxgym.env import Env
 from jaxgym.game import Game, Outcome
-from jaxgym.registry import make, names
+from jaxgym.looks import Look, random_looks
+from jaxgym.registry import levels, make, names
 from jaxgym.render import describe, render
-from jaxgym.sprites import Look, Sheet
+from jaxgym.sprites import Sheet
 
 __all__ = [
     "INVALID",
@@ -21,10 +22,12 @@ __all__ = [
     "Sheet",
     "branch",
     "describe",
+    "levels",
     "make",
     "names",
     "play",
     "prompt",
+    "random_looks",
     "read_reply",
     "read_words",
     "render",

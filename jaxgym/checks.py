@@ -1,5 +1,6 @@
 """What is asked of arguments, in one place: whole numbers of any kind that Python and NumPy have, and nothing else."""
 
+import numbers
 import operator
 from collections.abc import Sequence
 from typing import Any
@@ -30,3 +31,12 @@ def one_of(name: str, value: Any, allowed: Sequence[int], why: str = "") -> int:
     if number is None or number not in allowed:
         raise ValueError(f"{name}={value!r} is not one of {', '.join(map(str, allowed))}{why}")
     return number
+
+
+def number(name: str, value: Any, low: float, high: float) -> float:
+    """The number in a range that an argument must be; raises ValueError, naming it, for anything else."""
+    kind = type(value).__name__
+    real = isinstance(value, numbers.Real) and kind not in ("bool", "bool_")
+    if not real or not low <= float(value) <= high:
+        raise ValueError(f"{name}={value!r}: give a number from {low} to {high}")
+    return float(value)

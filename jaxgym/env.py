@@ -22,9 +22,9 @@ Observation = Literal["picture", "tiles"]
 Info = dict[str, Any]
 
 
-# What a deal's key is folded in with. The move has the key itself: to split it costs a third of a step of 2048, and no
-# move draws so many numbers that it would meet this one.
-_DEAL = 0xDEA1
+# What the keys of a deal and of a look are folded in with. The move has the key itself: to split it costs a third of a
+# step of 2048, and no move draws so many numbers that it would meet these.
+_DEAL, _LOOK = 0xDEA1, 0x100C
 
 
 class EnvState(NamedTuple):
@@ -35,6 +35,7 @@ class EnvState(NamedTuple):
     steps: jax.Array  # int32 []: answers given so far, lost ones included
     score: jax.Array  # float32 []: sum of the rewards so far
     mask: jax.Array  # bool [A]: the legal actions
+    look: jax.Array  # int32 []: in which look of the game's sheet the board is seen, drawn anew with every deal
 
 
 @dataclass(frozen=True, eq=False)  # hashable by identity: its methods may be jitted, it may be a static argument
@@ -106,11 +107,14 @@ class Env:
     def observation(self, state: EnvState) -> jax.Array:
         """What the player sees of a state: uint8 [H, W, 3], or int32 [R, C] with observe="tiles"."""
         tiles = self.game.tiles(state.board)
-        return tiles if self.observe == "tiles" else render(self.game.sheet, tiles)
+        return tiles if self.observe == "tiles" else render(self.game.sheet, tiles, state.look)
 
     def _deal(self, key: jax.Array) -> EnvState:
-        board = self.game.reset(key)
-        fresh = EnvState(board, jnp.bool_(False), jnp.int32(0), jnp.float32(0), self.game.legal(board))
+        board, looks = self.game.reset(key), self.game.sheet.looks
+        look = (
+            jax.random.randint(jax.random.fold_in(key, _LOOK), (), 0, looks, jnp.int32) if looks > 1 else jnp.int32(0)
+        )
+        fresh = EnvState(board, jnp.bool_(False), jnp.int32(0), jnp.float32(0), self.game.legal(board), look)
         return varied(fresh, key)
 
     def _deal_anew(self, condition: jax.Array, state: EnvState, key: jax.Array) -> EnvState:
@@ -131,5 +135,6 @@ class Env:
             steps=state.steps + (~ended).astype(jnp.int32),
             score=state.score + out.reward,
             mask=out.mask,
+            look=state.look,
         )
         return after, out.reward, out.legal

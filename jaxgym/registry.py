@@ -3,40 +3,54 @@
 import dataclasses
 import difflib
 import inspect
-from collections.abc import Callable
 from typing import Any
 
 from jaxgym.game import Game
-from jaxgym.games import FACTORIES
-from jaxgym.sprites import Look
+from jaxgym.games import GAMES, Recipe
+from jaxgym.looks import Look, each
 
 
 def names() -> tuple[str, ...]:
     """The games that `make` knows."""
-    return tuple(FACTORIES)
+    return tuple(GAMES)
 
 
-def find(name: str) -> Callable[..., Game[Any]]:
-    """The factory of a game; raises ValueError, with near misses, for a name that does not exist."""
-    if not isinstance(name, str) or name not in FACTORIES:
-        raise ValueError(f"no game is called {name!r}{_near(str(name), FACTORIES)}; there are {', '.join(FACTORIES)}")
-    return FACTORIES[name]
+def levels(name: str) -> dict[str, dict[str, Any]]:
+    """The difficulties of a game that have a name, each with the options that it stands for."""
+    return {level: dict(options) for level, options in find(name).levels.items()}
 
 
-def make(name: str, **options: Any) -> Game[Any]:
-    """Make a game: `options` are the arguments of its factory (what it asks) and of `Look` (how it is drawn).
+def find(name: str) -> Recipe:
+    """How a game is made; raises ValueError, with near misses, for a name that does not exist."""
+    if not isinstance(name, str) or name not in GAMES:
+        raise ValueError(f"no game is called {name!r}{_near(str(name), GAMES)}; there are {', '.join(GAMES)}")
+    return GAMES[name]
 
-    Raises ValueError, with near misses, for a name or an option that does not exist, and for a value that cannot be.
+
+def make(name: str, *, level: str = "paper", looks: Any = None, **options: Any) -> Game[Any]:
+    """Make a game.
+
+    level: a difficulty by name, such as "easy", "paper", "hard" or "extreme" (see `levels`). options: arguments of the
+    game's factory, which come before what the level says (what it asks), and of `Look` (how it is drawn). looks: in
+    place of the latter several looks that are drawn alike large, such as `random_looks(8)`; boards of one batch may
+    have different ones. Raises ValueError, with near misses, for a name, a level or an option that does not exist, and
+    for a value that cannot be.
     """
-    factory = find(name)
+    recipe = find(name)
     drawn = {f.name for f in dataclasses.fields(Look)}
-    asked = {p for p in inspect.signature(factory).parameters if p != "look"}
+    asked = {p for p in inspect.signature(recipe.make).parameters if p != "look"}
     for option in options:
         if option not in drawn | asked:
-            known = sorted(asked) + sorted(drawn)
+            known = ["level", "looks", *sorted(asked), *sorted(drawn)]
             raise ValueError(f"{name} has no option {option!r}{_near(option, known)}; it has {', '.join(known)}")
-    look = Look(**{k: v for k, v in options.items() if k in drawn})
-    return factory(look=look, **{k: v for k, v in options.items() if k in asked})
+    if not isinstance(level, str) or level not in recipe.levels:
+        known = list(recipe.levels)
+        raise ValueError(f"{name} has no level {level!r}{_near(str(level), known)}; it has {', '.join(known)}")
+    parts = {k: v for k, v in options.items() if k in drawn}
+    if looks is not None and parts:
+        raise ValueError(f"looks and {', '.join(parts)}: a look is given whole or by its parts, not both")
+    look = Look(**parts) if looks is None else each(looks)
+    return recipe.make(look=look, **{**recipe.levels[level], **{k: v for k, v in options.items() if k in asked}})
 
 
 def _near(word: str, known: Any) -> str:

@@ -10,11 +10,12 @@ import numpy as np
 from jaxgym.sprites import Sheet
 
 
-def render(sheet: Sheet, tiles: jax.Array | np.ndarray) -> jax.Array:
-    """Draw one board: sprite ids, any integers [R, C] -> uint8 [H, W, 3].
+def render(sheet: Sheet, tiles: jax.Array | np.ndarray, look: jax.Array | int = 0) -> jax.Array:
+    """Draw one board: sprite ids, any integers [R, C] -> uint8 [H, W, 3], in one of the sheet's looks, an integer [].
 
-    `vmap` over the tiles for a batch of boards, over both for a batch of looks. An id outside the sheet is the nearest
-    one inside it, here as in `describe`. Raises ValueError for what is no grid of integers.
+    `vmap` over the tiles for a batch of boards, and over the look where each is to have its own. An id outside the
+    sheet is the nearest one inside it, here as in `describe`, and so is a look. Raises ValueError for what is no grid
+    of integers.
     """
     ids = jnp.asarray(_ids(sheet, tiles))
     (rows, columns), size = ids.shape, sheet.tile
@@ -27,8 +28,10 @@ def render(sheet: Sheet, tiles: jax.Array | np.ndarray) -> jax.Array:
     each, pieces = size // wide, sheet.lines.reshape(-1, wide * 3 // word, word)
     of_sprite = np.arange(size * each, dtype=np.int32).reshape(1, size, 1, each)
     piece = (ids[:, None, :, None] * (size * each) + of_sprite).reshape(rows * size, columns * each)
-    margins = ((top, below), (left // wide, right // wide))
-    piece = jnp.pad(piece, margins, constant_values=len(pieces) - each).reshape(-1)  # what comes last is of the page
+    page, count = len(sheet.names) * size * each, len(pieces) // sheet.looks  # a look's last pieces are of the page
+    piece = jnp.pad(piece, ((top, below), (left // wide, right // wide)), constant_values=page).reshape(-1)
+    if sheet.looks > 1:
+        piece = piece + jnp.clip(jnp.asarray(look, jnp.int32), 0, sheet.looks - 1) * count
     # In two parts, for XLA writes the parts of a concatenation in their own shapes, straight to where they belong. One
     # alone it would cut anew byte by byte, which on a CPU takes five times as long.
     halves = jnp.split(piece, [len(piece) // 2])

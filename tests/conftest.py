@@ -136,9 +136,9 @@ def corridor() -> Game:
         actions=actions.moves(("left", "right")),
         sheet=sprites.draw(
             ["floor", "walker"],
-            [None, lambda pen, size: pen.ellipse((size // 4, size // 4, size // 2, size // 2), fill=(200, 0, 0))],
+            [None, lambda pen, size, look: pen.ellipse((size // 4, size // 4, size // 2, size // 2), fill=(200, 0, 0))],
             (1, LENGTH),
-            sprites.Look(),
+            jaxgym.Look(),
         ),
         reset=lambda key: Corridor(jnp.int32(0), coin(key)),
         step=step,

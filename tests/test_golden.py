@@ -12,7 +12,7 @@ from PIL import Image
 
 import jaxgym
 from jaxgym import engine
-from jaxgym.sprites import THEMES
+from jaxgym.looks import THEMES
 
 FOLDER = Path(__file__).parent / "golden"
 STEPS = 12

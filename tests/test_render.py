@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from jaxgym import Look, describe, make, render
-from jaxgym.sprites import COLOURS, SHAPES, THEMES, draw, kinds, photos
+from jaxgym.looks import COLOURS, SHAPES, THEMES
+from jaxgym.sprites import draw, kinds, photos
 
 BOARDS = [(4, 4), (6, 6), (8, 8), (3, 5), (1, 7), (12, 12)]
 PICTURES = [0, 112, 168, 224, 448]

@@ -30,11 +30,20 @@ from jaxgym.actions import Actions
 from jaxgym.carry import varied
 from jaxgym.checks import one_of
 from jaxgym.game import Game, Outcome
-from jaxgym.sprites import Look, Sheet
+from jaxgym.looks import Look, Looks
+from jaxgym.sprites import Sheet
 
 SIZES = (4, 6, 8, 10, 12)
 MOST_TURNS, MOST_KINDS = 2, 72
 PLAYOUTS, RETRIES = 12, 4  # how often the teacher plays a board to its end, and how often more for the doubtful pairs
+
+
+LEVELS: dict[str, dict[str, Any]] = {
+    "easy": {"size": 4, "kinds": 4},
+    "paper": {},
+    "hard": {"size": 12, "kinds": 36},
+    "extreme": {"size": 12, "kinds": 72},
+}
 
 
 class State(NamedTuple):
@@ -319,7 +328,7 @@ def build(name: str, equal: str, *, sheet: Sheet, rules: Rules, deck: Callable[[
 
 
 def shisen_sho(
-    *, size: int = 6, kinds: int = 9, max_turns: int = 2, ring: bool = True, look: Look = Look()
+    *, size: int = 6, kinds: int = 9, max_turns: int = 2, ring: bool = True, look: Looks = Look()
 ) -> Game[State]:
     """Tiles of coloured shapes.
 

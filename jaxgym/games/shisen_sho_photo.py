@@ -8,6 +8,7 @@ The rules, the reward and the teacher are those of `shisen_sho`; only the tiles 
 
 import functools
 import os
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,14 @@ from jaxgym import sprites
 from jaxgym.carry import varied
 from jaxgym.game import Game
 from jaxgym.games.shisen_sho import Rules, State, build, check
-from jaxgym.sprites import Look
+from jaxgym.looks import Look, Looks
+
+LEVELS: dict[str, dict[str, Any]] = {
+    "easy": {"size": 4, "kinds": 4},
+    "paper": {},
+    "hard": {"size": 8, "kinds": 8},
+    "extreme": {"size": 12, "kinds": 9},
+}
 
 
 def deck(key: jax.Array, *, rules: Rules, album: int) -> jax.Array:
@@ -47,7 +55,7 @@ def shisen_sho_photo(
     max_turns: int = 2,
     ring: bool = True,
     photos: str | os.PathLike[str] = "digits",
-    look: Look = Look(),
+    look: Looks = Look(),
 ) -> Game[State]:
     """Tiles of photos.
 

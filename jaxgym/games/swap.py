@@ -14,7 +14,7 @@ import collections
 import functools
 import itertools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,12 +25,20 @@ from jaxgym.actions import Actions
 from jaxgym.carry import varied
 from jaxgym.checks import whole
 from jaxgym.game import Game, Outcome
+from jaxgym.looks import Look, Looks
 from jaxgym.rare import rarely
-from jaxgym.sprites import Look
 
 WAVES = 100  # a longer cascade is cut off by a shuffle; none that long has been seen
 FEWEST = 3  # kinds: with two, most boards never come to rest
 SHUFFLES = 50  # tries before tiles are dealt anew: some sets of tiles have no legal order
+
+
+LEVELS: dict[str, dict[str, Any]] = {
+    "easy": {"size": 6, "kinds": 6},
+    "paper": {},
+    "hard": {"size": 10, "kinds": 18},
+    "extreme": {"size": 12, "kinds": 24},
+}
 
 
 class State(NamedTuple):
@@ -238,7 +246,7 @@ def _deal(board: jax.Array, key: jax.Array, *, kinds: int, run: int) -> jax.Arra
     return jax.lax.while_loop(lambda carry: ~carry[1], draw, varied((board, jnp.bool_(False), jnp.int32(0)), key))[0]
 
 
-def swap(*, size: int = 8, kinds: int = 12, run: int = 3, look: Look = Look()) -> Game[State]:
+def swap(*, size: int = 8, kinds: int = 12, run: int = 3, look: Looks = Look()) -> Game[State]:
     """Swap on size x size cells (4 to 12) with so many kinds of tiles, where `run` (3 or 4) equal ones make a run."""
     size, run = whole("size", size, 4, 12), whole("run", run, 3, 4)
     why = "; with fewer kinds tiles would hardly come to rest, with more hardly a swap would be legal"

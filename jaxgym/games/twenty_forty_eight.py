@@ -21,7 +21,7 @@ import numpy as np
 from jaxgym import actions, sprites
 from jaxgym.checks import whole
 from jaxgym.game import Game, Outcome
-from jaxgym.sprites import Look
+from jaxgym.looks import Look, Looks
 
 NAMES = ("up", "right", "down", "left")
 LARGEST = 17  # the exponent of 131072: two such tiles do not merge
@@ -51,6 +51,14 @@ PLATES = (
 # What the teacher thinks a board is worth, in points: for an empty cell, for two equal neighbours, for a unit of
 # disorder (see `_line_worth`), and where nothing moves.
 EMPTY, EQUAL, DISORDER, LOST = 5.0, 10.0, -0.1, -10_000.0
+
+
+LEVELS: dict[str, dict[str, Any]] = {
+    "easy": {"size": 5},
+    "paper": {},
+    "hard": {"size": 3},
+    "extreme": {"size": 3, "fours": 0.5},
+}
 
 
 class State(NamedTuple):
@@ -249,13 +257,13 @@ def _merges(line: list[int]) -> list[int]:
     return pairs
 
 
-def twenty_forty_eight(*, size: int = 4, fours: float = 0.1, look: Look = Look()) -> Game[State]:
+def twenty_forty_eight(*, size: int = 4, fours: float = 0.1, look: Looks = Look()) -> Game[State]:
     """2048 on size x size cells (3 to 6), where a share `fours` (0 to 1) of the new tiles are 4s."""
     size = whole("size", size, 3, 6)
     if not isinstance(fours, int | float | np.integer | np.floating) or not 0 <= fours <= 1:
         raise ValueError(f"fours={fours!r}: give a share from 0 to 1")
     names = ("empty", *(str(2**k) for k in range(1, LARGEST + 1)))
-    painters = [None, *(sprites.plate(n, *look_of, look) for n, look_of in zip(names[1:], PLATES, strict=True))]
+    painters = [None, *(sprites.plate(k, *colours) for k, colours in enumerate(PLATES, start=1))]
     luck: dict[str, Any] = {"fours": float(fours)}
     return Game(
         name="2048",
