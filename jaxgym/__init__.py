@@ -6,6 +6,7 @@ from jaxgym.engine import Played, branch, play, rollout
 from jaxgym.env import Env
 from jaxgym.game import Game, Outcome
 from jaxgym.looks import Look, random_looks
+from jaxgym.mixture import Mixed, Mixture, mix
 from jaxgym.registry import levels, make, names
 from jaxgym.render import describe, render
 from jaxgym.sprites import Sheet
@@ -16,6 +17,8 @@ __all__ = [
     "Env",
     "Game",
     "Look",
+    "Mixed",
+    "Mixture",
     "Outcome",
     "Played",
     "Reply",
@@ -24,6 +27,7 @@ __all__ = [
     "describe",
     "levels",
     "make",
+    "mix",
     "names",
     "play",
     "prompt",

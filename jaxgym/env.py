@@ -109,8 +109,9 @@ class Env:
         tiles = self.game.tiles(state.board)
         return tiles if self.observe == "tiles" else render(self.game.sheet, tiles, state.look)
 
-    def _deal(self, key: jax.Array) -> EnvState:
-        board, looks = self.game.reset(key), self.game.sheet.looks
+    def _deal(self, key: jax.Array, before: Any = None) -> EnvState:
+        renew, looks = self.game.renew, self.game.sheet.looks
+        board = self.game.reset(key) if renew is None or before is None else renew(before, key)
         look = (
             jax.random.randint(jax.random.fold_in(key, _LOOK), (), 0, looks, jnp.int32) if looks > 1 else jnp.int32(0)
         )
@@ -119,7 +120,8 @@ class Env:
 
     def _deal_anew(self, condition: jax.Array, state: EnvState, key: jax.Array) -> EnvState:
         """A fresh board where the condition holds, else the state. Deals only when it has to, also under `vmap`."""
-        return rarely(condition, self._deal, state, key)
+        before = () if self.game.renew is None else (state.board,)
+        return rarely(condition, self._deal, state, key, *before)
 
     def _ended(self, state: EnvState) -> jax.Array:
         return state.over | (state.steps >= self.max_steps)

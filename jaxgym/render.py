@@ -40,8 +40,12 @@ def render(sheet: Sheet, tiles: jax.Array | np.ndarray, look: jax.Array | int = 
 
 
 def describe(sheet: Sheet, tiles: jax.Array | np.ndarray) -> str:
-    """Say one board: the cells of a row joined by ` | `, one line a row. Exact: the same ids draw the picture."""
-    return "\n".join(" | ".join(sheet.names[i] for i in row) for row in np.asarray(_ids(sheet, tiles)).tolist())
+    """Say one board: the cells of a row joined by ` | `, one line a row. Exact: the same ids draw the picture.
+
+    Cells whose sprite has no name are beyond the board: they are not said.
+    """
+    rows = [[name for name in (sheet.names[i] for i in row) if name] for row in np.asarray(_ids(sheet, tiles)).tolist()]
+    return "\n".join(" | ".join(row) for row in rows if row)
 
 
 def _ids(sheet: Sheet, tiles: Any) -> Any:
