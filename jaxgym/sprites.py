@@ -36,7 +36,11 @@ class Sheet:
     looks: int = 1  # L
 
     def canvas(self, rows: int, columns: int) -> tuple[int, int]:
-        """Height and width of the picture of a board, in pixels."""
+        """Height and width of the picture of a board, in pixels; raises ValueError for a board that it cannot hold."""
+        if self.picture and self.tile * max(rows, columns) > self.picture:
+            raise ValueError(
+                f"{rows}x{columns} cells of {self.tile} pixels do not fit into a picture of {self.picture} pixels"
+            )
         if self.picture:
             return self.picture, self.picture
         return rows * self.tile, columns * self.tile

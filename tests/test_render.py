@@ -87,6 +87,11 @@ def test_a_look_for_each_board():
         np.testing.assert_array_equal(picture, slow_drawing(sheet, board, theme))
 
 
+def test_a_board_too_large_for_its_sheet():
+    with pytest.raises(ValueError, match="5x4 cells of 56 pixels do not fit into a picture of 224"):
+        render(shapes_sheet((4, 4)), jnp.zeros((5, 4), jnp.int32))
+
+
 def test_ids_outside_the_sheet_are_clamped():
     sheet = shapes_sheet((2, 2))
     wild = jnp.array([[-1, 13], [-(2**31), 2**31 - 1]], jnp.int32)
