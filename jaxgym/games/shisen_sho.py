@@ -92,10 +92,9 @@ def step(state: State, action: jax.Array, key: jax.Array, *, rules: Rules) -> Ou
 
 def legal(state: State, *, rules: Rules) -> jax.Array:
     """Pairs that can go, bool [A], either order."""
-    kind = jnp.asarray(rules.kind_of)[state.board]
-    first = jnp.where(kind > 0, kind, jnp.int32(-1)).reshape(-1, 1, 1)
-    other = ~np.eye(kind.size, dtype=bool).reshape(kind.size, *kind.shape)
-    return _flat(_paths(state.board > 0, rules.ring, rules.max_turns) & (first == kind[None]) & other)
+    kind = jnp.asarray(rules.kind_of)[state.board].reshape(-1)
+    equal = _kept(jnp.where(kind > 0, kind, jnp.int32(MOST_KINDS + 1))), _kept(kind)
+    return _pairs(state.board > 0, rules.ring, rules.max_turns, equal).reshape(-1)
 
 
 def tiles(state: State) -> jax.Array:
@@ -148,41 +147,58 @@ def turns(tiles: jax.Array, *, ring: bool) -> jax.Array:
 
 def joined(tiles: jax.Array, *, ring: bool, max_turns: int) -> jax.Array:
     """Which cells a path joins: where tiles stand, bool [R, C] -> bool [R * C, R * C]."""
-    return _paths(tiles, ring, max_turns).reshape(tiles.size, tiles.size)
+    return _pairs(tiles, ring, max_turns).reshape(tiles.size, tiles.size)
 
 
-def _paths(tiles: jax.Array, ring: bool, max_turns: int) -> jax.Array:
-    """`joined` as bool [R * C, R, C]: from every cell to every cell.
+def _pairs(tiles: jax.Array, ring: bool, max_turns: int, equal: tuple[jax.Array, jax.Array] | None = None) -> jax.Array:
+    """`joined` as bool [R, C, R * C]: from every cell to every cell.
 
-    What a cell reaches in each row, and in each column, is worked out first, so that little is done for every pair of
-    cells; and on arrays that need not be cut anew, which on a CPU costs more than the arithmetic.
+    equal: where given, what the first and the other cell must have in common, uint16 [R * C] each; then no cell is its
+    own partner either. What a cell reaches, and what is free between two rows and two columns, is worked out first, so
+    that little is done for every pair of cells: in long rows and short words, of which a CPU takes many at a time.
     """
     grid = jnp.pad(tiles, 1, constant_values=not ring)  # without a ring the board is walled in
     rows, columns = tiles.shape
+    cell = np.arange(tiles.size)
+    row, column = (np.asarray(1 << (at + 1), np.uint16) for at in np.divmod(cell, columns))  # as words of one bit
 
-    def across(grid: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """What cells reach along their row [P, Q], and where that is free down to each row [P, Q, P]; own columns."""
+    def inner(grid: jax.Array) -> tuple[jax.Array, jax.Array]:
         reach, clear = _lines(grid)
-        reach, own = reach[1:-1, 1:-1], _bit(jnp.arange(1, grid.shape[1] - 1, dtype=jnp.uint32))
-        return reach, reach[:, :, None] & clear[1:-1, None, 1:-1], own
+        return reach[1:-1, 1:-1], clear[1:-1, 1:-1]
 
-    reach, free, own = across(grid)
-    a = free.reshape(-1, rows, 1), jnp.tile(own, rows)[:, None, None]
-    flat = _meet(a, (reach[None], own[None, None, :]), max_turns)
-    reach, free, own = across(grid.T)
-    a = free.transpose(1, 0, 2).reshape(-1, 1, columns), jnp.repeat(own, columns)[:, None, None]
-    return flat | _meet(a, (reach.T[None], own[None, :, None]), max_turns)
+    reach, clear = inner(grid)
+    across = _kept(reach.reshape(-1))
+    between_rows = _kept(jnp.repeat(clear, columns, axis=1))  # of each row and the row of each cell
+    reach, clear = inner(grid.T)
+    down = _kept(reach.T.reshape(-1))
+    between_columns = _kept(jnp.tile(clear, (1, rows)))
+
+    def band(part: slice) -> jax.Array:
+        """The pairs whose first cell is in some of the rows."""
+
+        def first(each: jax.Array | np.ndarray) -> jax.Array:
+            return jnp.asarray(each.reshape(rows, columns, 1)[part])
+
+        def other(each: jax.Array | np.ndarray) -> jax.Array:
+            return jnp.asarray(each.reshape(1, 1, -1))
+
+        ways = (across, between_rows[part, None, :], column), (down, between_columns[None, :, :], row)
+        meets = [_meet((first(r) & free, first(own)), (other(r), other(own)), max_turns) for r, free, own in ways]
+        path = functools.reduce(jnp.bitwise_or, meets) != 0
+        return path if equal is None else path & (first(equal[0]) == other(equal[1])) & (first(cell) != other(cell))
+
+    # In two bands, for XLA writes the parts of a concatenation in their own shapes. A flat whole it would work out
+    # entry by entry, with divisions that on a CPU cost six times the rest.
+    return jnp.concatenate([band(slice(0, rows // 2)), band(slice(rows // 2, rows))])
 
 
-def _flat(pairs: jax.Array) -> jax.Array:
-    """Pairs of cells, bool [R * C, R, C], as bool [A], by way of a copy.
+def _kept(values: jax.Array) -> jax.Array:
+    """The values, as uint16, in memory: XLA must not work them out again for every pair that they are part of.
 
-    Without one XLA works out where each flat entry lies among the cells: divisions that on a CPU cost four times the
-    rest. The copy goes to a place that only the data tell, lest it be left out: 0, for no cell is its own partner.
+    It never repeats a division. This one is by 1, which XLA cannot know.
     """
-    place = pairs[0, 0, 0].astype(jnp.int32)
-    room = jnp.zeros((pairs.shape[0] + 1, *pairs.shape[1:]), bool)
-    return jax.lax.dynamic_update_slice(room, pairs, (place, jnp.int32(0), jnp.int32(0))).reshape(-1)[: pairs.size]
+    short = values.astype(jnp.uint16).astype(jnp.uint32)
+    return (short // (1 + (short.reshape(-1)[0] >> 16))).astype(jnp.uint16)
 
 
 def _bit(index: jax.Array) -> jax.Array:
@@ -212,16 +228,16 @@ End = tuple[jax.Array, jax.Array]  # of a path: the columns that its tile reache
 
 
 def _meet(a: End, b: End, max_turns: int) -> jax.Array:
-    """Whether a path joins two tiles that runs along a row, a column and a row, any of them perhaps of no length.
+    """The columns of paths that run along a row, a column and a row, any of them perhaps of no length; 0 for none.
 
-    Of the columns that one of the two reaches only those count that are free between the rows of both.
+    Of the columns that one of the two tiles reaches only those count that are free between the rows of both.
     """
     shared = a[0] & b[0]
     if max_turns == 1:
         shared &= a[1] | b[1]
     elif max_turns == 0:
         shared &= a[1] & b[1]
-    return shared != 0
+    return shared
 
 
 class _Dealt(NamedTuple):
@@ -282,7 +298,7 @@ def _can_go(dealt: _Dealt, left: jax.Array, rules: Rules) -> jax.Array:
         a = seen[:, :, None] & between, own[:, :, None]
         return _meet(a, (seen[:, None, :], own[:, None, :]), rules.max_turns)
 
-    path = across(grid, row + 1, column + 1) | across(grid.T, column + 1, row + 1)
+    path = (across(grid, row + 1, column + 1) | across(grid.T, column + 1, row + 1)) != 0
     return path & left[:, :, None] & left[:, None, :] & ~np.eye(rules.copies, dtype=bool)[None]
 
 
