@@ -9,6 +9,7 @@ from jaxgym.looks import Look, random_looks
 from jaxgym.mixture import Mixed, Mixture, mix
 from jaxgym.registry import levels, make, names
 from jaxgym.render import describe, render
+from jaxgym.show import film, image
 from jaxgym.sprites import Sheet
 
 __all__ = [
@@ -25,6 +26,8 @@ __all__ = [
     "Sheet",
     "branch",
     "describe",
+    "film",
+    "image",
     "levels",
     "make",
     "mix",

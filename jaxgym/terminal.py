@@ -1,0 +1,112 @@
+"""Play a game by hand, in a terminal."""
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxgym import engine, show
+from jaxgym.actions import INVALID
+from jaxgym.game import Game
+from jaxgym.render import describe
+
+_ARROWS = {"\x1b[A": "up", "\x1b[B": "down", "\x1b[C": "right", "\x1b[D": "left"}
+_HELP = "h a hint, u undo, w the board in words, n a new board, q quit"
+
+
+def play(game: Game[Any], seed: int, ask: Callable[[str], str], say: Callable[[str], None]) -> float:
+    """Play until `q` or the end of what is asked for; returns the score.
+
+    ask: gives what the player types, for a line to show before it; raises EOFError when nothing more comes.
+    """
+    step = jax.jit(lambda state, action, key: engine.play(game, state, jnp.bool_(False), action, key))
+    teach = jax.jit(engine.teacher(game))
+    legal = jax.jit(game.legal)
+    keys = iter(jax.random.split(jax.random.key(seed), 10_000))
+    history: list[tuple[Any, float]] = [(game.reset(next(keys)), 0.0)]
+    say(f"{game.rules}\nAnswer with {game.actions.hint}; {_HELP}.")
+    fresh = True
+    while True:
+        state, score = history[-1]
+        over = not bool(legal(state).any())
+        if fresh:
+            say(f"\n{show.blocks(game, state)}\nscore {score:g}, {len(history) - 1} moves")
+            if over:
+                say("No move is left: n for a new board, u to take one back, q to quit.")
+        fresh = True
+        try:
+            text = ask("> ").strip()
+        except EOFError:
+            text = "q"
+        if text == "q":
+            return score
+        if text == "n":
+            history = [(game.reset(next(keys)), 0.0)]
+        elif text == "u":
+            history = history[:-1] or history
+        elif text == "w":
+            say(describe(game.sheet, game.tiles(state)))
+            fresh = False
+        elif text == "h" and not over:
+            say(game.explain(jax.tree.map(np.asarray, state), int(teach(state, jax.random.key(0)))))
+            fresh = False
+        else:
+            fresh = _answer(game, text, state, score, history, step, next(keys), say)
+
+
+def _answer(
+    game: Game[Any],
+    text: str,
+    state: Any,
+    score: float,
+    history: list[tuple[Any, float]],
+    step: Callable[..., engine.Played],
+    key: jax.Array,
+    say: Callable[[str], None],
+) -> bool:
+    """Try an answer; whether the board has changed."""
+    digits = text.replace(",", " ").split()
+    if len(digits) == 4 and all(part.isdigit() for part in digits):  # 0 1 0 4 for (0, 1) (0, 4)
+        text = f"({digits[0]}, {digits[1]}) ({digits[2]}, {digits[3]})"
+    action = game.actions.parse(text)
+    if action == INVALID:
+        say(f"{text!r} is no answer: give {game.actions.hint}; {_HELP}")
+        return False
+    played = step(state, jnp.int32(action), key)
+    if not bool(played.legal):
+        say(f"{game.actions.format(action)} is not legal here")
+        return False
+    history.append((played.state, score + float(played.reward)))
+    return True
+
+
+def keyboard(game: Game[Any]) -> Callable[[str], str]:
+    """What reads the player's answers: lines, or single keys where the game is one of moves and the terminal can."""
+    if not set(game.actions.names) <= set(_ARROWS.values()) or not sys.stdin.isatty():
+        return input
+    try:
+        import termios
+        import tty
+    except ImportError:  # not a Unix
+        return input
+
+    def ask(prompt: str) -> str:
+        print(f"{prompt}(arrow keys) ", end="", flush=True)
+        file = sys.stdin.fileno()
+        before = termios.tcgetattr(file)
+        try:
+            tty.setcbreak(file)
+            pressed = sys.stdin.read(1)
+            if pressed == "\x1b":
+                pressed += sys.stdin.read(2)
+        finally:
+            termios.tcsetattr(file, termios.TCSADRAIN, before)
+        print()
+        if not pressed or pressed == "\x04":
+            raise EOFError
+        return _ARROWS.get(pressed, pressed)
+
+    return ask

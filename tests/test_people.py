@@ -1,0 +1,154 @@
+"""What people use: images, films, a board in a terminal, a game by hand, the gallery, the command line."""
+
+import re
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+import jaxgym
+from jaxgym import __main__, engine, gallery, show, terminal
+
+
+@pytest.fixture(scope="module")
+def small():
+    return jaxgym.make("shisen_sho", size=4, kinds=2)
+
+
+def test_an_image_is_the_picture(game):
+    state = game.reset(jax.random.key(0))
+    shown = jaxgym.image(game, state)
+    np.testing.assert_array_equal(np.asarray(shown), jaxgym.render(game.sheet, game.tiles(state)))
+    with pytest.raises(ValueError, match="look=1: give 0 to 0"):
+        jaxgym.image(game, state, look=1)
+
+
+@pytest.mark.parametrize("ending", [".gif", ".webp", ".png"])
+def test_a_film_shows_the_episode(small, tmp_path, ending):
+    """A frame for every board, the first and the last among them, and no longer than the game."""
+    file = jaxgym.film(small, tmp_path / f"film{ending}", player=engine.teacher, seed=3, steps=50, seconds=0.1)
+    boards = list(show.episode(small, engine.teacher, 3, 50))
+    with Image.open(file) as film:
+        assert film.n_frames == len(boards) <= 9
+        film.seek(len(boards) - 1)
+        last = np.asarray(film.convert("RGB"), np.int32)
+    assert np.abs(last - np.asarray(jaxgym.image(small, boards[-1]), np.int32)).mean() < 4  # a GIF has 256 colours
+    np.testing.assert_array_equal(np.asarray(boards[-1].board), np.zeros((4, 4)))
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"file": "film.avi"}, "a film is a .gif"),
+        ({"file": "none/film.gif"}, "there is no folder"),
+        ({"file": "film.gif", "steps": -1}, "steps=-1"),
+        ({"file": "film.gif", "seconds": 0}, "seconds=0"),
+        ({"file": "film.gif", "seed": 1.5}, "seed=1.5"),
+    ],
+)
+def test_what_cannot_be_filmed(small, given, told, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=re.escape(told)):
+        jaxgym.film(small, **given)
+    assert not list(tmp_path.iterdir())
+
+
+def test_films_need_ffmpeg_for_mp4(small, tmp_path, monkeypatch):
+    monkeypatch.setattr(show.shutil, "which", lambda name: None)
+    with pytest.raises(ValueError, match=r"ffmpeg, which writes \.mp4, is not installed"):
+        jaxgym.film(small, tmp_path / "film.mp4")
+
+
+def test_a_terminal_shows_the_sprites(game):
+    """Every pair of colours, read back, is two pixels of the shrunk sprites."""
+    state = game.reset(jax.random.key(0))
+    tiles = np.asarray(game.tiles(state))
+    lines = show.blocks(game, state, width=80).splitlines()[1:]
+    pairs = [re.findall(r"\x1b\[38;2;(\d+);(\d+);(\d+);48;2;(\d+);(\d+);(\d+)m", line) for line in lines]
+    colours = np.asarray(pairs, np.int32).reshape(len(lines), -1, 2, 3).transpose(0, 2, 1, 3)
+    board = colours.reshape(2 * len(lines), -1, 3)
+    side = board.shape[0] // tiles.shape[0]
+    assert board.shape[1] == side * tiles.shape[1] <= 76
+    sprites = np.asarray(game.sheet.pixels)
+    for r, c in np.ndindex(*tiles.shape):
+        shrunk = np.asarray(Image.fromarray(sprites[tiles[r, c]]).resize((side, side), Image.Resampling.BOX))
+        np.testing.assert_array_equal(board[r * side : (r + 1) * side, c * side : (c + 1) * side], shrunk)
+
+
+def by_hand(game, *typed):
+    said, lines = [], iter(typed)
+
+    def ask(prompt):
+        try:
+            return next(lines)
+        except StopIteration:
+            raise EOFError from None
+
+    return terminal.play(game, 0, ask, said.append), said
+
+
+def test_a_game_by_hand(small):
+    """Legal answers count, in either way of writing; others are told; undo takes back; a hint is legal."""
+    state = small.reset(jax.random.split(jax.random.key(0), 10_000)[0])
+    legal = np.flatnonzero(small.legal(state))
+    answer = small.actions.format(int(legal[0]))
+    numbers = " ".join(re.findall(r"\d", answer))
+    score, said = by_hand(small, "nonsense", "(0, 0) (0, 0)", "h", "w", answer, "u", numbers)
+    assert score == 1
+    text = "\n".join(said)
+    assert "'nonsense' is no answer" in text and "(0, 0) (0, 0) is not legal here" in text
+    assert jaxgym.describe(small.sheet, small.tiles(state)) in said
+    assert text.count("score 1, 1 moves") == 2 and text.count("score 0, 0 moves") == 2
+    hints = [line for line in said if "joined with" in line]
+    assert len(hints) == 1 and small.actions.parse(hints[0].split(":")[0]) in legal
+
+
+def test_a_game_by_hand_to_its_end():
+    game = jaxgym.make("shisen_sho", size=4, kinds=1)
+    first = game.reset(jax.random.split(jax.random.key(0), 10_000)[0])
+    answers, state = [], first
+    while game.legal(state).any():
+        action = int(engine.teacher(game)(state, jax.random.key(0)))
+        answers.append(game.actions.format(action))
+        state = game.step(state, action, jax.random.key(0)).state
+    score, said = by_hand(game, *answers, "h", "n", "q")
+    assert "No move is left" in "\n".join(said) and score == 0  # that of the new board
+    assert len(answers) == 8
+
+
+def test_the_gallery_has_every_level_theme_and_look():
+    page = gallery.page(["2048"])
+    pictures = page.count("<img ")
+    assert pictures == len(jaxgym.levels("2048")) + len(jaxgym.looks.THEMES) + 8
+    for word in ("easy: size=5", "paper: as in the paper", "<figcaption>safe<", "Looks drawn at random"):
+        assert word in page
+    assert "<script" not in page and "http" not in page
+
+
+def test_the_command_line(tmp_path, capsys, monkeypatch):
+    assert __main__.main(["film", "2048", str(tmp_path / "a.gif"), "--steps", "2", "--level", "hard"]) == 0
+    assert (tmp_path / "a.gif").exists() and "written to" in capsys.readouterr().out
+    monkeypatch.setattr("builtins.input", lambda prompt: "q")
+    assert __main__.main(["play", "2048"]) == 0
+    assert capsys.readouterr().out.endswith("score 0\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["play", "chess"], "no game is called 'chess'"),
+        (["play", "swap", "--level", "mad"], "swap has no level 'mad'"),
+        (["film", "swap", "a.gif", "--theme", "neon"], "theme 'neon' is not one of"),
+        (["film", "swap", "a.txt"], "a film is a .gif"),
+        (["gallery", "--games", "swap", "--out", "none/gallery.html"], "none/gallery.html"),
+        (["gallery", "--games", "chess"], "no game is called 'chess'"),
+    ],
+)
+def test_mistakes_on_the_command_line_are_one_line(arguments, told, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(gallery, "_section", lambda name, seed: jaxgym.registry.find(name).make and "")
+    assert __main__.main(arguments) == 2
+    errors = capsys.readouterr().err
+    assert told in errors and errors.count("\n") == 1
+    assert not list(tmp_path.iterdir())
