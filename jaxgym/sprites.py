@@ -123,10 +123,10 @@ def _inset(size: int, look: Look) -> tuple[int, int, int, int]:
 
 
 def _put(image: Image.Image, ink: Image.Image, place: tuple[int, int], look: Look, luck: np.random.Generator) -> None:
-    """Lay what is drawn, RGBA, on a cell, turned as the look wants it."""
+    """Lay what is drawn on a cell, turned as the look wants it."""
     if look.rotation:
-        ink = ink.rotate(luck.uniform(-look.rotation, look.rotation), Image.Resampling.BICUBIC)
-    image.paste(ink, place, ink)
+        ink = ink.convert("RGBA").rotate(luck.uniform(-look.rotation, look.rotation), Image.Resampling.BICUBIC)
+    image.paste(ink, place, ink if ink.mode == "RGBA" else None)
 
 
 def _finished(image: Image.Image, look: Look, luck: np.random.Generator) -> np.ndarray:
@@ -138,11 +138,13 @@ def _finished(image: Image.Image, look: Look, luck: np.random.Generator) -> np.n
         pen.line((x, y, *end), fill=(grey, grey, grey), width=max(1, size // 28))
     if look.blur:
         image = image.filter(ImageFilter.GaussianBlur(look.blur))
-    noise = luck.normal(0.0, look.noise, (size, size, 3)) if look.noise else 0.0
-    return _lit(np.asarray(image) + noise, look)
+    pixels = np.asarray(image)
+    return _lit(pixels + luck.normal(0.0, look.noise, pixels.shape) if look.noise else pixels, look)
 
 
 def _lit(pixels: np.ndarray, look: Look) -> np.ndarray:
+    if look.brightness == 1 and pixels.dtype == np.uint8:
+        return pixels
     return (pixels * look.brightness).round().clip(0, 255).astype(np.uint8)
 
 
@@ -202,6 +204,6 @@ def _framed(pictures: np.ndarray, board: tuple[int, int], look: Look) -> np.ndar
     for picture in pictures:
         image, inside = empty.copy(), (tile - 2 * edge, tile - 2 * edge)
         scaled = Image.fromarray(picture).resize(inside, Image.Resampling.BICUBIC)
-        _put(image, scaled.convert("RGBA"), (edge, edge), look, luck)
+        _put(image, scaled, (edge, edge), look, luck)
         sprites.append(_finished(image, look, luck))
     return np.stack(sprites)

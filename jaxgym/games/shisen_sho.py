@@ -69,16 +69,18 @@ class Rules:
 
 
 def reset(key: jax.Array, *, rules: Rules, deck: Callable[[jax.Array], jax.Array]) -> State:
-    """Shuffle the tiles that `deck` draws, int32 [R * C]; again while no pair can go."""
+    """Shuffle the tiles, int32 [R * C], that `deck` makes of random words, uint32 [R * C], until some pair can go."""
 
-    def deal(carry: tuple[jax.Array, State]) -> tuple[jax.Array, State]:
-        next_key, deck_key, shuffle_key = jax.random.split(carry[0], 3)
-        tiles = jax.random.permutation(shuffle_key, varied(deck(deck_key), shuffle_key))
-        return next_key, State(tiles.reshape(rules.size, rules.size))
+    def deal(carry: tuple[jax.Array, jax.Array, State]) -> tuple[jax.Array, jax.Array, State]:
+        key, i, _ = carry
+        # Few draws for all of a deal: what takes long to compile is the random numbers.
+        luck, order = jax.random.bits(jax.random.fold_in(key, i), (2, rules.size**2), jnp.uint32)
+        tiles = jax.lax.sort((order, varied(deck(luck), order)), num_keys=1)[1]
+        return key, i + 1, State(tiles.reshape(rules.size, rules.size))
 
     nothing = State(jnp.zeros((rules.size, rules.size), jnp.int32))  # no pair can go: the first deal is always made
-    start = varied((key, nothing))
-    return jax.lax.while_loop(lambda carry: ~legal(carry[1], rules=rules).any(), deal, start)[1]
+    start = varied((key, jnp.uint32(0), nothing))
+    return jax.lax.while_loop(lambda carry: ~legal(carry[2], rules=rules).any(), deal, start)[2]
 
 
 def step(state: State, action: jax.Array, key: jax.Array, *, rules: Rules) -> Outcome:
@@ -361,6 +363,6 @@ def shisen_sho(
     return build("shisen_sho", same, sheet=sheet, rules=rules, deck=functools.partial(_deck, rules=rules))
 
 
-def _deck(key: jax.Array, *, rules: Rules) -> jax.Array:
-    del key
+def _deck(luck: jax.Array, *, rules: Rules) -> jax.Array:
+    del luck
     return jnp.repeat(jnp.arange(1, rules.kinds + 1, dtype=jnp.int32), rules.copies)

@@ -29,9 +29,12 @@ LEVELS: dict[str, dict[str, Any]] = {
 }
 
 
-def deck(key: jax.Array, *, rules: Rules, album: int) -> jax.Array:
-    """Different pictures of every class, int32 [R * C]; the `album` pictures of a class are sprites in a row."""
-    luck = jax.random.uniform(key, (rules.copies, rules.kinds), jnp.float32)
+def deck(luck: jax.Array, *, rules: Rules, album: int) -> jax.Array:
+    """Different pictures of every class, int32 [R * C]; the `album` pictures of a class are sprites in a row.
+
+    luck: random words, uint32 [R * C].
+    """
+    luck = (luck >> 8).astype(jnp.float32).reshape(rules.copies, rules.kinds) * 2.0**-24
 
     def choose(chosen: jax.Array, each: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
         """One more picture of every class: any of the first `last + 1`, or the last of them if that is taken."""
