@@ -107,6 +107,78 @@ def test_every_step_agrees_with_the_oracle():
     assert steps >= 10_000
 
 
+def oracle_masks(kinds, max_turns, ring):
+    """`oracle_legal` of many boards at once, int [N, R, C] -> bool [N, A]: rays are cast from all cells of all boards.
+
+    A word holds 64 starts, one a bit.
+    """
+    n, size, _ = kinds.shape
+    ground = np.pad(kinds, ((0, 0), (ring, ring), (ring, ring)))
+    inside = slice(ring, ring + size)
+    empty, found = ground == 0, []
+    for first in range(0, size * size, 64):
+        front = np.zeros(ground.shape, np.uint64)
+        for cell in range(first, min(first + 64, size * size)):
+            front[:, ring + cell // size, ring + cell % size] = np.uint64(1 << (cell - first))
+        reached = np.zeros_like(front)
+        for _ in range(max_turns + 1):
+            passed = np.zeros_like(front)
+            for axis, back in ((1, False), (1, True), (2, False), (2, True)):
+                ray = front
+                while ray.any():
+                    ray = np.roll(ray, -1 if back else 1, axis)
+                    edge = [slice(None)] * 3
+                    edge[axis] = -1 if back else 0
+                    ray[tuple(edge)] = 0  # what leaves on one side does not come back on the other
+                    reached |= np.where(empty, np.uint64(0), ray)
+                    ray = np.where(empty, ray, np.uint64(0))
+                    passed |= ray
+            front = passed
+        bits = reached[:, inside, inside].reshape(n, 1, -1) >> np.arange(64, dtype=np.uint64)[:, None] & np.uint64(1)
+        found.append(bits.astype(bool))
+    joined = np.concatenate(found, 1)[:, : size * size]  # [N, start, cell]
+    flat = kinds.reshape(n, -1)
+    equal = (flat[:, :, None] == flat[:, None]) & (flat > 0)[:, :, None] & ~np.eye(size * size, dtype=bool)
+    return (joined & equal).reshape(n, -1)
+
+
+@pytest.mark.parametrize(("size", "kinds", "max_turns", "ring", "boards"), SETTINGS)
+def test_both_oracles_agree(size, kinds, max_turns, ring, boards):
+    game = jaxgym.make("shisen_sho", size=size, kinds=kinds, max_turns=max_turns, ring=ring)
+    walked = record(game, min(boards, 3), size, 1)[0].reshape(-1, size, size)
+    expected = [oracle_legal(board, max_turns, ring) for board in walked]
+    np.testing.assert_array_equal(oracle_masks(walked, max_turns, ring), expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["shisen_sho", "shisen_sho_photo"])
+def test_a_million_steps_agree_with_the_oracle(name, steps=1_000_000):
+    """Random legal play: masks, boards, rewards and ends."""
+    game, boards, checked = jaxgym.make(name), 500, 0
+    words = np.asarray(game.sheet.names)
+    kind_of = np.where(
+        words == "empty", 0, np.unique(words, return_inverse=True)[1] + 1
+    )  # what is called alike is alike
+    for seed in range(10**6):
+        if checked >= steps:
+            break
+        before, masks, actions, rewards, overs, after = record(game, boards, 18, seed)
+        playing = np.cumsum(overs, 1) - overs == 0
+        before, masks, actions, rewards, overs, after = (
+            x[playing] for x in (before, masks, actions, rewards, overs, after)
+        )
+        np.testing.assert_array_equal(masks, oracle_masks(kind_of[before], 2, True))
+        expected = before.copy().reshape(len(before), -1)
+        rows = np.arange(len(before))
+        expected[rows, actions // 36] = expected[rows, actions % 36] = 0
+        np.testing.assert_array_equal(after.reshape(len(before), -1), expected)
+        # Where a board is over no pair can go; where it is not it is the next step's board, and has been checked.
+        assert masks.any(1).all() and not oracle_masks(kind_of[after[overs]], 2, True).any()
+        assert (rewards == 1).all() and (np.diff(np.flatnonzero(overs), prepend=-1) <= 18).all() and overs[-1]
+        checked += len(before)
+    assert checked >= steps
+
+
 # The rules, drawn. Letters are kinds, a dot is an empty cell.
 
 

@@ -89,6 +89,10 @@ def deals(game):
 
 @pytest.fixture(scope="module")
 def walk(game):
+    return walked(game, 0)
+
+
+def walked(game, seed):
     """Random legal swaps: before, mask, action, key, after, reward, over; host arrays (and keys), [steps, ...]."""
     player = engine.random_legal(game)
 
@@ -103,7 +107,7 @@ def walk(game):
 
         return jax.lax.scan(step, game.reset(deal_key), jax.random.split(play_key, 40))[1]
 
-    out = jax.jit(jax.vmap(board))(jax.random.split(jax.random.key(0), 256))
+    out = jax.jit(jax.vmap(board))(jax.random.split(jax.random.key(seed), 256))
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), out)
 
 
@@ -119,12 +123,27 @@ def new_tiles(keys, waves):
 
 def test_random_play_agrees_with_the_oracle(walk):
     """Legality, next board, reward and over on 10,240 steps, every new tile included."""
+    agree(walk)
+
+
+@pytest.mark.slow
+def test_a_million_steps_agree_with_the_oracle(game, steps=1_000_000):
+    checked = 0
+    for seed in range(1, 10**6):
+        if checked >= steps:
+            break
+        checked += agree(walked(game, seed))
+    assert checked >= steps
+
+
+def agree(walk):
+    """Compare every step with the oracle; how many there were."""
     before, mask, action, keys, after, reward, over = walk
     before, mask, action, after = map(np.asarray, (before, mask, action, after))
     assert len(before) >= 10_000 and not over.any()
     np.testing.assert_array_equal(mask, legal_of(before))
     start = np.concatenate([swapped(before[i : i + 1], pairs_of(8)[a]) for i, a in enumerate(action)])
-    rested, scores, waves = cascade_of(start, new_tiles(keys, 12))
+    rested, scores, waves = cascade_of(start, new_tiles(keys, 24))
     assert waves.min() == 1 and waves.max() >= 3
     np.testing.assert_array_equal(reward, scores)
     # Where the cascade left no legal swap the board was shuffled: the same tiles, moved, at rest. Elsewhere it is kept.
@@ -135,6 +154,7 @@ def test_random_play_agrees_with_the_oracle(walk):
     np.testing.assert_array_equal(*sets)
     last = after.reshape(256, -1, 8, 8)[:, -1]  # the others are the next step's board, whose mask is checked above
     assert mask.any(1).all() and legal_of(last).any(1).all() and not runs_of(after).any()
+    return len(before)
 
 
 def test_new_tiles_are_uniform():

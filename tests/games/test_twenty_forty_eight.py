@@ -104,6 +104,56 @@ def test_random_play_agrees_with_the_oracle(walk):
         assert flat["over"][i] == (not any(can(after, a) for a in range(4)))
 
 
+@pytest.mark.slow
+def test_a_million_steps_agree_with_the_oracle(game, steps=1_000_000):
+    """Games from their deal to their end: every line slides like the oracle's, remembered; the rest as above."""
+    lines, checked = {}, 0
+
+    def slid(boards, action):
+        """Many boards of exponents, [N, 4, 4], moved one way: boards and points."""
+        turned = boards.swapaxes(1, 2) if action in (UP, DOWN) else boards
+        turned = turned[..., ::-1] if action in (RIGHT, DOWN) else turned
+        flat = turned.reshape(-1, 4)
+        for line in {tuple(line) for line in flat.tolist()} - lines.keys():
+            after, points = slide_line([2**k if k else 0 for k in line])
+            lines[line] = [t.bit_length() - 1 if t else 0 for t in after], points
+        found = [lines[tuple(line)] for line in flat.tolist()]
+        after = np.asarray([line for line, _ in found]).reshape(turned.shape)
+        after = after[..., ::-1] if action in (RIGHT, DOWN) else after
+        after = after.swapaxes(1, 2) if action in (UP, DOWN) else after
+        return after, np.asarray([points for _, points in found]).reshape(-1, 4).sum(1)
+
+    player = engine.random_legal(game)
+
+    @jax.jit
+    @jax.vmap
+    def play(key):
+        def step(state, key):
+            act_key, luck_key = jax.random.split(key)
+            action = player(state, act_key)
+            out = game.step(state, action, luck_key)
+            return out.state, (state.board, game.legal(state), action, out.state.board, out.reward, out.over)
+
+        return jax.lax.scan(step, game.reset(key), jax.random.split(key, 200))[1]
+
+    seed = 0
+    while checked < steps:
+        shown = [np.asarray(x) for x in play(jax.random.split(jax.random.key(seed), 200))]
+        seed += 1
+        playing = np.cumsum(shown[-1], 1) - shown[-1] == 0
+        before, masks, actions, after, rewards, overs = (x[playing] for x in shown)
+        ways = [slid(before, a) for a in range(4)]
+        np.testing.assert_array_equal(masks, np.stack([(board != before).any((1, 2)) for board, _ in ways], 1))
+        rows = np.arange(len(before))
+        moved = np.stack([board for board, _ in ways], 1)[rows, actions]
+        np.testing.assert_array_equal(rewards, np.stack([points for _, points in ways], 1)[rows, actions])
+        new = moved != after
+        assert (new.sum((1, 2)) == 1).all() and (moved[new] == 0).all() and set(after[new].tolist()) <= {1, 2}
+        stuck = np.stack([(slid(after, a)[0] == after).all((1, 2)) for a in range(4)]).all(0)
+        np.testing.assert_array_equal(overs, stuck)
+        checked += len(before)
+
+
 def test_tile_mass_grows_by_the_new_tile_alone(walk):
     mass = {name: np.where(walk[name] > 0, 2 ** walk[name], 0).sum((2, 3)) for name in ("before", "after")}
     grown = mass["after"] - mass["before"]
