@@ -119,7 +119,25 @@ def growth(record: dict[str, Any]) -> str:
     return "\n\n".join(made)
 
 
+def strengths(record: dict[str, Any]) -> str:
+    """The table of `teachers.py`."""
+    rows = [
+        [
+            what,
+            player,
+            f"{each['games']:,}",
+            f"{each['share']:.1%} ({each['low']:.1%} to {each['high']:.1%})",
+            f"{each['moves']:,.1f}",
+            f"{each['score']:,.1f}",
+        ]
+        for what, players in record["teachers"].items()
+        for player, each in players.items()
+    ]
+    return table("Whole games", record, ["", "player", "games", "share", "moves", "score"], rows)
+
+
 SHOWN = {
+    "teachers": strengths,
     "env_step": steps,
     "render": pictures,
     "scaling": growth,

@@ -290,7 +290,7 @@ def worth(board):
     """The teacher's opinion, in words of its own: board is a list of rows of tile values."""
     total = 0.0
     for line in [*board, *map(list, zip(*board, strict=True))]:
-        heights = [(t.bit_length() - 1) ** 4 if t else 0 for t in line]
+        heights = [(t.bit_length() - 1) ** 2 if t else 0 for t in line]
         steps = [a - b for a, b in itertools.pairwise(heights)]
         total += rules.DISORDER * min(sum(s for s in steps if s > 0), -sum(s for s in steps if s < 0))
         total += rules.EQUAL * sum(a == b != 0 for a, b in itertools.pairwise(line))
