@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import ImageFont
 
 import jaxgym
 from jaxgym import Env, Look, random_looks, render
@@ -48,6 +49,10 @@ def test_numbers_are_written_in_four_ways():
 
 
 def test_a_font_of_ones_own(tmp_path):
+    file = tmp_path / "own.ttf"
+    file.write_bytes(ImageFont.load_default(10).path.getvalue())  # the built-in one, by way of a file
+    own, plain = (np.asarray(jaxgym.make("2048", font=font).sheet.pixels, np.int32) for font in (str(file), ""))
+    assert np.abs(own - plain).mean() < 12 < np.abs(own - own[:1])[1:].mean()  # numbers in nearly the same places
     with pytest.raises(ValueError, match="give a TrueType file") as caught:
         Look(font=str(tmp_path / "none.ttf"))
     assert "\n" not in str(caught.value)
