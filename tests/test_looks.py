@@ -197,7 +197,8 @@ def test_every_game_has_the_named_levels(name):
         game = jaxgym.make(name, level=level)
         state = jax.jit(game.reset)(jax.random.key(0))
         assert game.legal(state).any()
-        np.testing.assert_array_equal(state.board, jaxgym.make(name, **options).reset(jax.random.key(0)).board)
+        same = jaxgym.make(name, **options)
+        assert (game.rules, game.actions.names, game.sheet.names) == (same.rules, same.actions.names, same.sheet.names)
         shapes[level] = state.board.size
     assert jaxgym.make(name).rules == jaxgym.make(name, level="paper").rules
     assert shapes["paper"] != shapes["extreme"]

@@ -21,7 +21,7 @@ class Reading(NamedTuple):
 
 def read(replies: Sequence[Reply], truths: Sequence[str]) -> Reading:
     """Compare replies with the exact texts of their boards."""
-    boards = {truth: read_words(truth) for truth in truths}  # replies of a group have one board
+    boards = {truth: read_words(truth) for truth in set(truths)}  # replies of a group have one board
     cells = [
         (1.0, True) if r.perception == truth else share_of_cells(r.perception, boards[truth])
         for r, truth in zip(replies, truths, strict=True)
