@@ -44,7 +44,8 @@ def main(arguments: list[str] | None = None) -> int:
             player = PLAYERS[options.player]
             print(f"written to {show.film(game, options.file, player=player, seed=options.seed, steps=options.steps)}")
         else:
-            print(f"score {terminal.play(game, options.seed, terminal.keyboard(game), print):g}")
+            score = terminal.play(game, options.seed, terminal.keyboard(game), print, colours=sys.stdout.isatty())
+            print(f"score {score:g}")
     except (ValueError, OSError) as error:
         print(f"python -m jaxgym: {error}", file=sys.stderr)
         return 2

@@ -39,6 +39,4 @@ class Game(Generic[State]):
     tiles: Callable[[State], jax.Array]  # int32 [R, C] sprite ids
     values: Callable[[State, Key], jax.Array]  # float32 [A]: a teacher's worth of every action, -inf where illegal
     explain: Callable[[State, int], str]  # host: one or two sentences on why this action, which begin with its text
-    renew: Callable[[State, Key], State] | None = (
-        None  # the board dealt after one that has ended; None: `reset` deals it
-    )
+    renew: Callable[[State, Key], State] | None = None  # deals the board after one that has ended; None: `reset` does

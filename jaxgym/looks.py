@@ -154,8 +154,9 @@ class Look:
         self._set("seed", whole("seed", self.seed, 0))
         for name, (low, high) in _RANGES.items():
             self._set(name, number(name, getattr(self, name), low, high))
-        if self.font:
-            _font(self.font, 10.0)
+        if not isinstance(self.font, str):
+            raise ValueError(f"font={self.font!r}: give the path of a TrueType file as text, or none")
+        _font(self.font, 10.0)
 
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)

@@ -56,10 +56,13 @@ def mix(games: Sequence[Game[Any]], odds: Sequence[float] | None = None) -> Mixt
     All must be drawn with cells of one size on one canvas, in as many looks: make them with the same `tile`, `picture`
     and `looks`. Raises ValueError, in one line, where they are not.
     """
-    games = tuple(games)
+    games = tuple(games) if isinstance(games, tuple | list) else ()
     if not games or not all(isinstance(game, Game) for game in games):
-        raise ValueError(f"games={games!r}: give games, such as jaxgym.make(...) returns")
-    wanted = np.ones(len(games), np.float32) if odds is None else np.asarray(odds, np.float32)
+        raise ValueError("games: give a list of games, such as jaxgym.make(...) returns")
+    try:
+        wanted = np.ones(len(games), np.float32) if odds is None else np.asarray(odds, np.float32)
+    except (TypeError, ValueError):
+        wanted = np.zeros(0, np.float32)
     if wanted.shape != (len(games),) or not np.isfinite(wanted).all() or wanted.min() < 0 or wanted.sum() <= 0:
         raise ValueError(f"odds={odds!r}: give one number a game, none below 0 and not all of them 0")
     for what in ("tile", "picture", "patch", "looks"):

@@ -1,5 +1,6 @@
 """Play a game by hand, in a terminal."""
 
+import itertools
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 
 from jaxgym import engine, show
 from jaxgym.actions import INVALID
+from jaxgym.checks import whole
 from jaxgym.game import Game
 from jaxgym.render import describe
 
@@ -17,15 +19,19 @@ _ARROWS = {"\x1b[A": "up", "\x1b[B": "down", "\x1b[C": "right", "\x1b[D": "left"
 _HELP = "h a hint, u undo, w the board in words, n a new board, q quit"
 
 
-def play(game: Game[Any], seed: int, ask: Callable[[str], str], say: Callable[[str], None]) -> float:
+def play(
+    game: Game[Any], seed: int, ask: Callable[[str], str], say: Callable[[str], None], colours: bool = True
+) -> float:
     """Play until `q` or the end of what is asked for; returns the score.
 
     ask: gives what the player types, for a line to show before it; raises EOFError when nothing more comes.
+    colours: is the board drawn, or said in words?
     """
     step = jax.jit(lambda state, action, key: engine.play(game, state, jnp.bool_(False), action, key))
     teach = jax.jit(engine.teacher(game))
     legal = jax.jit(game.legal)
-    keys = iter(jax.random.split(jax.random.key(seed), 10_000))
+    key = jax.random.key(whole("seed", seed, 0))
+    keys = (jax.random.fold_in(key, i) for i in itertools.count())
     history: list[tuple[Any, float]] = [(game.reset(next(keys)), 0.0)]
     say(f"{game.rules}\nAnswer with {game.actions.hint}; {_HELP}.")
     fresh = True
@@ -33,7 +39,8 @@ def play(game: Game[Any], seed: int, ask: Callable[[str], str], say: Callable[[s
         state, score = history[-1]
         over = not bool(legal(state).any())
         if fresh:
-            say(f"\n{show.blocks(game, state)}\nscore {score:g}, {len(history) - 1} moves")
+            board = show.blocks(game, state) if colours else describe(game.sheet, game.tiles(state))
+            say(f"\n{board}\nscore {score:g}, {len(history) - 1} moves")
             if over:
                 say("No move is left: n for a new board, u to take one back, q to quit.")
         fresh = True

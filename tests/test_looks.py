@@ -63,7 +63,7 @@ def test_a_font_of_ones_own(tmp_path):
     [
         {"gap": 7}, {"gap": 1.5}, {"grid": 1}, {"numbers": "roman"}, {"rotation": 90}, {"rotation": "a lot"},
         {"blur": -1}, {"blur": float("nan")}, {"brightness": 0}, {"noise": 1000}, {"noise": True}, {"marks": -1},
-        {"tile": 10}, {"seed": -1}, {"theme": None},
+        {"tile": 10}, {"seed": -1}, {"font": 3}, {"theme": None},
     ],
 )  # fmt: skip
 def test_what_no_look_can_be(bad):

@@ -192,8 +192,10 @@ def test_it_can_be_pickled(mixture):
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        (lambda games: mix([]), "give games"),
-        (lambda games: mix(["2048"]), "give games"),
+        (lambda games: mix([]), "give a list of games"),
+        (lambda games: mix(["2048"]), "give a list of games"),
+        (lambda games: mix(None), "give a list of games"),
+        (lambda games: mix(games, odds="abc"), "one number a game"),
         (lambda games: mix(games, odds=(1, 2)), "one number a game"),
         (lambda games: mix(games, odds=(1, -2, 3)), "one number a game"),
         (lambda games: mix(games, odds=(0, 0, 0)), "one number a game"),

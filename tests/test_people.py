@@ -90,7 +90,7 @@ def by_hand(game, *typed):
 
 def test_a_game_by_hand(small):
     """Legal answers count, in either way of writing; others are told; undo takes back; a hint is legal."""
-    state = small.reset(jax.random.split(jax.random.key(0), 10_000)[0])
+    state = small.reset(jax.random.fold_in(jax.random.key(0), 0))
     legal = np.flatnonzero(small.legal(state))
     answer = small.actions.format(int(legal[0]))
     numbers = " ".join(re.findall(r"\d", answer))
@@ -106,7 +106,7 @@ def test_a_game_by_hand(small):
 
 def test_a_game_by_hand_to_its_end():
     game = jaxgym.make("shisen_sho", size=4, kinds=1)
-    first = game.reset(jax.random.split(jax.random.key(0), 10_000)[0])
+    first = game.reset(jax.random.fold_in(jax.random.key(0), 0))
     answers, state = [], first
     while game.legal(state).any():
         action = int(engine.teacher(game)(state, jax.random.key(0)))
@@ -131,13 +131,15 @@ def test_the_command_line(tmp_path, capsys, monkeypatch):
     assert (tmp_path / "a.gif").exists() and "written to" in capsys.readouterr().out
     monkeypatch.setattr("builtins.input", lambda prompt: "q")
     assert __main__.main(["play", "2048"]) == 0
-    assert capsys.readouterr().out.endswith("score 0\n")
+    said = capsys.readouterr().out
+    assert said.endswith("score 0\n") and " | " in said and "\x1b" not in said  # no terminal: the board in words
 
 
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
         (["play", "chess"], "no game is called 'chess'"),
+        (["play", "swap", "--seed", "-1"], "seed=-1"),
         (["play", "swap", "--level", "mad"], "swap has no level 'mad'"),
         (["film", "swap", "a.gif", "--theme", "neon"], "theme 'neon' is not one of"),
         (["film", "swap", "a.txt"], "a film is a .gif"),

@@ -53,7 +53,7 @@ def side_by_side(runs: dict[str, Callable[[int], Callable[[], Any]]], seconds: f
 
 
 def checksum(seen: jax.Array) -> jax.Array:
-    """A number from all over an observation, uint32 []; every eighth row and column of a picture.
+    """A number from all over an observation, uint32 []; every sixteenth row and column of a picture.
 
     XLA adds up bytes at 1 GB/s on a CPU: a sum of all of them would measure that sum. That all are written is sure
     where the observation is what a loop carries.
