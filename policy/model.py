@@ -147,13 +147,15 @@ class Model(nnx.Module):
         return jnp.concatenate([first, hidden], axis=1)
 
     def answered(
-        self, prompt: jax.Array, pictures: jax.Array, replies: jax.Array, temperature: jax.Array | float = 1.0
+        self,
+        prompts: jax.Array,
+        lengths: jax.Array,
+        pictures: Pictures,
+        replies: jax.Array,
+        temperature: jax.Array | float = 1.0,
     ) -> Said:
-        """What the model makes of replies, int32 [S * G, R], to one prompt, int32 [P], about each of S pictures."""
-        count = pictures.shape[0]
-        prompts = jnp.broadcast_to(prompt[None], (count, prompt.shape[0]))
-        begun = self.prefill(prompts, jnp.full(count, prompt.shape[0], jnp.int32), pictures)
-        return self.said(self.continued(begun, replies), replies, temperature)
+        """What the model makes of replies, int32 [S * G, R], to prompts int32 [S, P] of lengths int32 [S]."""
+        return self.said(self.continued(self.prefill(prompts, lengths, pictures), replies), replies, temperature)
 
 
 def entropy(logprobs: jax.Array) -> jax.Array:

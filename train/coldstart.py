@@ -158,14 +158,17 @@ def words_loss(
     prompt: jax.Array,
     pictures: jax.Array,
     written: Written,
+    share: jax.Array,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Cross-entropy of written replies alone, reading and the rest alike: for a model with a tokenizer of its own.
+    """Cross-entropy of written replies alone: for a model with a tokenizer of its own.
 
-    prompt int32 [P], pictures uint8 [n, H, W, 3].
+    prompt int32 [P], pictures uint8 [n, H, W, 3], share float32 [n, R]: how much each token counts.
     """
-    said = nnx.merge(graphdef, params).answered(prompt, pictures, written.ids)
-    perception, rest = written.blocks == 0, written.blocks > 0
-    loss = -masked_mean(said.logprobs, perception) - masked_mean(said.logprobs, rest)
+    count = pictures.shape[0]
+    prompts, lengths = jnp.broadcast_to(prompt[None], (count, len(prompt))), jnp.full(count, len(prompt), jnp.int32)
+    said = nnx.merge(graphdef, params).answered(prompts, lengths, pictures, written.ids)
+    perception = written.blocks == 0
+    loss = -jnp.sum(jnp.where(share > 0, share * said.logprobs, 0.0))
     return loss, {
         "loss": loss,
         "cells": masked_mean(said.likeliest.astype(jnp.float32), perception),
@@ -173,9 +176,19 @@ def words_loss(
     }
 
 
+def word_shares(blocks: jax.Array, perception: float) -> jax.Array:
+    """How much each token of written replies counts: blocks int32 [n, R] -> float32 [n, R].
+
+    The mean over tokens that read the board counts 2 * perception, that over the rest 2 * (1 - perception).
+    """
+    reading, rest = ((mask / jnp.maximum(jnp.sum(mask), 1)) for mask in (blocks == 0, blocks > 0))
+    return jnp.float32(2 * perception) * reading + jnp.float32(2 * (1 - perception)) * rest
+
+
 class Weights(NamedTuple):
     """Weights of the parts of the loss, float32 []."""
 
+    perception: jax.Array  # of reading the board, against the rest of the reply: 0 to 1
     decision: jax.Array
     dense: jax.Array
 
@@ -185,9 +198,9 @@ def loss(
     params: Params,
     heads: dict[str, jax.Array],
     tables: Tables,
+    weights: Weights,
     lesson: Lesson,
     written: Written,
-    weights: Weights,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Cross-entropy of a game's written replies, block by block, plus the dense losses; and what to report."""
     model = nnx.merge(graphdef, params)
@@ -212,14 +225,15 @@ def loss(
         x = model.embed(ids, seen.features)
         extra += dense.at_the_decoder(model, tables, x, positions, decided, lesson.wanted)
     right = jnp.argmax(logits, axis=-1) == written.ids
+    words = 2 * (weights.perception * read + (1 - weights.perception) * wrote)
     report = {
-        "loss": read + wrote + chose,
+        "loss": words + chose,
         "cells": masked_mean(right.astype(jnp.float32), perception),
         "board": jnp.mean(jnp.all(right | ~perception, axis=1).astype(jnp.float32)),
         "decision_loss": chose,
         **found,
     }
-    return read + wrote + weights.decision * chose + weights.dense * extra, report
+    return words + weights.decision * chose + weights.dense * extra, report
 
 
 def decision_loss(

@@ -1,5 +1,6 @@
 """One frozen record per concern; what a run is made of, nothing else. Every field is a flag of `train.main`."""
 
+import math
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -8,6 +9,7 @@ from jaxgym import registry
 from policy.config import PRESETS, fits, plain
 from policy.lora import MODULES
 
+PLAYERS = ("own", "random", "teacher")
 POOL = 256  # boards of each game that are in play at once
 
 
@@ -59,38 +61,110 @@ class Supervised:
     steps: int = flag(0, "optimizer steps; 0 skips the phase")
     boards: int = flag(16, "boards of each game in a step")
     lr: float = flag(2e-3, "peak learning rate (AdamW; ten times that for Muon; warm-up and cosine)")
+    perception: float = flag(0.5, "share of the loss that reading the board has, against the rest of a reply; 0 to 1")
     decision: float = flag(
         1.0, "weight of the tokens that first name the action, against the teacher's whole distribution"
     )
     dense: float = flag(1.0, "weight of reading cells and legal actions straight off the image tokens")
 
     def __post_init__(self) -> None:
-        _check(self, steps=0, boards=1, lr=0.0, decision=0.0, dense=0.0)
+        _check(self, steps=0, boards=1, lr=0.0, perception=0.0, decision=0.0, dense=0.0)
+        if self.perception > 1:
+            raise ValueError(f"supervised perception={self.perception}: must be at most 1")
         _check_divides("boards", self.boards)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Grpo:
-    """Group relative policy optimization (arXiv 2402.03300)."""
+class States:
+    """The boards that RL answers."""
 
-    updates: int = flag(30, "optimizer steps; 0 skips the phase")
+    play: tuple[str, ...] = flag(
+        ("own", "random"), "whose moves they come from, in equal parts: own, random, teacher; repeat one for more of it"
+    )
+    depth: int = flag(0, "most random moves that a board has behind it at first; 0: as many as the protocol has steps")
+    persist: bool = flag(True, "boards stay in play from update to update; else each update has fresh ones")
+
+    def __post_init__(self) -> None:
+        _check(self, depth=0)
+        if not self.play or not set(self.play) <= set(PLAYERS):
+            raise ValueError(f"states play={','.join(self.play)}: must be some of {','.join(PLAYERS)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reward:
+    """What a reply earns. Every part is logged for every game."""
+
+    game: Literal["outcome", "regret", "score"] = flag(
+        "regret",
+        "of the game: VLM-Gym's +1 or -1; or 1 minus what the action gives away by the teacher's values; "
+        "or the game's own score of the move, -1 where it is not legal",
+    )
+    format: float = flag(1.0, "of a reply whose three blocks stand once each, in order")
+    perception: float = flag(1.0, "of a board read without a mistake; a share of it for a share of cells")
+    exact: bool = flag(False, "nothing for a board that is not read without a mistake")
+    own: str = flag(
+        "",
+        "a function of yours, MODULE:FUNCTION, given (train.rollout.Replies, jaxgym.Game): one number a reply, "
+        "added to the game's reward",
+    )
+    weights: tuple[str, ...] = flag((), "NAME=WEIGHT,...: how much a game counts against the others; 1 if not named")
+
+    def __post_init__(self) -> None:
+        _check(self, format=0.0, perception=0.0)
+        self.weight("")
+
+    def weight(self, game: str) -> float:
+        """How much a game counts; raises ValueError for weights that are none."""
+        found = 1.0
+        for given in self.weights:
+            name, _, number = given.partition("=")
+            try:
+                value = float(number)
+            except ValueError:
+                value = math.nan
+            if not name or not 0 <= value < math.inf:
+                raise ValueError(f"reward weights: {given!r} must be the name of a game, = and a number from 0 on")
+            found = value if name == game else found
+        return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grpo:
+    """Group relative policy optimization (arXiv 2402.03300) and its kin."""
+
+    updates: int = flag(30, "rollouts to learn from; 0 skips the phase")
     states: int = flag(32, "boards of each game in an update")
     group: int = flag(16, "replies tried from each board")
     keep: int = flag(4, "replies of a group that are learned from, those whose rewards lie farthest apart; 0: all")
+    refill: int = flag(
+        0,
+        "rounds of further boards that are answered in place of those whose replies all earned alike "
+        "(dynamic sampling); 0: these stay, and count",
+    )
+    mask_truncated: bool = flag(False, "nothing is learned from replies that were cut off for their length")
+    epochs: int = flag(1, "times that the replies of an update are gone through")
+    minibatches: int = flag(1, "optimizer steps in an epoch, each on its part of the boards")
     lr: float = flag(1e-4, "peak learning rate (AdamW, warm-up and cosine)")
-    kl: float = flag(1e-2, "weight of the k3 estimate of the KL divergence from the model before RL")
-    clip: float = flag(0.2, "the ratio of probabilities counts within 1 - clip and 1 + clip")
-    temperature: float = flag(0.8, "of sampling")
-    reward: Literal["outcome", "regret"] = flag(
-        "regret", "of the game: VLM-Gym's +1 or -1, or 1 minus what the action gives away by the teacher's values"
+    objective: Literal["clip", "cispo", "gspo"] = flag(
+        "clip", "PPO's, token by token; or the weight clipped, not the token; or one ratio for a whole reply"
+    )
+    clip: float = flag(0.2, "a ratio of probabilities counts down to 1 - clip ...")
+    clip_high: float = flag(0.2, "... and up to 1 + clip_high (DAPO: 0.28)")
+    average: Literal["token", "sequence", "constant"] = flag(
+        "token", "all tokens count alike; or all replies do; or each token, as a share of the longest there could be"
+    )
+    scale: Literal["none", "group", "game"] = flag(
+        "none", "what advantages are divided by: nothing, the deviation of their group, or that of all of the game's"
     )
     credit: Literal["block", "reply"] = flag(
         "block", "perception judged by what it read, think and answer by the game; or one advantage for a whole reply"
     )
-    scale: bool = flag(False, "divide advantages by the deviation of their group")
-    format: float = flag(1.0, "reward of a reply whose three blocks stand once each, in order")
-    perception: float = flag(1.0, "reward of a board read without a mistake; a share of it for a share of cells")
-    exact: bool = flag(False, "reward only boards read without a mistake")
+    kl: float = flag(1e-2, "weight of the divergence from the model before RL; 0: that model is not asked")
+    kl_estimate: Literal["k3", "k1"] = flag("k3", "k3 is added to the loss, k1 taken off the advantages")
+    correct: float = flag(
+        0.0, "cap on the weight that corrects for the sampler's own probabilities (truncated importance); 0: none"
+    )
+    temperature: float = flag(0.8, "of sampling")
 
     def __post_init__(self) -> None:
         _check_divides("states", self.states)
@@ -100,15 +174,20 @@ class Grpo:
             states=1,
             group=2,
             keep=0,
+            refill=0,
+            epochs=1,
+            minibatches=1,
             lr=0.0,
-            kl=0.0,
             clip=0.0,
+            clip_high=0.0,
+            kl=0.0,
+            correct=0.0,
             temperature=1e-3,
-            format=0.0,
-            perception=0.0,
         )
         if self.keep == 1:
             raise ValueError("grpo keep=1: must be 0 (all), or at least 2: one reply has nothing to be compared with")
+        if self.states % self.minibatches:
+            raise ValueError(f"grpo minibatches={self.minibatches}: must divide the {self.states} states")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,12 +222,12 @@ class Config:
     games: tuple[str, ...] = flag(("all",), "names separated by commas, or all")
     model: str = flag("small", "a preset (tiny, small, medium) trained from scratch, or the folder of a saved model")
     recipe: Literal["g0", "g1"] = flag("g1", "g0: RL from the base model; g1: a cold start from the teacher in between")
-    states: Literal["random", "own", "mix"] = flag("mix", "whose play the boards of RL come from")
     seed: int = flag(0, "of everything that is drawn")
     photos: str = flag("digits", "pictures of shisen_sho_photo: digits, or the path of a CIFAR-10 archive or folder")
     picture: int = flag(0, "side of the pictures in pixels; 0: one block of patches a cell")
     reply: int = flag(0, "tokens that a reply may have; 0: what a written one needs, and some more")
     dtype: Literal["float32", "bfloat16"] = flag("float32", "of the computation; what learns is kept in float32")
+    accumulate: int = flag(1, "parts that a batch is gone through in, one after another: less memory, the same update")
     remat: bool = flag(False, "compute activations again in the backward pass: a third more work, far less memory")
     freeze: Literal["nothing", "vision"] = flag("nothing", "what does not learn of a saved model")
     run: str = flag("", "folder of the run, made anew (default: runs/ and the date)")
@@ -156,11 +235,18 @@ class Config:
     sight: Sight = Sight(steps=500)
     base: Supervised = Supervised(steps=50)
     coldstart: Supervised = Supervised(steps=400)
+    states: States = States()
+    reward: Reward = Reward()
     grpo: Grpo = Grpo()
     evaluation: Evaluation = Evaluation()
 
     def __post_init__(self) -> None:
-        _check(self, seed=0, picture=0, reply=0)
+        _check(self, seed=0, picture=0, reply=0, accumulate=1)
+        if self.grpo.states // self.grpo.minibatches % self.accumulate:
+            raise ValueError(f"accumulate={self.accumulate}: must divide the boards of a minibatch of GRPO")
+        for phase in ("sight", "base", "coldstart"):
+            if (boards := getattr(self, phase).boards) % self.accumulate:
+                raise ValueError(f"accumulate={self.accumulate}: must divide the {boards} boards of {phase}")
         if self.seed >= 1 << 32:
             raise ValueError(f"seed={self.seed}: must be below 2**32")
 
@@ -185,7 +271,10 @@ class Config:
 
     def check(self) -> None:
         """Raise ValueError for what can be known to be wrong before anything is made."""
-        self.names()
+        names = self.names()
+        for given in self.reward.weights:
+            if (name := given.partition("=")[0]) not in names:
+                raise ValueError(f"reward weights: {name!r} is none of this run's games ({', '.join(names)})")
         if self.model not in PRESETS and not Path(self.model).is_dir():
             raise ValueError(f"model {self.model!r} is neither a preset ({', '.join(PRESETS)}) nor a folder")
         if self.model in PRESETS and (self.lora.rank or self.freeze != "nothing"):

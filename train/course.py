@@ -1,12 +1,13 @@
 """The games of a run, each with all that its steps need, and the model that is to learn them."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 
 import jaxgym
 import policy
-from train import coldstart, dense
+from train import coldstart, dense, rewards
 from train.config import Config
 from train.evaluate import protocol
 from train.language import Language, build_tokenizer, speak, take
@@ -20,16 +21,18 @@ class Course(NamedTuple):
     tables: dense.Tables | None  # for what is taught where it arises; None: by words alone
     limit: int  # steps after which a board is dealt anew
     scale: float  # how far apart the teacher's values usually lie
+    own: Callable[..., Any] | None = None  # a user's reward
 
 
 def prepare(config: Config, key: jax.Array) -> tuple[policy.VLM, dict[str, Course], dict[str, Boards]]:
     """The model of a run, and by game its course and boards at every stage of random play."""
+    own = rewards.find_own(config.reward.own) if config.reward.own else None
     vlm, games, pools = _model_and_games(config, key)
     courses = {}
     for game, pool in zip(games, pools, strict=True):
         language = speak(vlm, game, take(jax.device_get(pool.state), 0), config.reply)
         scale = coldstart.measure_scale(game, pool.state, key)
-        courses[game.name] = Course(language, coldstart.tables(language), protocol(game).steps, scale)
+        courses[game.name] = Course(language, coldstart.tables(language), protocol(game).steps, scale, own)
     return vlm, courses, {game.name: pool for game, pool in zip(games, pools, strict=True)}
 
 

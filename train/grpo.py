@@ -1,113 +1,108 @@
-"""The objective of group relative policy optimization, as pure functions.
+"""The objective of group relative policy optimization and its kin, as pure functions.
 
 What stands past a reply's end is masked before anything is made of it: a `where` afterwards would stop the value but
 not the gradient, for 0 times the slope of an overflowed exponential is NaN. Tokens that count are bounded: where two
 policies are more than e**20 apart, how much more no longer matters.
+
+logprobs, old, advantage: float32 [B, R], of the tokens said, now and when the update began; mask bool [B, R].
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
+
+Objective = Literal["clip", "cispo", "gspo"]
 
 _FARTHEST = 20.0  # nats; e**20 and its square are finite in float32
-_ALIKE = 1e-5  # of the largest reward: closer together than this, the rewards of a group differ by rounding only
 
 
-def differ(rewards: jax.Array) -> jax.Array:
-    """Whether there is anything to learn from a group: rewards float32 [S, G] -> bool [S], not all of them alike."""
-    spread = jnp.max(rewards, axis=1) - jnp.min(rewards, axis=1)
-    return spread > _ALIKE * jnp.maximum(jnp.max(jnp.abs(rewards), axis=1), 1)
+class Clip(NamedTuple):
+    """Ratios of probabilities count within 1 - low and 1 + high: float32 [] each.
 
-
-def advantages(rewards: jax.Array, *, scale: bool = True) -> jax.Array:
-    """(r - mean) / std within each group: rewards float32 [S, G] -> float32 [S, G] (arXiv 2402.03300, section 4.1).
-
-    Without `scale` the division is left out (Dr. GRPO, arXiv 2503.20783): a small difference stays small. A group whose
-    rewards are all equal, but for rounding, teaches nothing: its advantages are exactly 0.
-    """
-    centred = rewards - jnp.mean(rewards, axis=1, keepdims=True)
-    if scale:
-        centred = centred / (jnp.std(rewards, axis=1, keepdims=True) + jnp.float32(1e-4))
-    return jnp.where(differ(rewards)[:, None], centred, jnp.float32(0))
-
-
-def farthest(rewards: jax.Array, keep: int) -> jax.Array:
-    """Which replies of each group tell most: rewards float32 [S, G] -> int32 [S, keep], those of the largest variance.
-
-    They are some of the best and some of the worst ("max-variance down-sampling", PODS, arXiv 2504.13818).
-    """
-    order = jnp.argsort(rewards, axis=1)
-    size = rewards.shape[1]
-    ways = [np.r_[0:low, size - keep + low : size].astype(np.int32) for low in range(keep + 1)]
-    each = jnp.stack([order[:, way] for way in ways], axis=1)  # [S, ways, keep]
-    spread = jnp.var(jnp.take_along_axis(rewards[:, None], each, axis=2), axis=2)
-    return jnp.take_along_axis(each, jnp.argmax(spread, axis=1)[:, None, None], axis=1)[:, 0]
-
-
-class Rewards(NamedTuple):
-    """What replies earned, part by part, weighted: float32 [S, G] each."""
-
-    game: jax.Array
-    format: jax.Array
-    perception: jax.Array
-
-
-class Credit(NamedTuple):
-    """What every token of B = S * G replies of R tokens is credited with.
-
-    It depends on the block that a token is of, int32 [B, R]: 0 perception, 1 think, 2 answer, -1 past the end.
+    A high above low leaves unlikely tokens room to grow ("clip-higher", DAPO, arXiv 2503.14476).
     """
 
-    advantage: jax.Array  # float32 [B, R]
-    share: jax.Array  # float32 [B, R]: of the objective, adding up to 1; 0 past a reply's end
+    low: jax.Array | float
+    high: jax.Array | float
+
+    def __call__(self, ratio: jax.Array) -> jax.Array:
+        return jnp.clip(ratio, 1 - self.low, 1 + self.high)
 
 
-def credit_by_reply(rewards: Rewards, blocks: jax.Array, *, scale: bool) -> Credit:
-    """All tokens of a reply share the advantage of the sum of its rewards, and count alike (arXiv 2402.03300)."""
-    whole = rewards.game + rewards.format + rewards.perception
-    said = (blocks >= 0).astype(jnp.float32)
-    advantage = jnp.broadcast_to(advantages(whole, scale=scale).reshape(-1, 1), blocks.shape)
-    return Credit(advantage, said / jnp.maximum(jnp.sum(said), 1))
-
-
-def credit_by_block(rewards: Rewards, blocks: jax.Array, *, scale: bool) -> Credit:
-    """Perception is judged by perception and format, think and answer by game and format; each block counts alike.
-
-    Else the tokens that read sixty cells would drown the two that decide, and be praised for what those did.
-    """
-    seen = advantages(rewards.perception + rewards.format, scale=scale).reshape(-1, 1)
-    done = advantages(rewards.game + rewards.format, scale=scale).reshape(-1, 1)
-    each = [(blocks == i).astype(jnp.float32) for i in range(3)]
-    present = sum((jnp.any(mask > 0) for mask in each), jnp.float32(0))
-    share = sum((mask / jnp.maximum(jnp.sum(mask), 1) for mask in each), jnp.zeros(blocks.shape, jnp.float32))
-    return Credit(jnp.where(blocks == 0, seen, done), share / jnp.maximum(present, 1))
+def apart(logprobs: jax.Array, old: jax.Array, mask: jax.Array) -> jax.Array:
+    """logprobs - old where the mask holds, within -20 and 20; else 0."""
+    return jnp.clip(jnp.where(mask, logprobs - old, 0.0), -_FARTHEST, _FARTHEST)
 
 
 def ratio(logprobs: jax.Array, old: jax.Array, mask: jax.Array) -> jax.Array:
-    """How much likelier each token is now: float32 [B, R] in [e**-20, e**20]; 1 where the mask, bool [B, R], is not."""
-    return jnp.exp(jnp.clip(jnp.where(mask, logprobs - old, 0.0), -_FARTHEST, _FARTHEST))
+    """How much likelier each token is now: float32 [B, R] in [e**-20, e**20]; 1 where the mask does not hold."""
+    return jnp.exp(apart(logprobs, old, mask))
 
 
 def clipped_gain(
-    logprobs: jax.Array, old: jax.Array, advantage: jax.Array, clip: jax.Array | float, mask: jax.Array | bool = True
+    logprobs: jax.Array, old: jax.Array, advantage: jax.Array, clip: Clip, mask: jax.Array | bool = True
 ) -> jax.Array:
-    """min(ratio A, clip(ratio, 1 - clip, 1 + clip) A) of every token (PPO, arXiv 1707.06347, eq. 7).
-
-    logprobs, old, advantage: float32 [B, R], of the tokens said; mask bool [B, R] -> float32 [B, R].
-    """
+    """min(ratio A, clip(ratio) A) of every token (PPO, arXiv 1707.06347, eq. 7): float32 [B, R]."""
     change = ratio(logprobs, old, jnp.asarray(mask))
-    return jnp.minimum(change * advantage, jnp.clip(change, 1 - clip, 1 + clip) * advantage)
+    return jnp.minimum(change * advantage, clip(change) * advantage)
+
+
+def cispo_gain(
+    logprobs: jax.Array, old: jax.Array, advantage: jax.Array, clip: Clip, mask: jax.Array | bool = True
+) -> jax.Array:
+    """sg(clip(ratio)) A log p of every token, up to a constant: float32 [B, R] (CISPO, MiniMax-M1, arXiv 2506.13585).
+
+    The weight is clipped, not the token: none loses its gradient.
+    """
+    change = apart(logprobs, old, jnp.asarray(mask))
+    return jax.lax.stop_gradient(clip(jnp.exp(change))) * advantage * change
+
+
+def gspo_gain(
+    logprobs: jax.Array, old: jax.Array, advantage: jax.Array, clip: Clip, mask: jax.Array | bool = True
+) -> jax.Array:
+    """min(s A, clip(s) A) with one ratio s a reply, the geometric mean of its tokens' (GSPO, arXiv 2507.18071, eq. 7).
+
+    As in its eq. 15 (GSPO-token), each token carries its own part of the gradient of s, so that tokens of a reply may
+    have advantages of their own; where they have the same, the gradient is that of GSPO.
+    """
+    kept = jnp.broadcast_to(jnp.asarray(mask), logprobs.shape)
+    change = apart(logprobs, old, kept)
+    length = jnp.maximum(jnp.sum(kept, axis=1, keepdims=True), 1)
+    whole = jnp.sum(change, axis=1, keepdims=True) / length
+    s = jnp.exp(jax.lax.stop_gradient(whole) + change - jax.lax.stop_gradient(change))
+    return jnp.minimum(s * advantage, clip(s) * advantage)
+
+
+GAINS = {"clip": clipped_gain, "cispo": cispo_gain, "gspo": gspo_gain}
+
+
+def correction(old: jax.Array, sampler: jax.Array, cap: jax.Array | float, mask: jax.Array | bool = True) -> jax.Array:
+    """min(p / q, cap) of every token, p the trainer's probability and q the sampler's: float32 [B, R], no gradient.
+
+    Where the two compute differently (another precision, other kernels) replies are drawn from q but learned from as if
+    from p: truncated importance sampling (Yao et al., "Your Efficient RL Framework Secretly Brings You Off-Policy RL
+    Training", 2025).
+    """
+    return jax.lax.stop_gradient(jnp.minimum(ratio(old, sampler, jnp.asarray(mask)), cap))
+
+
+def k1(logprobs: jax.Array, reference: jax.Array, mask: jax.Array | bool = True) -> jax.Array:
+    """logprobs - reference: the unbiased estimate of KL(policy || reference), which one token may make negative.
+
+    (Schulman, "Approximating KL Divergence", 2020.) It belongs into the advantage: as a loss, its expected gradient is
+    zero whatever the reference (arXiv 2506.09477). float32 [B, R], 0 where the mask does not hold.
+    """
+    return apart(logprobs, reference, jnp.asarray(mask))
 
 
 def k3(logprobs: jax.Array, reference: jax.Array, mask: jax.Array | bool = True) -> jax.Array:
     """exp(d) - d - 1 with d = reference - logprobs: an estimate of KL(policy || reference) that is never negative.
 
-    (Schulman, "Approximating KL Divergence", 2020; DeepSeekMath eq. 4.) float32 [B, R], of the tokens said; 0 where the
-    mask, bool [B, R], does not hold.
+    (Schulman, "Approximating KL Divergence", 2020; DeepSeekMath eq. 4.) float32 [B, R], 0 where the mask does not hold.
     """
-    d = jnp.clip(jnp.where(jnp.asarray(mask), reference - logprobs, 0.0), -_FARTHEST, _FARTHEST)
+    d = apart(reference, logprobs, jnp.asarray(mask))
     return jnp.exp(d) - d - 1
 
 

@@ -98,6 +98,11 @@ class Language:
         spelled = self.spelling.__getitem__
         return [b"".join(map(spelled, row)).decode(errors="replace") for row in rows]
 
+    def ended(self, ids: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        """Which replies came to their end, and were not cut off for their length: bool [B]."""
+        last = np.take_along_axis(ids, np.maximum(lengths - 1, 0)[:, None], axis=1)[:, 0]
+        return np.isin(last, self.stops) & (lengths > 0)
+
     def blocks(self, ids: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         """Which block of its reply each token is of: int32 [B, R], 0 perception, 1 think, 2 answer, -1 past the end.
 

@@ -5,14 +5,15 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import optax.contrib
 from flax import nnx
 
-from policy import Reply, lora
+from policy import lora
 from policy.model import Model, Params
 from train import coldstart, grpo
-from train.config import Grpo
+from train.advantages import Credit
 
 _DECAY = 0.01  # of weights
 
@@ -147,65 +148,103 @@ sight_gradients = _gradients(coldstart.sight_loss)
 
 
 class Tried(NamedTuple):
-    """Groups of replies to boards of one game: B = S * G rows, a board's group side by side."""
+    """Groups of replies to S prompts of one game: B = S * G rows, a prompt's group side by side.
 
-    prompt: jax.Array  # int32 [P]
-    pictures: jax.Array  # uint8 [S, H, W, 3]
+    Every leaf's leading axis is S, or a multiple of it.
+    """
+
+    prompts: jax.Array  # int32 [S, P], right-padded
+    prompt_lengths: jax.Array  # int32 [S]
+    pictures: jax.Array  # uint8 [S * K, H, W, 3], K to a prompt
     ids: jax.Array  # int32 [B, R]
-    lengths: jax.Array  # int32 [B]
-    logprobs: jax.Array  # float32 [B, R], of the sampler
-    credit: grpo.Credit
+    sampler: jax.Array  # float32 [B, R]: log-probabilities, of whoever wrote the replies
+    old: jax.Array | None  # float32 [B, R]: of the model before the update; None: it is the model as it is
+    reference: jax.Array | None  # float32 [B, R]: of the model before RL; None: nobody asks
+    credit: Credit
 
 
-def learned_from(
-    prompt: jax.Array, pictures: jax.Array, said: Reply, earned: grpo.Rewards, blocks: jax.Array, part: Grpo
-) -> Tried:
-    """What of groups of replies (B = S * G rows) is learned from, each token with its credit; blocks int32 [B, R]."""
-    states, group = earned.game.shape
-    keep = part.keep or group
-    best = grpo.farthest(sum(earned, jnp.float32(0)), keep) if keep < group else jnp.arange(group)[None]
-    rows = (jnp.arange(states, dtype=jnp.int32)[:, None] * group + best).reshape(-1)
-    ids, lengths, logprobs = (leaf[rows] for leaf in said)
-    kept = grpo.Rewards(*(each.reshape(-1)[rows].reshape(states, keep) for each in earned))
-    share_out = {"block": grpo.credit_by_block, "reply": grpo.credit_by_reply}[part.credit]
-    credit = share_out(kept, blocks[rows], scale=part.scale)
-    return Tried(prompt, pictures, ids, lengths, logprobs, credit)
+class Shares(NamedTuple):
+    """How much each token counts, float32 [B, R]."""
+
+    gain: jax.Array  # for the objective
+    alike: jax.Array  # for plain means: each that counts at all as much as any other; their sum is 1
+
+
+def cut(batch: Any, count: int, rows: np.ndarray) -> Any:
+    """Some rows of a batch of `count` prompts, groups and pictures with them."""
+
+    def some(leaf: jax.Array) -> jax.Array:
+        return leaf.reshape(count, -1, *leaf.shape[1:])[rows].reshape(-1, *leaf.shape[1:])
+
+    return jax.tree.map(some, batch)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def score(frame: Frame, params: Params, tried: Tried, temperature: jax.Array) -> jax.Array:
+    """The log-probabilities that a model gives to replies: float32 [B, R]."""
+    model = nnx.merge(frame.graphdef, params)
+    given = tried.prompts, tried.prompt_lengths, tried.pictures, tried.ids
+    return model.answered(*given, temperature).logprobs
+
+
+class Rule(NamedTuple):
+    """What kind of objective; hashable."""
+
+    objective: grpo.Objective = "clip"
+    kl_in_advantage: bool = False  # by k1; else k3 is part of the loss
 
 
 class Hyper(NamedTuple):
     """Numbers of the objective, float32 []."""
 
     temperature: jax.Array
-    kl: jax.Array
-    clip: jax.Array
+    clip: grpo.Clip
+    kl: jax.Array  # weight of the divergence from the reference
+    cap: jax.Array  # of the correction for the sampler's own probabilities; infinite: there is none
+    weight: jax.Array  # of the game
 
 
 def grpo_loss(
-    graphdef: nnx.GraphDef[Model],
-    params: Params,
-    _: dict[str, jax.Array],
-    reference: Params,
-    tried: Tried,
-    hyper: Hyper,
+    graphdef: nnx.GraphDef[Model], params: Params, tried: Tried, share: Shares, rule: Rule, hyper: Hyper
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Minus the clipped gain, as its credit is shared out, plus the mean KL to the reference; and what to report."""
-    now, before = (
-        nnx.merge(graphdef, each).answered(tried.prompt, tried.pictures, tried.ids, hyper.temperature)
-        for each in (params, reference)
-    )
-    frozen = jax.lax.stop_gradient(before.logprobs)
-    mask = jnp.arange(tried.ids.shape[1], dtype=jnp.int32)[None] < tried.lengths[:, None]
-    gain = grpo.clipped_gain(now.logprobs, tried.logprobs, tried.credit.advantage, hyper.clip, mask)
-    kl = grpo.masked_mean(grpo.k3(now.logprobs, frozen, mask), mask)
-    ratio = grpo.ratio(now.logprobs, tried.logprobs, mask)
-    groups = tried.credit.advantage.reshape(tried.pictures.shape[0], -1)
-    report = {
+    """Minus the gain, as its credit is shared out, plus the mean divergence from the reference; and what to report.
+
+    Loss and report are sums over tokens: those of the parts of a batch add up to those of the whole.
+    """
+    given = tried.prompts, tried.prompt_lengths, tried.pictures, tried.ids
+    now = nnx.merge(graphdef, params).answered(*given, hyper.temperature)
+    mask = share.alike > 0
+    old = jax.lax.stop_gradient(now.logprobs) if tried.old is None else tried.old
+
+    def mean(x: jax.Array) -> jax.Array:
+        return jnp.sum(jnp.where(mask, share.alike * x, 0.0))
+
+    advantage, kl = tried.credit.advantage, jnp.float32(0)
+    if tried.reference is not None:
+        kl = mean(grpo.k3(now.logprobs, tried.reference, mask))
+        if rule.kl_in_advantage:
+            advantage = advantage - hyper.kl * jax.lax.stop_gradient(grpo.k1(old, tried.reference, mask))
+    gain = grpo.GAINS[rule.objective](now.logprobs, old, advantage, hyper.clip, mask)
+    gain = gain * jnp.where(jnp.isfinite(hyper.cap), grpo.correction(old, tried.sampler, hyper.cap, mask), 1.0)
+    ratio = grpo.ratio(now.logprobs, old, mask)
+    loss = -hyper.weight * jnp.sum(share.gain * gain) + (0.0 if rule.kl_in_advantage else hyper.kl * kl)
+    return loss, {
+        "loss": loss,
         "kl": kl,
-        "entropy": grpo.masked_mean(now.entropy, mask),
-        "clipped": grpo.masked_mean((jnp.abs(ratio - 1) > hyper.clip).astype(jnp.float32), mask),
-        "differ": jnp.mean(jnp.any(groups != 0, axis=1).astype(jnp.float32)),
+        "entropy": mean(now.entropy),
+        "clipped": mean((hyper.clip(ratio) != ratio).astype(jnp.float32)),
+        "sampler_gap": mean(jnp.abs(grpo.apart(old, tried.sampler, mask))),
     }
-    return hyper.kl * kl - jnp.sum(tried.credit.share * gain), report
 
 
-grpo_gradients = _gradients(grpo_loss)
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def grpo_gradients(
+    frame: Frame, learned: Params, fixed: Params, rule: Rule, tried: Tried, share: Shares, hyper: Hyper
+) -> tuple[dict[str, jax.Array], Params]:
+    """What to report of a batch, and the gradient of its loss for what learns."""
+
+    def lost(learned: Params) -> Any:
+        return grpo_loss(frame.graphdef, whole(learned, fixed, frame.dtype), tried, share, rule, hyper)
+
+    (_, report), gradient = jax.value_and_grad(lost, has_aux=True)(learned)
+    return report, gradient

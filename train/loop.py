@@ -17,14 +17,15 @@ import policy
 from jaxgym.engine import random_legal
 from policy.model import Params
 from policy.weights import OWN
-from train import coldstart, dense, learner, rewards
+from train import coldstart, dense, learner, reinforce
 from train.checkpoint import Checkpoints
 from train.config import Config, Grpo, Sight, Supervised
 from train.course import Course, prepare
 from train.evaluate import anchors, evaluate
-from train.learner import Frame, Hyper, TrainState
+from train.learner import Frame, TrainState
 from train.metrics import Records
-from train.rollout import BATCH, Boards, Replies, act, advance, choose, try_replies
+from train.reinforce import every
+from train.rollout import BATCH, Boards, act, advance, try_replies
 from train.scoreboard import Scoreboard
 
 _SAVE_EVERY = 60.0  # seconds between checkpoints
@@ -87,6 +88,10 @@ class Trainer:
         self.rule = learner.optimizer(muon=muon)
         self.state = learner.start(self.rule, self.state.params, self.state.heads, with_heads=supervised)
         self.reference = self.state.params
+        if phase == "grpo":
+            for i, (name, course) in enumerate(self.courses.items()):
+                key = self._key("grpo", -1, i)
+                self.boards[name] = reinforce.begin(self.config, course, self.boards[name], key)
 
     @property
     def params(self) -> Params:
@@ -138,7 +143,7 @@ class Trainer:
         gradients: list[Any] = []
         reports: dict[str, Any] = {}
         for name, course in self.courses.items():
-            lesson = _turn(lessons[name], self.step % turns, turns)
+            lesson = every(lessons[name], self.step % turns, turns)
             (_, reports[name]), (params, head) = self._taught(phase, name, course, lesson)
             gradients.append((params, {name: head}))
         if (self.step + 1) % turns == 0:
@@ -152,16 +157,29 @@ class Trainer:
         return self._log(phase, reports, {"loss": loss, "grad_norm": float(norm)})
 
     def _taught(self, phase: str, name: str, course: Course, lesson: coldstart.Lesson) -> Any:
-        """The loss of one game's lesson, with its report and its gradients."""
+        """What to report of one game's lesson, with its gradients: the mean over its parts where memory is short."""
         part: Sight | Supervised = getattr(self.config, phase)
-        model, bare = (self.frame, self.state.params, self.state.heads[name], self.fixed), lesson._replace(state=())
+        bare, count = lesson._replace(state=()), self.config.accumulate
+        constants: tuple[Any, ...]
+        batch: tuple[Any, ...]
         if isinstance(part, Sight):
-            return learner.sight_gradients(*model, course.tables, bare)
-        written = coldstart.write(course.language, lesson, guess=phase == "base")
-        if course.tables is None:
-            return learner.words_gradients(*model, jnp.asarray(course.language.prompt), lesson.pictures, written)
-        weights = coldstart.Weights(jnp.float32(part.decision), jnp.float32(part.dense))
-        return learner.supervised_gradients(*model, course.tables, bare, written, weights)
+            gradients, constants, batch = learner.sight_gradients, (course.tables,), (bare,)
+        else:
+            written = coldstart.write(course.language, lesson, guess=phase == "base")
+            if course.tables is None:
+                share = count * coldstart.word_shares(written.blocks, part.perception)
+                constants, batch = (jnp.asarray(course.language.prompt),), (lesson.pictures, written, share)
+                gradients = learner.words_gradients
+            else:
+                weights = coldstart.Weights(*map(jnp.float32, (part.perception, part.decision, part.dense)))
+                constants, batch = (course.tables, weights), (bare, written)
+                gradients = learner.supervised_gradients
+        model = (self.frame, self.state.params, self.state.heads[name], self.fixed)
+        if count == 1:
+            return gradients(*model, *constants, *batch)
+        rows = np.split(np.arange(part.boards), count)
+        found = [gradients(*model, *constants, *learner.cut(batch, part.boards, some)) for some in rows]
+        return jax.tree.map(lambda *each: sum(each[1:], each[0]) / count, *found)
 
     def _prepare(self, phase: str, turn: int) -> dict[str, coldstart.Lesson]:
         """A lesson on all boards, for as many steps as it has slices."""
@@ -199,68 +217,27 @@ class Trainer:
 
     def _reinforce(self) -> dict[str, float]:
         """One update of GRPO."""
-        part = self.config.grpo
-        hyper = Hyper(jnp.float32(part.temperature), jnp.float32(part.kl), jnp.float32(part.clip))
-        gradients: list[Any] = []
-        reports: dict[str, Any] = {}
-        boards, began, count = {}, time.monotonic(), 0
-        turns, reference = BATCH // part.states, learner.whole(self.reference, self.fixed, self.frame.dtype)
+        began = time.monotonic()
+        got: dict[str, reinforce.Collected] = {}
         for i, (name, course) in enumerate(self.courses.items()):
-            reply_key, act_key, luck_key = jax.random.split(self._key("grpo", self.step, i), 3)
-            language, old = course.language, self.boards[name]
-            state = _turn(old.state, self.step % turns, turns)
-            tried = try_replies(
-                self.frame.graphdef, self.params, language, state, reply_key, part.group, part.temperature
+            key = self._key("grpo", self.step, i)
+            got[name] = reinforce.collect(
+                self.config, self.frame, self.params, course, self.boards[name], self.step, key
             )
-            r, good = tried.reading, rewards.outcome(tried.legal, tried.score)
-            earned = good
-            if part.reward == "regret":
-                worth = np.asarray(coldstart.opinion(language.game, state, act_key))
-                earned = rewards.regret(np.repeat(worth, part.group, axis=0), r.actions, course.scale)
-            each = rewards.parts(
-                earned, r, part.group, format=part.format, perception=part.perception, exact=part.exact
-            )
-            blocks = language.blocks(*map(np.asarray, tried.sampled[:2]))
-            batch = learner.learned_from(
-                jnp.asarray(language.prompt), tried.pictures, tried.sampled, each, jnp.asarray(blocks), part
-            )
-            (_, report), gradient = learner.grpo_gradients(
-                self.frame, self.state.params, {}, self.fixed, reference, batch, hyper
-            )
-            gradients.append(gradient)
-            reports[name] = report | {
-                "reward": sum(jnp.mean(part) for part in each),
-                "game_reward": earned.mean(),
-                "format": r.formatted.mean(),
-                "cells": r.cells.mean(),
-                "board": r.board.mean(),
-                "legal": tried.legal.mean(),
-                "reason": (good > 0)[r.board > 0].mean() if r.board.any() else 0.0,
-                "length": np.asarray(tried.sampled.lengths).mean(),
-            }
-            count += len(good)
-            boards[name] = self._follow(course, old, tried, self.step % turns, act_key, luck_key)
-        if any(report["differ"] > 0 for report in reports.values()):
-            state, norm = learner.apply(self.rule, self.state, tuple(gradients), self._rate())
-        else:  # there is nothing to learn; the optimizer would make a full step of what rounding leaves
-            state, norm = self.state, jnp.float32(0)
+        batches = {name: each.tried for name, each in got.items()}
+        key = self._key("grpo", self.step, len(got))
+        state, learned, norm = reinforce.learn(
+            self.config, self.frame, self.rule, self.state, self.fixed, self._before_rl, batches, self._rate(), key
+        )
+        reports = {name: each.report | learned[name] for name, each in got.items()}
+        count = sum(each.written for each in got.values())
         run = {"grad_norm": float(norm), "replies_per_second": count / (time.monotonic() - began)}
-        self.state, self.boards, self.step = state, boards, self.step + 1
+        self.state, self.boards, self.step = state, {name: each.boards for name, each in got.items()}, self.step + 1
         return self._log("grpo", jax.device_get(reports), run)
 
-    def _follow(
-        self, course: Course, old: Boards, tried: Replies, turn: int, act_key: jax.Array, luck_key: jax.Array
-    ) -> Boards:
-        """The boards that were answered move on: by a group's first reply where the policy's own play is wanted (and
-        stay, as in the protocol, after a reply that is no legal move), else by a random legal move.
-        """
-        part, game = self.config.grpo, course.language.game
-        turns, first = BATCH // part.states, slice(None, None, part.group)
-        own = {"own": True, "random": False, "mix": np.arange(part.states) % 2 == 0}[self.config.states]
-        actions = np.array(act(game, random_legal, old.state, act_key))
-        actions[turn::turns] = np.where(own, tried.reading.actions[first], actions[turn::turns])
-        moved, _ = advance(game, old, jnp.asarray(actions), luck_key, course.limit)
-        return choose(jnp.arange(BATCH) % turns == turn, moved, old)
+    def _before_rl(self) -> Params:
+        """All parameters of the model that RL began with."""
+        return learner.whole(self.reference, self.fixed, self.frame.dtype)
 
     def _log(self, phase: str, reports: dict[str, Any], run: dict[str, float]) -> dict[str, float]:
         """Write the metrics of a step; returns what is worth a glance."""
@@ -364,8 +341,3 @@ class Trainer:
             self.notes.append(f"{self.records.damaged}; {kept_as}")
             self.records.table |= kept
             self.records.keep_table()
-
-
-def _turn(rows: Any, turn: int, turns: int) -> Any:
-    """Every turns-th row: each slice holds boards at all stages of play, and neighbours in time are not alike."""
-    return jax.tree.map(lambda leaf: leaf[turn::turns], rows)

@@ -1,13 +1,14 @@
 """What a reply is worth: the game's word, the format, and how much of the board was read right."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
+import importlib
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
 from jaxgym.dialogue import Reply, read_words
-from train.grpo import Rewards
+from train.advantages import Rewards
 
 
 class Reading(NamedTuple):
@@ -63,6 +64,35 @@ def regret(values: np.ndarray, actions: np.ndarray, usual: float) -> np.ndarray:
     best, worst = known.max(axis=1), np.where(np.isfinite(known), known, np.inf).min(axis=1)
     given_away = (best - np.where(legal, own, 0.0)) / (best - worst + 0.1 * usual)
     return np.where(legal, 1 - given_away, -1.0).astype(np.float32)
+
+
+def score(legal: np.ndarray, score: np.ndarray) -> np.ndarray:
+    """The game's own score of a move, -1 for what is not legal; float32 [B]."""
+    return np.where(legal, score, -1.0).astype(np.float32)
+
+
+def find_own(where: str) -> Callable[..., Any]:
+    """A user's function, by MODULE:FUNCTION; raises ValueError, in one line, when there is none."""
+    module, _, name = where.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except Exception as error:  # whatever a module of a user's does when it is imported
+        raise ValueError(f"reward own={where!r} cannot be imported: {type(error).__name__}: {error}") from None
+    if not callable(found):
+        raise ValueError(f"reward own={where!r} is no function")
+    return found
+
+
+def ask_own(function: Callable[..., Any], where: str, replies: Any, game: Any) -> np.ndarray:
+    """What a user's function gives to B replies: float32 [B]; raises ValueError when that is not one number each."""
+    count = len(replies.texts)
+    try:
+        given = np.asarray(function(replies, game), np.float32)
+    except Exception as error:  # of a user's code
+        raise ValueError(f"reward own={where!r} failed: {type(error).__name__}: {error}") from error
+    if given.shape != (count,) or not np.isfinite(given).all():
+        raise ValueError(f"reward own={where!r}: must give {count} finite numbers, one a reply, not {given.shape}")
+    return given
 
 
 def parts(game: np.ndarray, reading: Reading, group: int, *, format: float, perception: float, exact: bool) -> Rewards:

@@ -17,7 +17,7 @@ import pytest
 from rich.console import Console
 
 import policy
-from train import folder, grpo, learner, rewards, terminal
+from train import advantages, folder, learner, rewards, terminal
 from train import main as program
 from train.config import Config, Evaluation, Grpo
 from train.loop import Trainer
@@ -106,10 +106,11 @@ def strictly(text):
 
 def test_a_run_that_is_not_finite_ends_with_one_line_and_a_sound_model(tmp_path, tiny, monkeypatch, capsys):
     def broken(frame, learned, *_):
-        report = {"kl": jnp.float32(jnp.inf), "differ": jnp.float32(1)}
-        return (jnp.float32(jnp.nan), report), (jax.tree.map(lambda leaf: leaf * jnp.nan, learned), {})
+        return {"kl": jnp.float32(jnp.inf)}, jax.tree.map(lambda leaf: leaf * jnp.nan, learned)
 
     monkeypatch.setattr(learner, "grpo_gradients", broken)
+    some = jnp.arange(16, dtype=jnp.float32).reshape(4, 4)  # something to learn, whatever the model said
+    monkeypatch.setattr(rewards, "parts", lambda *_, **__: advantages.Rewards(some, some, some))
     run = tmp_path / "run"
     assert program.main(["--games", "2048", "--run", str(run), *tiny]) == 2
     (told,) = capsys.readouterr().err.splitlines()
@@ -125,7 +126,7 @@ def test_a_run_that_is_not_finite_ends_with_one_line_and_a_sound_model(tmp_path,
 def test_an_update_in_which_no_group_differs_changes_nothing(tmp_path, small, monkeypatch):
     trainer = Trainer(small(), tmp_path / "run")
     trainer._enter("grpo")
-    same = grpo.Rewards(*(jnp.full((4, 4), value, jnp.float32) for value in (1, 1, 31 / 36)))
+    same = advantages.Rewards(*(jnp.full((4, 4), value, jnp.float32) for value in (1, 1, 31 / 36)))
     monkeypatch.setattr(rewards, "parts", lambda *_, **__: same)
     before = trainer.state
     assert trainer._reinforce()["grad_norm"] == 0
@@ -143,7 +144,7 @@ def test_an_update_in_which_no_group_differs_changes_nothing(tmp_path, small, mo
         (["--games", "swap,shisen-sho"], "did you mean shisen_sho"),
         (["--game", "swap"], "did you mean --games"),
         (["--seed", "x"], "invalid int value"),
-        (["--states", "mine"], "invalid choice"),
+        (["--states-play", "mine"], "must be some of own,random,teacher"),
         (["--base-boards", "7"], "boards=7: must divide 256"),
         (["--grpo-keep", "1"], "grpo keep=1: must be 0 (all), or at least 2"),
         (["--evaluation-temperature", "-1"], "evaluation temperature=-1.0: must be at least 0"),
@@ -226,8 +227,8 @@ def test_what_json_cannot_say_is_no_configuration():
 
 
 def test_numpy_numbers_are_numbers():
-    config = Config(seed=np.int64(3), grpo=Grpo(group=np.uint8(4), lr=np.float32(0.5), exact=np.bool_(True)))
-    assert config == Config(seed=3, grpo=Grpo(group=4, lr=0.5, exact=True))
+    config = Config(seed=np.int64(3), grpo=Grpo(group=np.uint8(4), lr=np.float32(0.5), mask_truncated=np.bool_(True)))
+    assert config == Config(seed=3, grpo=Grpo(group=4, lr=0.5, mask_truncated=True))
     assert Config.from_dict(json.loads(json.dumps(config.to_dict()))) == config
     with pytest.raises(ValueError, match="must be a finite number"):
         Grpo(lr=np.float32(np.nan))

@@ -1,6 +1,7 @@
 """Laws of rewards, of GRPO's objective and of the cold start's targets."""
 
 import itertools
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,8 @@ import pytest
 import jaxgym
 from policy import Reply
 from policy.model import entropy
-from train import coldstart, dense, grpo, learner, rewards
+from train import advantages, coldstart, dense, grpo, learner, reinforce, rewards
+from train.advantages import shares
 from train.config import Grpo
 from train.evaluate import interval
 
@@ -18,27 +20,81 @@ from train.evaluate import interval
 def test_a_constant_added_to_a_group_changes_nothing():
     r = jnp.asarray([[1.0, -1.0, 2.0, 0.0], [0.5, 0.5, 1.5, -2.0]])
     shifted = r + jnp.asarray([[7.0], [-3.0]])
-    np.testing.assert_allclose(grpo.advantages(r), grpo.advantages(shifted), atol=1e-4)
-    np.testing.assert_allclose(grpo.advantages(r).mean(axis=1), 0, atol=1e-6)
-    np.testing.assert_allclose(grpo.advantages(r).std(axis=1), 1, atol=1e-3)
+    np.testing.assert_allclose(advantages.advantages(r), advantages.advantages(shifted), atol=1e-4)
+    np.testing.assert_allclose(advantages.advantages(r).mean(axis=1), 0, atol=1e-6)
+    np.testing.assert_allclose(advantages.advantages(r).std(axis=1), 1, atol=1e-3)
 
 
 def test_a_group_without_differences_teaches_nothing():
-    assert (grpo.advantages(jnp.full((2, 5), 3.0)) == 0).all()
+    assert (advantages.advantages(jnp.full((2, 5), 3.0)) == 0).all()
 
 
 def test_the_gain_is_clipped_on_the_far_side_only():
     old = jnp.zeros((4, 1))
     new = jnp.log(jnp.asarray([[2.0], [0.5], [2.0], [0.5]]))
     advantage = jnp.asarray([1.0, 1.0, -1.0, -1.0])
-    gain = grpo.clipped_gain(new, old, advantage[:, None], 0.2)
+    gain = grpo.clipped_gain(new, old, advantage[:, None], grpo.Clip(0.2, 0.2))
     np.testing.assert_allclose(gain[:, 0], [1.2, 0.5, -2.0, -0.8], rtol=1e-6)
 
 
 def test_at_the_sampling_policy_the_gradient_is_the_policy_gradient():
     old = jnp.log(jnp.asarray([[0.3, 0.6]]))
-    slope = jax.grad(lambda x: grpo.clipped_gain(x, old, jnp.asarray([[1.7]]), 0.2).sum())(old)
+    slope = jax.grad(lambda x: grpo.clipped_gain(x, old, jnp.asarray([[1.7]]), grpo.Clip(0.2, 0.2)).sum())(old)
     np.testing.assert_allclose(slope, 1.7, rtol=1e-6)
+
+
+def test_clipping_higher_leaves_room_above_only():
+    old, new = jnp.zeros((3, 1)), jnp.log(jnp.asarray([[1.25], [1.5], [0.7]]))
+    gain = grpo.clipped_gain(new, old, jnp.asarray([[1.0], [1.0], [-1.0]]), grpo.Clip(0.2, 0.28))
+    np.testing.assert_allclose(gain[:, 0], [1.25, 1.28, -0.8], rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["clip", "cispo", "gspo"])
+def test_every_objective_begins_as_the_policy_gradient(name):
+    """At the policy that wrote the replies: slope = advantage, token by token; nothing of what is masked."""
+    old = jnp.log(jnp.asarray([[0.3, 0.6, 0.2], [0.5, 0.1, 0.9]]))
+    advantage, mask = jnp.asarray([[1.7] * 3, [-0.4] * 3]), jnp.asarray([[True, True, False], [True] * 3])
+    slope = jax.grad(lambda x: jnp.sum(grpo.GAINS[name](x, old, advantage, grpo.Clip(0.2, 0.2), mask) * mask))(old)
+    # a ratio of the whole reply has each of its tokens' slopes once: as many tokens as carry it, a share of each
+    np.testing.assert_allclose(slope, jnp.where(mask, advantage, 0), rtol=1e-5)
+
+
+def test_cispo_keeps_the_gradient_of_tokens_that_ppo_lets_go():
+    old, new, advantage = jnp.zeros((1, 1)), jnp.log(jnp.asarray([[3.0]])), jnp.asarray([[2.0]])
+    clip = grpo.Clip(0.2, 0.28)
+    slope = jax.grad(lambda x: grpo.cispo_gain(x, old, advantage, clip).sum())(new)
+    np.testing.assert_allclose(slope, 1.28 * 2.0, rtol=1e-6)
+    assert jax.grad(lambda x: grpo.clipped_gain(x, old, advantage, clip).sum())(new) == 0
+
+
+def test_gspo_has_one_ratio_a_reply_and_its_own_gradient():
+    """Against the sequence's objective as the paper writes it (its equation 5), where advantages are one a reply."""
+    rng = np.random.default_rng(0)
+    old, new = (jnp.asarray(rng.normal(-1, 0.05, (3, 5)), jnp.float32) for _ in range(2))
+    mask = jnp.arange(5)[None] < jnp.asarray([[5], [3], [1]])
+    advantage, clip = jnp.asarray([[1.0], [-2.0], [0.5]]), grpo.Clip(0.03, 0.03)
+
+    def whole(x):
+        s = jnp.exp(jnp.sum(jnp.where(mask, x - old, 0), axis=1) / jnp.sum(mask, axis=1))[:, None]
+        return jnp.mean(jnp.minimum(s * advantage, clip(s) * advantage))
+
+    def by_token(x):
+        gain = grpo.gspo_gain(x, old, jnp.broadcast_to(advantage, x.shape), clip, mask)
+        return jnp.sum(shares(jnp.where(mask, 0, -1), "sequence") * gain)
+
+    np.testing.assert_allclose(by_token(new), whole(new), rtol=1e-5)
+    np.testing.assert_allclose(jax.grad(by_token)(new), jax.grad(whole)(new), rtol=1e-4, atol=1e-7)
+
+
+def test_the_correction_weighs_by_how_much_likelier_the_trainer_finds_a_token():
+    trainer, sampler = jnp.log(jnp.asarray([[0.2, 0.9, 0.5]])), jnp.log(jnp.asarray([[0.4, 0.1, 0.5]]))
+    np.testing.assert_allclose(grpo.correction(trainer, sampler, 2.0), [[0.5, 2.0, 1.0]], rtol=1e-6)
+    assert (jax.grad(lambda x: grpo.correction(x, sampler, 2.0).sum())(trainer) == 0).all()
+
+
+def test_k1_is_unbiased():
+    p, q = jnp.asarray([0.7, 0.2, 0.1]), jnp.asarray([0.4, 0.4, 0.2])
+    np.testing.assert_allclose((p * grpo.k1(jnp.log(p), jnp.log(q))).sum(), (p * jnp.log(p / q)).sum(), rtol=1e-5)
 
 
 def test_k3_estimates_the_kl_divergence():
@@ -104,22 +160,50 @@ BLOCKS = jnp.asarray([[0, 0, 0, 1, 1, 2, -1], [0, 0, 1, 2, 2, -1, -1]])
 
 
 def test_credit_by_reply_is_one_advantage_for_all_tokens():
-    earned = grpo.Rewards(jnp.asarray([[1.0, -1.0]]), jnp.asarray([[1.0, 1.0]]), jnp.asarray([[0.5, 1.0]]))
-    credit = grpo.credit_by_reply(earned, BLOCKS, scale=False)
+    earned = advantages.Rewards(jnp.asarray([[1.0, -1.0]]), jnp.asarray([[1.0, 1.0]]), jnp.asarray([[0.5, 1.0]]))
+    credit = advantages.credit_by_reply(earned, BLOCKS, scale="none")
     np.testing.assert_allclose(credit.advantage, [[0.75] * 7, [-0.75] * 7])
-    np.testing.assert_allclose(credit.share, np.asarray([[1] * 6 + [0], [1] * 5 + [0, 0]]) / 11, rtol=1e-6)
+    share = shares(credit.units, "token")
+    np.testing.assert_allclose(share, np.asarray([[1] * 6 + [0], [1] * 5 + [0, 0]]) / 11, rtol=1e-6)
 
 
 def test_credit_by_block_judges_reading_by_what_was_read_and_answering_by_what_it_did():
-    earned = grpo.Rewards(jnp.asarray([[1.0, -1.0]]), jnp.asarray([[1.0, 1.0]]), jnp.asarray([[0.5, 1.0]]))
-    credit = grpo.credit_by_block(earned, BLOCKS, scale=False)
+    earned = advantages.Rewards(jnp.asarray([[1.0, -1.0]]), jnp.asarray([[1.0, 1.0]]), jnp.asarray([[0.5, 1.0]]))
+    credit = advantages.credit_by_block(earned, BLOCKS, scale="none")
     np.testing.assert_allclose(credit.advantage[0, :6], [-0.25] * 3 + [1.0] * 3)
     np.testing.assert_allclose(credit.advantage[1, :5], [0.25] * 2 + [-1.0] * 3)
+    share = shares(credit.units, "token")
     for block, count in ((0, 5), (1, 3), (2, 3)):
-        np.testing.assert_allclose(credit.share[block == BLOCKS], 1 / 3 / count, rtol=1e-6)
-    assert (credit.share[BLOCKS < 0] == 0).all()
-    unread = grpo.credit_by_block(earned, jnp.where(BLOCKS == 0, 0, -1), scale=True)  # no reply got any further
-    np.testing.assert_allclose(unread.share.sum(), 1, rtol=1e-6)
+        np.testing.assert_allclose(share[block == BLOCKS], 1 / 3 / count, rtol=1e-6)
+    assert (share[BLOCKS < 0] == 0).all()
+    unread = advantages.credit_by_block(
+        earned, jnp.where(BLOCKS == 0, 0, -1), scale="group"
+    )  # no reply got any further
+    np.testing.assert_allclose(shares(unread.units, "token").sum(), 1, rtol=1e-6)
+
+
+UNITS = jnp.asarray([[0, 0, 0, 0, -1], [0, 0, -1, -1, -1]])  # of five tokens that a reply may have
+
+
+@pytest.mark.parametrize(
+    ("average", "share"),
+    [
+        ("token", [[1 / 6] * 4 + [0], [1 / 6] * 2 + [0] * 3]),
+        ("sequence", [[1 / 8] * 4 + [0], [1 / 4] * 2 + [0] * 3]),
+        ("constant", [[1 / 10] * 4 + [0], [1 / 10] * 2 + [0] * 3]),
+    ],
+)
+def test_tokens_are_averaged(average, share):
+    np.testing.assert_allclose(shares(UNITS, average), share, rtol=1e-6)
+    assert (shares(jnp.full((2, 3), -1), average) == 0).all()
+
+
+def test_advantages_over_the_deviation_of_a_game_keep_the_sizes_of_groups():
+    r = jnp.asarray([[0.0, 2.0], [0.0, 4.0], [1.0, 1.0]])
+    found = advantages.advantages(r, scale="game")
+    np.testing.assert_allclose(found[1], 2 * found[0], rtol=1e-5)
+    np.testing.assert_allclose(jnp.square(found).mean(), 1, rtol=1e-3)
+    np.testing.assert_allclose(found, advantages.advantages(10 * r + 3, scale="game"), rtol=1e-3)
 
 
 def test_the_replies_kept_are_those_of_the_largest_variance():
@@ -127,34 +211,56 @@ def test_the_replies_kept_are_those_of_the_largest_variance():
     rng = np.random.default_rng(0)
     earned = np.concatenate([rng.normal(size=(6, 7)), rng.choice([-1.0, 1.0], size=(6, 7)), np.ones((1, 7))])
     for keep in (2, 3, 4, 6):
-        found = np.asarray(grpo.farthest(jnp.asarray(earned, jnp.float32), keep))
+        found = np.asarray(advantages.farthest(jnp.asarray(earned, jnp.float32), keep))
         assert all(len(set(row)) == keep for row in found.tolist())
         best = [max(np.var(row[list(each)]) for each in itertools.combinations(range(7), keep)) for row in earned]
         np.testing.assert_allclose(np.take_along_axis(earned, found, axis=1).var(axis=1), best, rtol=1e-5, atol=1e-7)
 
 
+def round_of(game, *, blocks=None):
+    """Replies of four tokens to as many boards as there are rows of rewards; token ids tell the rows apart."""
+    count = game.size
+    ids = jnp.arange(4 * count, dtype=jnp.int32).reshape(count, 4)
+    said = Reply(ids, jnp.full(count, 4), -ids.astype(jnp.float32))
+    pictures = jnp.arange(len(game), dtype=jnp.uint8)[:, None, None, None]
+    zero = jnp.zeros_like(game)
+    blocks = np.zeros((count, 4), np.int32) if blocks is None else blocks
+    replies = SimpleNamespace(sampled=said, pictures=pictures)
+    return reinforce.Round(replies, advantages.Rewards(game, zero, zero), blocks, {})
+
+
+COURSE = SimpleNamespace(language=SimpleNamespace(prompt=np.arange(5, dtype=np.int32)))
+
+
 @pytest.mark.parametrize("keep", [0, 2])
 def test_what_is_learned_from_keeps_rows_and_rewards_together(keep):
-    ids = jnp.arange(24, dtype=jnp.int32).reshape(6, 4)
-    said = Reply(ids, jnp.full(6, 4), -ids.astype(jnp.float32))
     game = jnp.asarray([[0.0, 1.0, 5.0], [9.0, 9.0, 8.0]])
-    zero = jnp.zeros((2, 3))
-    part = Grpo(keep=keep, credit="reply")
-    tried = learner.learned_from(
-        ids[0], ids[:2], said, grpo.Rewards(game, zero, zero), jnp.zeros((6, 4), jnp.int32), part
-    )
+    tried = reinforce.learned_from(COURSE, [round_of(game)], Grpo(states=2, group=3, keep=keep, credit="reply"))
     rows = np.asarray(tried.ids[:, 0]) // 4
     assert sorted(rows) == ([0, 1, 2, 3, 4, 5] if not keep else sorted({0, 2, 5} | (set(rows) & {3, 4})))
-    np.testing.assert_array_equal(tried.logprobs, -tried.ids.astype(jnp.float32))
+    np.testing.assert_array_equal(tried.sampler, -tried.ids.astype(jnp.float32))
     kept = game.reshape(-1)[rows].reshape(2, -1)
     np.testing.assert_allclose(tried.credit.advantage[:, 0], (kept - kept.mean(1, keepdims=True)).reshape(-1))
 
 
+def test_groups_without_differences_are_refilled_from_later_rounds():
+    first = round_of(jnp.asarray([[1.0, 1.0], [0.0, 1.0], [2.0, 2.0], [3.0, 3.0]]))
+    second = round_of(jnp.asarray([[5.0, 1.0], [4.0, 4.0], [7.0, 7.0], [2.0, 6.0]]))
+    part = Grpo(states=4, group=2, keep=0, refill=1, credit="reply")
+    tried = reinforce.learned_from(COURSE, [first, second], part)
+    assert tried.pictures[:3, 0, 0, 0].tolist() == [1, 0, 3]  # one of the first round, two of the second
+    assert tried.ids[:6, 0].tolist() == [8, 12, 0, 4, 24, 28]
+    np.testing.assert_allclose(tried.credit.advantage[:6, 0], [-0.5, 0.5, 2, -2, -2, 2])
+    assert (tried.credit.units[:6] == 0).all() and (tried.credit.units[6:] == -1).all()  # the last only fills up
+    kept = reinforce.learned_from(COURSE, [first], Grpo(states=4, group=2, keep=0, credit="reply"))
+    assert kept.pictures[:, 0, 0, 0].tolist() == [0, 1, 2, 3] and (kept.credit.units == 0).all()
+
+
 def test_unscaled_advantages_keep_the_size_of_a_difference():
     near, far = jnp.asarray([[1.0, 1.01]]), jnp.asarray([[1.0, 3.0]])
-    np.testing.assert_allclose(grpo.advantages(near, scale=False), [[-0.005, 0.005]], rtol=1e-4)
-    np.testing.assert_allclose(grpo.advantages(far, scale=False), [[-1, 1]])
-    assert (grpo.advantages(jnp.full((2, 5), 2.9), scale=False) == 0).all()
+    np.testing.assert_allclose(advantages.advantages(near, scale="none"), [[-0.005, 0.005]], rtol=1e-4)
+    np.testing.assert_allclose(advantages.advantages(far, scale="none"), [[-1, 1]])
+    assert (advantages.advantages(jnp.full((2, 5), 2.9), scale="none") == 0).all()
 
 
 def test_of_equal_pairs_the_first_in_reading_order_is_wanted():
@@ -243,8 +349,8 @@ def test_a_masked_token_has_no_gradient_however_far_it_is():
         lambda x: grpo.masked_mean(grpo.k3(x, far, mask), mask),
         lambda x: grpo.masked_mean(grpo.k3(x, far), mask),
         lambda x: grpo.masked_mean(grpo.k3(x, far - 1e6, mask), mask),
-        lambda x: grpo.masked_mean(grpo.clipped_gain(x, far, jnp.asarray([[-1.0]]), 0.2, mask), mask),
-        lambda x: grpo.masked_mean(grpo.clipped_gain(-x, far, jnp.asarray([[-1.0]]), 0.2), mask),
+        lambda x: grpo.masked_mean(grpo.clipped_gain(x, far, jnp.asarray([[-1.0]]), grpo.Clip(0.2, 0.2), mask), mask),
+        lambda x: grpo.masked_mean(grpo.clipped_gain(-x, far, jnp.asarray([[-1.0]]), grpo.Clip(0.2, 0.2)), mask),
         lambda x: grpo.masked_mean(grpo.ratio(-x * 1e6, far, mask), mask),
     ):
         value, slope = jax.value_and_grad(loss)(said)
@@ -260,7 +366,10 @@ def test_tokens_that_count_are_bounded(distance, advantage):
     for other in (jnp.asarray([[-1.0, -1.0 - distance]]), jnp.asarray([[-2.0, -3.0]])):
         for loss in (
             lambda x, other=other: grpo.k3(x, other, mask).sum(),
-            lambda x, other=other: grpo.clipped_gain(x, other, jnp.asarray([[advantage]]), 0.2, mask).sum(),
+            lambda x, other=other: sum(
+                gain(x, other, jnp.asarray([[advantage]]), grpo.Clip(0.2, 0.2), mask).sum()
+                for gain in grpo.GAINS.values()
+            ),
         ):
             value, slope = jax.value_and_grad(loss)(said)
             assert jnp.isfinite(value) and jnp.isfinite(slope).all()
@@ -278,15 +387,15 @@ def test_the_entropy_has_a_gradient_where_a_token_can_never_be_said():
 @pytest.mark.parametrize("group", [2, 3, 5, 8, 16, 100])
 def test_equal_rewards_teach_nothing_whatever_their_value(value, group):
     rewards = jnp.full((3, group), value, jnp.float32)
-    assert (grpo.advantages(rewards) == 0).all() and not grpo.differ(rewards).any()
+    assert (advantages.advantages(rewards) == 0).all() and not advantages.differ(rewards).any()
     rounded = rewards.at[:, 0].set(jnp.nextafter(rewards[:, 0], jnp.float32(np.inf)))  # summed in another order
-    assert (grpo.advantages(rounded) == 0).all() and not grpo.differ(rounded).any()
+    assert (advantages.advantages(rounded) == 0).all() and not advantages.differ(rounded).any()
 
 
 def test_rewards_that_differ_by_a_cell_teach_something():
     rewards = jnp.asarray([[2 + 31 / 36, 2 + 30 / 36, 2 + 31 / 36, 2 + 31 / 36]])
-    assert grpo.differ(rewards).all()
-    np.testing.assert_allclose(grpo.advantages(rewards)[0], [0.575, -1.725, 0.575, 0.575], atol=0.02)
+    assert advantages.differ(rewards).all()
+    np.testing.assert_allclose(advantages.advantages(rewards)[0], [0.575, -1.725, 0.575, 0.575], atol=0.02)
 
 
 def params_like(value):

@@ -13,9 +13,10 @@ import pytest
 import policy
 from jaxgym.engine import random_legal
 from policy.sample import generate
-from train import evaluate, learner, loop
+from train import evaluate, learner, loop, reinforce
 from train import main as program
-from train.config import Config, Evaluation, Grpo, Supervised
+from train.config import Config, Evaluation, Grpo, Reward, States, Supervised
+from train.course import prepare
 from train.loop import Trainer
 from train.rewards import Reading
 from train.rollout import BATCH, act
@@ -97,15 +98,13 @@ def test_a_stopped_run_goes_on_as_if_it_had_not(unbroken, tmp_path, small, stop)
 
 @pytest.mark.parametrize("legal", [True, False])
 def test_own_boards_stand_still_after_a_reply_that_is_no_legal_move(tmp_path, small, legal):
-    trainer = Trainer(small(states="own"), tmp_path / "run")
-    trainer._enter("grpo")
-    (name,) = trainer.courses
-    course, old, keys = trainer.courses[name], trainer.boards[name], jax.random.split(jax.random.key(0))
-    group, turns = trainer.config.grpo.group, BATCH // trainer.config.grpo.states
-    moves = np.asarray(act(course.language.game, random_legal, old.state, keys[0]))[1::turns]
+    config = small(states=States(play=("own",)))
+    _, courses, pools = prepare(config, jax.random.key(0))
+    course, old, key = courses["2048"], pools["2048"], jax.random.key(0)
+    group, turns = config.grpo.group, BATCH // config.grpo.states
+    moves = np.asarray(act(course.language.game, random_legal, old.state, key))[1::turns]
     said = np.repeat(moves if legal else np.full_like(moves, -1), group)
-    tried = SimpleNamespace(reading=SimpleNamespace(actions=said))
-    new = trainer._follow(course, old, tried, 1, *keys)
+    new = reinforce.follow(config, course, old, said, 1, key)
     asked = np.arange(BATCH) % turns == 1
     ended = np.asarray(new.steps) == 0
     changed = np.asarray(new.state.board != old.state.board).reshape(BATCH, -1).any(axis=1)
@@ -157,7 +156,7 @@ def test_help_lists_every_flag():
     for flag in (
         "--games",
         "--recipe",
-        "--states",
+        "--states-play",
         "--sight-steps",
         "--base-steps",
         "--coldstart-lr",
@@ -168,7 +167,7 @@ def test_help_lists_every_flag():
 
 
 def test_the_configuration_survives_its_file(small):
-    config = small(seed=7, grpo=Grpo(exact=True))
+    config = small(seed=7, reward=Reward(exact=True, weights=("2048=2",)))
     assert Config.from_dict(json.loads(json.dumps(config.to_dict()))) == config
     with pytest.raises(ValueError, match="has no colour"):
         Config.from_dict({"colour": 1})
@@ -214,7 +213,8 @@ def test_nothing_is_compiled_between_updates(finished, tmp_path, small, monkeypa
     """Three updates, on other boards and at other rates: what they run is traced once."""
     chex.clear_trace_counter()
     once = chex.assert_max_traces(n=1)
-    monkeypatch.setattr(learner, "grpo_gradients", learner._gradients(once(learner.grpo_loss)))
+    monkeypatch.setattr(learner, "grpo_loss", once(learner.grpo_loss))
+    learner.grpo_gradients.clear_cache()
     trainer = Trainer(
         small(model=str(finished / "model"), recipe="g0", grpo=Grpo(updates=3, states=4, group=4)), tmp_path
     )

@@ -1,0 +1,238 @@
+"""Options of RL at work: one update of a tiny model, in which each must do what it says."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from train import learner, reinforce, rollout
+from train.config import Config, Grpo, Reward, States
+from train.course import prepare
+from train.learner import Frame, TrainState
+from train.rollout import BATCH
+
+
+@pytest.fixture(scope="module")
+def one(finished):
+    """A model that knows the format, its one game with boards in play, and what to learn with."""
+    config = Config(games=("2048",), model=str(finished / "model"), recipe="g0", grpo=Grpo(states=4, group=4, keep=0))
+    vlm, courses, boards = prepare(config, jax.random.key(0))
+    learned, fixed = learner.divide(vlm.params, adapters=False, tower=True)
+    rule = learner.optimizer()
+    state = TrainState(learned, {}, jax.jit(rule.init)((learned, {})), jnp.zeros(2, jnp.int32))
+    frame = Frame(vlm.graphdef, jnp.dtype("float32"))
+    return config, frame, vlm, courses["2048"], boards["2048"], rule, state, fixed
+
+
+def with_grpo(config: Config, **changes) -> Config:
+    return replace(config, grpo=replace(config.grpo, **changes))
+
+
+def collected(one, config, step=0, course=None):
+    _, frame, vlm, own, boards, *_ = one
+    return reinforce.collect(config, frame, vlm.params, course or own, boards, step, jax.random.key(3))
+
+
+def learned(one, config, tried, away=0.0):
+    """What becomes of the parameters, one long row, and what is reported; the reference is so far away."""
+    _, frame, vlm, _, _, rule, state, fixed = one
+    reference = jax.tree.map(lambda leaf: leaf * (1 + away), vlm.params)
+    key, lr = jax.random.key(5), jnp.float32(1e-3)
+    state, reports, _ = reinforce.learn(
+        config, frame, rule, state, fixed, lambda: reference, {"2048": tried}, lr, key
+    )  # fmt: skip
+    return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(state.params)]), reports["2048"]
+
+
+@pytest.fixture(scope="module")
+def tried(one):
+    """Replies with rewards that differ from row to row and replies of different lengths, whatever the model said."""
+    found = collected(one, one[0]).tried
+    rng = np.random.default_rng(0)
+    rows, length = found.ids.shape
+    blocks = np.sort(rng.integers(0, 3, (rows, length)), axis=1)
+    blocks[np.arange(length)[None] >= rng.integers(3, length, rows)[:, None]] = -1
+    sampler = found.sampler + jnp.asarray(rng.normal(0, 0.1, found.sampler.shape), jnp.float32)
+    advantage = jnp.asarray(rng.normal(size=(rows, 1)) * np.ones((1, length)), jnp.float32)
+    return found._replace(sampler=sampler, credit=reinforce.advantages.Credit(advantage, jnp.asarray(blocks)))
+
+
+@pytest.fixture(scope="module")
+def plain(one, tried):
+    return learned(one, one[0], tried)[0]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"average": "sequence"},
+        {"kl": 5.0, "epochs": 2},  # in the first step the model is still its own reference
+        {"correct": 1.0},
+        {"epochs": 2},
+        {"minibatches": 2},
+    ],
+    ids=str,
+)
+def test_each_option_changes_what_is_learned(one, tried, plain, changes):
+    assert not np.allclose(learned(one, with_grpo(one[0], **changes), tried)[0], plain, atol=1e-6)
+
+
+MANY = {"epochs": 3, "kl": 0.0}  # steps in which the model is no longer the one that wrote
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"objective": "cispo", "clip_high": 0.001},
+        {"objective": "gspo"},
+        {"clip": 0.001},
+        {"clip_high": 0.001},
+    ],
+    ids=str,
+)
+def test_each_option_changes_later_steps(one, tried, later, changes):
+    assert not np.allclose(learned(one, with_grpo(one[0], **(MANY | changes)), tried)[0], later, atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def later(one, tried):
+    return learned(one, with_grpo(one[0], **MANY), tried)[0]
+
+
+def test_the_two_estimates_of_the_divergence_pull_differently(one, tried):
+    """k1 through the advantages, k3 through the loss, and neither as no divergence at all."""
+    settings = [{"kl": 0.0}, {"kl": 1.0, "kl_estimate": "k1"}, {"kl": 1.0}]
+    none, k1, k3 = (learned(one, with_grpo(one[0], **each), tried, away=0.1)[0] for each in settings)
+    assert not np.allclose(none, k1, atol=1e-6) and not np.allclose(k1, k3, atol=1e-6)
+
+
+def test_accumulated_parts_make_the_same_update(one, tried, plain):
+    np.testing.assert_allclose(learned(one, replace(one[0], accumulate=2), tried)[0], plain, atol=1e-5)
+
+
+def test_a_constant_average_makes_smaller_gradients_of_short_replies(one, tried):
+    """Its shares do not add up to 1, so the direction is that of `token`; Adam hides the size, the norm does not."""
+    _, frame, _, _, _, _, state, fixed = one
+    norms = []
+    for average in ("token", "constant"):
+        config = with_grpo(one[0], average=average, kl=0.0)
+        _, gradient = reinforce._gradient(config, frame, state.params, fixed, tried, 4, "2048")
+        norms.append(float(jnp.sqrt(sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(gradient)))))
+    assert 0 < norms[1] < 0.9 * norms[0]
+
+
+def test_the_weight_of_a_game_scales_its_gradient(one, tried):
+    _, frame, _, _, _, _, state, fixed = one
+    found = []
+    for weights in ((), ("2048=3",)):
+        config = replace(with_grpo(one[0], kl=0.0), reward=Reward(weights=weights))
+        found.append(reinforce._gradient(config, frame, state.params, fixed, tried, 4, "2048")[1])
+    for a, b in zip(*map(jax.tree.leaves, found), strict=True):
+        np.testing.assert_allclose(3 * a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_the_gap_to_the_sampler_is_measured_at_its_temperature(one):
+    """The very model that wrote finds its replies as likely as it did when it wrote them, at 0.8 as at 1.5."""
+    for heat in (0.8, 1.5):
+        config = with_grpo(one[0], temperature=heat)
+        assert float(learned(one, config, collected(one, config).tried)[1]["sampler_gap"]) < 1e-4
+
+
+def test_without_a_divergence_nobody_asks_the_reference(one, tried):
+    _, frame, _, _, _, rule, state, fixed = one
+    config = with_grpo(one[0], kl=0.0)
+    rest = {"2048": tried}, jnp.float32(0), jax.random.key(0)
+    reinforce.learn(config, frame, rule, state, fixed, lambda: pytest.fail("asked"), *rest)
+
+
+def test_further_boards_are_asked_until_enough_groups_differ(one, monkeypatch):
+    asked = []
+
+    def scripted(config, frame, params, course, state, key):
+        asked.append(np.asarray(state.board))
+        found = answer(config, frame, params, course, state, key)
+        game = np.zeros((4, 4), np.float32)
+        game[:2] = np.arange(4)  # two groups of four differ
+        zero = jnp.zeros((4, 4))
+        return found._replace(earned=found.earned._replace(game=jnp.asarray(game), format=zero, perception=zero))
+
+    answer = reinforce.answer
+    monkeypatch.setattr(reinforce, "answer", scripted)
+    for refill, rounds in ((0, 1), (1, 2), (5, 2)):
+        asked.clear()
+        found = collected(one, with_grpo(one[0], refill=refill))
+        assert len(asked) == rounds and found.written == rounds * 16
+        turned = np.asarray(found.boards.steps != one[4].steps)
+        assert not turned[np.arange(BATCH) % 64 >= rounds].any() and turned[np.arange(BATCH) % 64 < rounds].any()
+    assert not (asked[0] == asked[1]).all()
+
+
+def test_replies_that_were_cut_off_teach_nothing_if_so_wanted(one):
+    config, _, _, course, *_ = one
+    short = course._replace(language=replace(course.language, room=5))
+    kept, masked = (collected(one, with_grpo(config, mask_truncated=mask), course=short) for mask in (False, True))
+    assert kept.report["truncated"] == 1
+    assert (kept.tried.credit.units >= 0).any() and (masked.tried.credit.units == -1).all()
+
+
+def doubled(replies, game):
+    return [len(text) for text in replies.texts]
+
+
+def test_a_users_own_reward_is_added(one):
+    config, _, _, course, *_ = one
+    without = collected(one, config)
+    own = collected(one, config, course=course._replace(own=doubled))
+    added = own.report["reward"] - without.report["reward"]
+    assert added == pytest.approx(own.report["own_reward"], rel=1e-4) and added > 1
+
+
+@pytest.mark.parametrize("game", ["outcome", "regret", "score"])
+def test_the_games_reward_is_the_one_asked_for(one, game):
+    config = replace(one[0], reward=Reward(game=game, format=0.0, perception=0.0))
+    _, frame, vlm, course, boards, *_ = one
+    state = jax.tree.map(lambda leaf: leaf[:4], boards.state)
+    found = reinforce.answer(config, frame, vlm.params, course, state, jax.random.key(1))
+    legal, score = found.replies.legal, found.replies.score
+    earned = np.asarray(found.earned.game).reshape(-1)
+    expected = {"outcome": np.where(score > 0, 1, -1), "score": np.where(legal, score, -1)}
+    if game in expected:
+        np.testing.assert_array_equal(earned, expected[game])
+    else:
+        assert ((earned == -1) == ~legal).all() and (earned <= 1).all()
+
+
+def test_boards_come_from_whose_play_is_asked_for(one):
+    config, _, _, course, boards, *_ = one
+    game, turns = course.language.game, BATCH // 4
+    state = reinforce.every(boards.state, 1, turns)
+    key = jax.random.key(9)
+    best = np.asarray(rollout.act(game, reinforce.engine.teacher, state, jax.random.split(key)[0]))
+    unreadable = np.full(16, -1)
+    moved = {
+        play: reinforce.follow(replace(config, states=States(play=play)), course, boards, unreadable, 1, key)
+        for play in (("own",), ("random",), ("teacher",), ("teacher", "own"))
+    }
+    rows = np.arange(1, BATCH, turns)
+    still = {play: (after.state.board == boards.state.board)[rows].all(axis=(1, 2)) for play, after in moved.items()}
+    assert still[("own",)].all() and not still[("random",)].any() and not still[("teacher",)].any()
+    assert still[("teacher", "own")].tolist() == [False, True, False, True]
+    luck = jax.random.split(jax.random.split(jax.random.split(key)[1])[0], BATCH)
+    expected = rollout.play(game, boards.state, jnp.zeros(BATCH, jnp.int32).at[rows].set(best), luck)
+    np.testing.assert_array_equal(moved[("teacher",)].state.board[rows], expected.state.board[rows])
+
+
+def test_boards_can_be_fresh_in_every_update(one):
+    config = replace(one[0], states=States(persist=False, depth=3))
+    found = collected(one, config)
+    assert int(found.boards.steps.max()) <= 3 and int(one[4].steps.max()) > 3
+    again = reinforce.collect(config, one[1], one[2].params, one[3], found.boards, 1, jax.random.key(4))
+    np.testing.assert_array_equal(again.boards.state.board, found.boards.state.board)  # the next boards in turn
+
+
+def test_the_first_boards_are_as_deep_as_asked_for(one):
+    config, _, _, course, boards, *_ = one
+    shallow = reinforce.begin(replace(config, states=States(depth=2)), course, boards, jax.random.key(0))
+    assert int(shallow.steps.max()) < 2 + 1 and reinforce.begin(config, course, boards, jax.random.key(0)) is boards

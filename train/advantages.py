@@ -1,0 +1,111 @@
+"""From what replies earned to what each of their tokens is credited with; pure functions."""
+
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Scale = Literal["none", "group", "game"]
+Average = Literal["token", "sequence", "constant"]
+
+_ALIKE = 1e-5  # of the largest reward: closer together than this, the rewards of a group differ by rounding only
+_LEAST = 1e-4  # added to a deviation before it divides
+
+
+def differ(rewards: jax.Array) -> jax.Array:
+    """Whether there is anything to learn from a group: rewards float32 [S, G] -> bool [S], not all of them alike."""
+    spread = jnp.max(rewards, axis=1) - jnp.min(rewards, axis=1)
+    return spread > _ALIKE * jnp.maximum(jnp.max(jnp.abs(rewards), axis=1), 1)
+
+
+def advantages(rewards: jax.Array, *, scale: Scale = "group") -> jax.Array:
+    """r - mean within each group, over a deviation: rewards float32 [S, G] -> float32 [S, G].
+
+    group: over the group's own deviation (GRPO, arXiv 2402.03300, section 4.1). none: over nothing, so a small
+    difference stays small (Dr. GRPO, arXiv 2503.20783). game: over the deviation of all groups of the game, so games
+    whose rewards lie further apart do not outweigh the others, and groups keep their sizes (arXiv 2508.08221).
+    A group whose rewards are all equal, but for rounding, teaches nothing: its advantages are exactly 0.
+    """
+    centred = rewards - jnp.mean(rewards, axis=1, keepdims=True)
+    centred = jnp.where(differ(rewards)[:, None], centred, jnp.float32(0))
+    if scale == "none":
+        return centred
+    of = {"group": 1, "game": None}[scale]
+    deviation = jnp.sqrt(jnp.mean(jnp.square(centred), axis=of, keepdims=True))
+    return centred / (deviation + jnp.float32(_LEAST))
+
+
+def farthest(rewards: jax.Array, keep: int) -> jax.Array:
+    """Which replies of each group tell most: rewards float32 [S, G] -> int32 [S, keep], those of the largest variance.
+
+    They are some of the best and some of the worst ("max-variance down-sampling", PODS, arXiv 2504.13818).
+    """
+    order = jnp.argsort(rewards, axis=1)
+    size = rewards.shape[1]
+    ways = [np.r_[0:low, size - keep + low : size].astype(np.int32) for low in range(keep + 1)]
+    each = jnp.stack([order[:, way] for way in ways], axis=1)  # [S, ways, keep]
+    spread = jnp.var(jnp.take_along_axis(rewards[:, None], each, axis=2), axis=2)
+    return jnp.take_along_axis(each, jnp.argmax(spread, axis=1)[:, None, None], axis=1)[:, 0]
+
+
+class Rewards(NamedTuple):
+    """What replies earned, part by part, weighted: float32 [S, G] each."""
+
+    game: jax.Array
+    format: jax.Array
+    perception: jax.Array
+
+    @property
+    def total(self) -> jax.Array:
+        return self.game + self.format + self.perception
+
+
+class Credit(NamedTuple):
+    """What every token of B = S * G replies of R tokens is credited with.
+
+    It depends on the block that a token is of, int32 [B, R]: 0 perception, 1 think, 2 answer, -1 for what does not
+    count (what lies past the end).
+    """
+
+    advantage: jax.Array  # float32 [B, R]
+    units: jax.Array  # int32 [B, R]: tokens of a unit are averaged, units count alike; -1: of none
+
+
+def credit_by_reply(rewards: Rewards, blocks: jax.Array, *, scale: Scale) -> Credit:
+    """All tokens of a reply share the advantage of the sum of its rewards, and are one unit (arXiv 2402.03300)."""
+    advantage = jnp.broadcast_to(advantages(rewards.total, scale=scale).reshape(-1, 1), blocks.shape)
+    return Credit(advantage, jnp.minimum(blocks, 0))
+
+
+def credit_by_block(rewards: Rewards, blocks: jax.Array, *, scale: Scale) -> Credit:
+    """Perception is judged by perception and format, think and answer by game and format; each block is a unit.
+
+    Else the tokens that read sixty cells would drown the two that decide, and be praised for what those did.
+    """
+    seen = advantages(rewards.perception + rewards.format, scale=scale).reshape(-1, 1)
+    done = advantages(rewards.game + rewards.format, scale=scale).reshape(-1, 1)
+    return Credit(jnp.where(blocks == 0, seen, done), blocks)
+
+
+def shares(units: jax.Array, average: Average) -> jax.Array:
+    """How much each token counts for the mean over replies: units int32 [B, R] (0 to 2, -1: not at all) -> float32.
+
+    Within a unit, token: all tokens of the batch alike (DAPO, arXiv 2503.14476). sequence: all replies alike, whatever
+    their length (GRPO, arXiv 2402.03300). constant: every token 1 / (B * R) whatever else was said, R being the longest
+    that a reply may be (Dr. GRPO, arXiv 2503.20783). Units that occur count alike. But for `constant`, the shares add
+    up to 1.
+    """
+
+    def share(mask: jax.Array) -> jax.Array:
+        if average == "constant":
+            return mask / mask.size
+        if average == "token":
+            return mask / jnp.maximum(jnp.sum(mask), 1)
+        own = jnp.sum(mask, axis=1, keepdims=True)
+        return mask / jnp.maximum(own, 1) / jnp.maximum(jnp.sum(own > 0), 1)
+
+    each = [(units == unit).astype(jnp.float32) for unit in range(3)]
+    present = sum((jnp.any(mask > 0) for mask in each), jnp.float32(0))
+    total = sum((share(mask) for mask in each), jnp.zeros(units.shape, jnp.float32))
+    return total / jnp.maximum(present, 1)
