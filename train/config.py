@@ -231,6 +231,7 @@ class Config:
     remat: bool = flag(False, "compute activations again in the backward pass: a third more work, far less memory")
     freeze: Literal["nothing", "vision"] = flag("nothing", "what does not learn of a saved model")
     run: str = flag("", "folder of the run, made anew (default: runs/ and the date)")
+    track: tuple[str, ...] = flag((), "where else measurements go: tensorboard, wandb, or both, separated by commas")
     lora: Lora = Lora()
     sight: Sight = Sight(steps=500)
     base: Supervised = Supervised(steps=50)

@@ -22,7 +22,7 @@ from typing import Any, Literal, NoReturn, get_args, get_origin
 from rich.console import Console
 
 try:
-    from train import folder
+    from train import folder, trackers
     from train.config import Config
     from train.terminal import Display, say, show_results
 except ValueError as wrong:  # JAX reads its environment when it is imported
@@ -129,6 +129,7 @@ def start(flags: dict[str, Any], console: Console, stop: Stop) -> int:
     if resumed is None:
         config = read_config(flags)
         config.check()
+        trackers.check(config.track)
         with folder.new(config) as run:
             return _train(config, run, console, stop, resume=False)
     if flags:
@@ -137,6 +138,7 @@ def start(flags: dict[str, Any], console: Console, stop: Stop) -> int:
     for note in mended:
         say(console, note)
     config.check()
+    trackers.check(config.track)
     return _train(config, Path(resumed), console, stop, resume=True)
 
 
@@ -155,6 +157,7 @@ def _train(config: Config, run: Path, console: Console, stop: Stop, *, resume: b
     if resume:
         where = f"{trainer.phase} step {trainer.step}" if found else "the beginning: there is no checkpoint yet"
         say(console, f"going on from {where}")
+    following = trackers.Trackers(config, trainer.records, lambda line: say(console, line))
     display, stop.patient = Display(console), True
     try:
         with display.progress:
@@ -174,6 +177,7 @@ def _train(config: Config, run: Path, console: Console, stop: Stop, *, resume: b
     finally:
         trainer.checkpoints.close()
         page = report.write(run)
+        following.close()
     show_results(console, trainer.records.table)
     paths = f"Report: {folder.quoted(page)}  Model: {folder.quoted(run / 'model')}"
     say(console, f"{time.monotonic() - trainer.began:.0f} s in all. {paths}")

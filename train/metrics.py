@@ -2,7 +2,7 @@
 
 import io
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
@@ -12,11 +12,22 @@ from train import files
 Table = dict[str, Any]  # {"games": {name: {"columns": ..., "extra": ...}}, "order": [column, ...]}
 
 
+class Follower(Protocol):
+    """Someone who is told what is written, as it is."""
+
+    def measured(self, row: dict[str, Any]) -> None: ...
+
+    def scored(self, table: Table) -> None: ...
+
+    def sampled(self, row: dict[str, Any], picture: np.ndarray) -> None: ...
+
+
 class Records:
     """Writes what a run measures into its folder, as it goes. `table` holds the results so far."""
 
     def __init__(self, run: Path) -> None:
         self.run = run
+        self.follower: Follower | None = None
         (run / "samples").mkdir(parents=True, exist_ok=True)
         for name in ("metrics.jsonl", "samples.jsonl"):
             _end_line(run / name)
@@ -24,8 +35,11 @@ class Records:
 
     def log(self, phase: str, step: int, seconds: float, game: str | None, values: dict[str, Any]) -> None:
         """One line of metrics.jsonl: scalars of one game, or of the whole run (game None); null where not finite."""
-        row = {"phase": phase, "step": step, "seconds": round(seconds, 2), "game": game}
-        self._append("metrics.jsonl", row | {k: round(float(v), 6) for k, v in values.items()})
+        row: dict[str, Any] = {"phase": phase, "step": step, "seconds": round(seconds, 2), "game": game}
+        row |= {k: round(float(v), 6) for k, v in values.items()}
+        self._append("metrics.jsonl", row)
+        if self.follower:
+            self.follower.measured(row)
 
     def forget_after(self, steps: dict[str, int]) -> None:
         """Drop metrics of steps that a resumed run will do again: keep, of every phase, those up to its step."""
@@ -38,9 +52,13 @@ class Records:
     def sample(self, name: str, picture: np.ndarray, row: dict[str, Any]) -> None:
         """A reply beside its picture: uint8 [H, W, 3]."""
         file, scale, packed = f"samples/{name}.png", max(1, 224 // picture.shape[0]), io.BytesIO()
-        Image.fromarray(picture.repeat(scale, 0).repeat(scale, 1)).save(packed, "PNG")
+        picture = picture.repeat(scale, 0).repeat(scale, 1)
+        Image.fromarray(picture).save(packed, "PNG")
         files.write(self.run / file, packed.getvalue())
-        self._append("samples.jsonl", {"picture": file, **row})
+        row = {"picture": file, **row}
+        self._append("samples.jsonl", row)
+        if self.follower:
+            self.follower.sampled(row, picture)
 
     def keep_table(self) -> None:
         """Write the results as they are now; one that was damaged is kept aside."""
@@ -49,6 +67,8 @@ class Records:
             file.rename(file.with_name("table-damaged.json"))
         self.damaged = ""
         files.write(file, files.to_json(self.table, indent=1) + "\n")
+        if self.follower:
+            self.follower.scored(self.table)
 
     def _append(self, file: str, row: dict[str, Any]) -> None:
         with (self.run / file).open("a", encoding="utf-8") as out:
