@@ -93,19 +93,19 @@ def show_results(console: Console, table: dict[str, Any]) -> None:
     """
     for make in (_reading, _scores):
         for part in _fitted(console, functools.partial(make, table), list(table["games"])):
-            console.print(part, width=max(console.width, _narrowest(console, part)), crop=False)
+            console.print(part, width=max(console.width, narrowest(console, part)), crop=False)
 
 
 def _fitted(console: Console, make: Callable[[Sequence[str]], Table], names: Sequence[str]) -> list[Table]:
     """Tables of as many columns as go side by side without cutting anything off."""
     for count in range(len(names), 0, -1):
         tables = [make(names[i : i + count]) for i in range(0, len(names), count)]
-        if count == 1 or all(_narrowest(console, part) <= console.width for part in tables):
+        if count == 1 or all(narrowest(console, part) <= console.width for part in tables):
             return tables
     return []
 
 
-def _narrowest(console: Console, table: Table) -> int:
+def narrowest(console: Console, table: Table) -> int:
     """The width below which something in a table would be cut off."""
     for i, column in enumerate(table.columns):  # of the first, words may go on a line of their own
         texts = [cell for cell in (column.header, *column.cells) if isinstance(cell, Text)]
@@ -139,14 +139,16 @@ def _scores(table: dict[str, Any], games: Sequence[str]) -> Table:
 def _score(score: dict[str, Any] | None) -> Text:
     if not score:
         return Text("-")
-    return Text(f"{_number(score['mean'])}\n{_number(score['low'])} .. {_number(score['high'])}")
+    return Text(f"{number(score['mean'])}\n{number(score['low'])} .. {number(score['high'])}")
 
 
-def _number(value: float | None) -> str:
+def number(value: float | None) -> str:
+    """A score."""
     return "-" if value is None else f"{value:.0f}" if abs(value) >= 200 else f"{value:.2f}"
 
 
-def _amount(value: float | None, measure: str) -> str:
+def amount(value: float | None, measure: str = "") -> str:
+    """A measure of the evaluation: a share, or a count."""
     return "-" if value is None else f"{value:.1f}" if measure in _COUNTED else f"{100 * value:.1f} %"
 
 
@@ -163,6 +165,6 @@ def _reading(table: dict[str, Any], games: Sequence[str]) -> Table:
         out.add_row(Text(title), *[Text("")] * len(games))
         for column in columns:
             shares = (entry["extra"].get(column, {}).get(measure) for entry in entries)
-            cells = (Text(_amount(share, measure)) for share in shares)
+            cells = (Text(amount(share, measure)) for share in shares)
             out.add_row(Text(f"  {COLUMNS.get(column, column)}"), *cells, end_section=column == columns[-1])
     return out

@@ -47,6 +47,7 @@ class Dot:
     mean: float
     low: float
     high: float
+    colour: int | None = None  # of the mark; None: that of its kind
 
 
 def number(value: float, percent: bool = False) -> str:
@@ -293,8 +294,11 @@ def _dot(row: Dot, x: Callable[[float], float], y: float, left: float) -> str:
         mark = f'<path class="mean" d="M{at - 5:.1f} {y:.1f}l5 -5l5 5l-5 5z"/>'
     else:
         ends = f"M{low:.1f} {y - 3.5:g}v7M{high:.1f} {y - 3.5:g}v7"
-        whisker = f'<path class="whisker" d="M{low:.1f} {y:g}H{high:.1f}{ends}"/>'
-        mark = f'{whisker}<circle class="mean" cx="{at:.1f}" cy="{y:g}" r="4.5"/>'
+        stroke, fill = (
+            ("", "") if row.colour is None else (f' style="{k}:var(--s{row.colour})"' for k in ("stroke", "fill"))
+        )
+        whisker = f'<path class="whisker"{stroke} d="M{low:.1f} {y:g}H{high:.1f}{ends}"/>'
+        mark = f'{whisker}<circle class="mean"{fill} cx="{at:.1f}" cy="{y:g}" r="4.5"/>'
     spread = "" if row.kind == "published" else f" ({number(row.low)} to {number(row.high)})"
     note = f"<title>{html.escape(row.label)}: {number(row.mean)}{spread}</title>"
     return (

@@ -67,11 +67,14 @@ def write(run: Path) -> Path:
 
     Raises OSError when the page cannot be written; what cannot be read is named in the page.
     """
-    page = run / "report.html"
-    draft = run / "report.html.part"
-    draft.write_text(_page(read(run)), encoding="utf-8", errors="replace", newline="\n")
-    draft.replace(page)  # whoever reloads meanwhile sees a whole page
-    return page
+    return put(run / "report.html", _page(read(run)))
+
+
+def put(file: Path, page: str) -> Path:
+    """Write a page all at once: whoever reloads meanwhile sees a whole one."""
+    draft = file.with_name(file.name + ".part")
+    draft.write_text(page, encoding="utf-8", errors="replace", newline="\n")
+    return draft.replace(file)
 
 
 def _page(run: Run) -> str:
@@ -79,13 +82,18 @@ def _page(run: Run) -> str:
     parts = [_head(run), _notes(run.notes), _results(run)]
     parts += [_game(run, i, game) for i, game in enumerate(run.games)]
     parts += [_whole(run), _replies(run), _configuration(run)]
+    return document(run.folder.name, "".join(parts))
+
+
+def document(title: str, body: str) -> str:
+    """A whole page, which may fetch and run nothing: the title is text, the body HTML."""
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f'<meta name="color-scheme" content="light dark"><title>{show(run.folder.name)}</title>'
-        f"<style>{STYLE}</style></head><body>\n<main>{''.join(parts)}</main></body></html>\n"
+        f'<meta name="color-scheme" content="light dark"><title>{show(title)}</title>'
+        f"<style>{STYLE}</style></head><body>\n<main>{body}</main></body></html>\n"
     )
 
 
@@ -108,7 +116,8 @@ def _notes(notes: Sequence[str]) -> str:
     return "".join(f'<p class="missing">{show(note, 400)}</p>' for note in notes)
 
 
-def _section(anchor: str, title: str, lead: str, body: str) -> str:
+def section(anchor: str, title: str, lead: str, body: str) -> str:
+    """A part of the page with its heading; all of it is HTML."""
     return f'<section id="{anchor}"><h2>{title}</h2><p class="lead">{lead}</p>{body}</section>\n'
 
 
@@ -117,7 +126,7 @@ def _results(run: Run) -> str:
     rows, charts = [], []
     published = list(dict.fromkeys(name for game in run.table.values() for name in as_dict(game.get("published"))))
     for game, entry in run.table.items():
-        means = {name: c for name in run.order if (c := _column(entry, name))}
+        means = {name: c for name in run.order if (c := find_mark(entry, name))}
         best = max((c for c in OWN if c in means), key=lambda c: means[c].mean, default=None)
         unit = str(entry.get("unit", "score"))
         cells = [_score(name, means.get(name), name == best) for name in run.order]
@@ -133,7 +142,7 @@ def _results(run: Run) -> str:
             title = f"<figcaption><b>{show(game, 60)}</b></figcaption>"
             charts.append(f"<figure>{title}{dots(drawn, unit, game)}{more}</figure>")
     if not rows:
-        return _section("results", "Results", "No scores yet.", "")
+        return section("results", "Results", "No scores yet.", "")
     heads = "".join(f'<th scope="col">{show(COLUMNS.get(c, c), 40)}</th>' for c in run.order)
     heads += "".join(f'<th scope="col" class="published">{show(c, 40)}<small>published</small></th>' for c in published)
     body = f'<thead><tr><th scope="col">game</th>{heads}</tr></thead><tbody>{"".join(rows)}</tbody>'
@@ -143,7 +152,7 @@ def _results(run: Run) -> str:
         'In the charts: <b class="own">\u25cf</b> this model, <b>\u25cf</b> other players, '
         '<b class="published">\u25c7</b> as published.'
     )
-    return _section("results", "Results", lead, f'{table}<div class="grid four">{"".join(charts)}</div>')
+    return section("results", "Results", lead, f'{table}<div class="grid four">{"".join(charts)}</div>')
 
 
 def _extra(values: dict[str, Any]) -> str:
@@ -174,7 +183,8 @@ class Mark(NamedTuple):
     n: int
 
 
-def _column(entry: dict[str, Any], name: str) -> Mark | None:
+def find_mark(entry: dict[str, Any], name: str) -> Mark | None:
+    """The score of a column in a game's entry of the table, where there is one."""
     column = as_dict(as_dict(entry.get("columns")).get(name))
     mean, n = column.get("mean"), column.get("n")
     if not finite(mean):
@@ -210,7 +220,7 @@ def _game(run: Run, i: int, game: str) -> str:
     )
     body = f'<div class="tiles">{tiles}</div><div class="grid">{charts}</div>'
     lead = (lead if i == 0 else "") if charts else "No measurements yet."
-    return _section(f"game-{i}", show(game, 60), lead, body)
+    return section(f"game-{i}", show(game, 60), lead, body)
 
 
 TILES = (
@@ -234,7 +244,7 @@ def _tile(phases: Sequence[Phase], series: Series, metric: str, title: str, mean
 def _whole(run: Run) -> str:
     charts = _charts(run.series.get(None, {}), OF_THE_RUN, run.phases)
     lead = "What all games share: one model, mixed batches." if charts else "No measurements yet."
-    return _section("run", "Whole run", lead, f'<div class="grid">{charts}</div>')
+    return section("run", "Whole run", lead, f'<div class="grid">{charts}</div>')
 
 
 def _charts(series: Series, known: Sequence[Chart], phases: Sequence[Phase]) -> str:
@@ -267,7 +277,7 @@ def _replies(run: Run) -> str:
     )
     left = len(run.samples) - len(found)
     lead += f" The last of each game and phase; {left:,} more in samples.jsonl." if left > 0 else ""
-    return _section("samples", "Replies", lead if found else "No replies yet.", "".join(found))
+    return section("samples", "Replies", lead if found else "No replies yet.", "".join(found))
 
 
 def _configuration(run: Run) -> str:
@@ -275,9 +285,9 @@ def _configuration(run: Run) -> str:
     parts = [_settings("run", plain)] if plain else []
     parts += [_settings(key, value) for key, value in run.config.items() if isinstance(value, dict)]
     if not parts:
-        return _section("configuration", "Configuration", "No configuration.", "")
+        return section("configuration", "Configuration", "No configuration.", "")
     body = f'<details><summary>all settings</summary><div class="settings">{"".join(parts)}</div></details>'
-    return _section("configuration", "Configuration", "As in config.json.", body)
+    return section("configuration", "Configuration", "As in config.json.", body)
 
 
 def _settings(title: str, values: dict[str, Any]) -> str:

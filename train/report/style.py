@@ -66,6 +66,11 @@ table { border-collapse:collapse }
 .scores th small { white-space:normal } .scores tbody th { font-weight:600 }
 .scores .best { background:var(--best); font-weight:700 } .scores .best i { color:var(--mark); font-style:normal }
 .scores .published { color:var(--soft); font-weight:400 } .scores .none { color:var(--soft) }
+.compared { font-size:13px; white-space:nowrap } .compared th { font-weight:400; color:var(--soft); text-align:left }
+.compared th, .compared td { padding:4px 9px; border-bottom:1px solid var(--grid); vertical-align:bottom }
+.compared td, .compared thead th { text-align:right; white-space:normal } .compared .stage th { padding-top:12px }
+.compared td.score { white-space:nowrap }
+.pairs { display:grid; grid-template-columns:minmax(270px,1fr) minmax(0,2fr); gap:14px }
 .tiles { display:grid; grid-template-columns:repeat(auto-fit,minmax(200px,1fr)); gap:10px 28px; margin:0 0 16px }
 .tiles h3 { font-size:12.5px; font-weight:500; color:var(--soft) } .tiles p { margin:0; line-height:1.2 }
 .tiles b { font-size:25px; font-weight:600; letter-spacing:-.02em } .tiles span { color:var(--soft); font-size:13px }
@@ -100,6 +105,7 @@ pre { white-space:pre-wrap; overflow:hidden; unicode-bidi:isolate; background:va
   .scores td { display:flex; justify-content:space-between; padding:4px 6px; border-bottom:1px solid var(--grid) }
   .scores td::before { content:attr(data-label); color:var(--soft); font-weight:400 }
   .scores td small { display:inline; margin-left:8px } .tiles { grid-template-columns:1fr 1fr; gap:12px 16px }
+  .pairs { grid-template-columns:minmax(0,1fr) }
   article { grid-template-columns:minmax(0,1fr); padding:12px } .picture { max-width:232px }
 }
 @media print { nav { display:none } figure, article { break-inside:avoid } }

@@ -1,0 +1,203 @@
+"""Several runs on one page: their scores and measures side by side, and the curves of all in the same charts."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from train.report.charts import COLOURS, Dot, Line, Phase, curves, dots, number
+from train.report.page import (
+    MEASURED,
+    OF_A_GAME,
+    OF_THE_RUN,
+    OWN,
+    TILES,
+    Chart,
+    Mark,
+    document,
+    duration,
+    find_mark,
+    put,
+    section,
+)
+from train.report.record import COLUMNS, PHASES, Run, as_dict, finite
+from train.report.replies import show
+
+SHOWN = ("cells", "board", "reason", "legal", "sight", "formatted")  # beside the score
+_SHORT = 9  # letters of a run's name beside its curve
+# What a metric is called, and what it counts, that shares its chart with others on the page of one run.
+_ALONE = {metric: (title[0].upper() + title[1:], meaning) for metric, title, meaning in TILES}
+_ALONE |= {"format": ("In the format", "of all replies")}
+_ALONE |= {"reward": ("Reward", "of a reply"), "game_reward": ("Reward of the game", "of a reply")}
+
+
+def write(runs: Sequence[Run], file: Path) -> Path:
+    """Write one page about several runs. Raises OSError when that cannot be done."""
+    games = games_of(runs)
+    parts = [_head(runs, games), _settings(runs), _results(runs, games)]
+    parts += [_curves(runs, game, OF_A_GAME, f"game-{i}") for i, game in enumerate(games)]
+    parts.append(_curves(runs, None, OF_THE_RUN, "run"))
+    return put(file, document(" and ".join(names(runs)), "".join(parts)))
+
+
+def names(runs: Sequence[Run]) -> list[str]:
+    """What to call each run: its folder's name, or its path where another's is called the same."""
+    short = [run.folder.resolve().name for run in runs]
+    return [name if short.count(name) == 1 else str(run.folder) for name, run in zip(short, runs, strict=True)]
+
+
+def games_of(runs: Sequence[Run]) -> list[str]:
+    """The games of all runs, each once."""
+    return list(dict.fromkeys(game for run in runs for game in run.games))
+
+
+def results(runs: Sequence[Run], game: str) -> list[tuple[str, int, Mark, dict[str, Any]]]:
+    """Scores on a game with what else was measured: (column, run, score, measures), column by column."""
+    found = []
+    for column in OWN:
+        for i, run in enumerate(runs):
+            entry = run.table.get(game, {})
+            if mark := find_mark(entry, column):
+                found.append((column, i, mark, as_dict(as_dict(entry.get("extra")).get(column))))
+    return found
+
+
+def unit(runs: Sequence[Run], game: str) -> str:
+    """What a game's score counts."""
+    return next((str(run.table[game]["unit"]) for run in runs if "unit" in run.table.get(game, {})), "score")
+
+
+def differences(runs: Sequence[Run]) -> dict[str, list[str]]:
+    """The settings in which runs differ, and what each has; the name of its folder is none."""
+    flat = [_flatten(run.config) for run in runs]
+    keys = dict.fromkeys(key for settings in flat for key in settings if key != "run")
+    values = {key: [settings.get(key, "\u2013") for settings in flat] for key in keys}
+    return {key: each for key, each in values.items() if len(set(each)) > 1}
+
+
+def _flatten(config: dict[str, Any], before: str = "") -> dict[str, str]:
+    flat: dict[str, str] = {}
+    for key, value in config.items():
+        if isinstance(value, dict):
+            flat |= _flatten(value, f"{before}{key}-")
+        else:
+            flat[before + key] = ",".join(map(_plain, value)) if isinstance(value, list) else _plain(value)
+    return flat
+
+
+def _plain(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _letter(i: int) -> str:
+    return f"{chr(ord('A') + i % 26)}{i // 26 or ''}"
+
+
+def _head(runs: Sequence[Run], games: Sequence[str]) -> str:
+    legend = ""
+    for i, (run, name) in enumerate(zip(runs, names(runs), strict=True)):
+        spent = f" <span>{duration(run.seconds)}</span>" if run.seconds else ""
+        legend += f'<li style="color:var(--s{i % COLOURS})"><b>{_letter(i)}</b> {show(name, 120)}{spent}</li>'
+    links = [("settings", "Settings"), ("results", "Results")]
+    links += [*((f"game-{i}", game) for i, game in enumerate(games)), ("run", "Whole run")]
+    nav = "".join(f'<a href="#{anchor}">{show(title, 40)}</a>' for anchor, title in links)
+    return (
+        f'<header><p class="kicker">training runs compared</p><h1>{len(runs)} runs</h1>'
+        f'<ul class="facts">{legend}</ul><nav>{nav}</nav></header>\n'
+    )
+
+
+def _settings(runs: Sequence[Run]) -> str:
+    found = differences(runs)
+    if not found:
+        return section("settings", "Settings", "All runs have the same settings.", "")
+    head = "".join(f'<th scope="col">{_name(i)}</th>' for i in range(len(runs)))
+    body = ""
+    for key, values in found.items():
+        cells = "".join(f"<td>{show(value, 200)}</td>" for value in values)
+        body += f'<tr><th scope="row">{show(key, 60)}</th>{cells}</tr>'
+    table = f'<table class="compared"><thead><tr><th></th>{head}</tr></thead><tbody>{body}</tbody></table>'
+    return section("settings", "Settings", "In which the runs differ; all others are the same.", table)
+
+
+def _name(i: int) -> str:
+    return f'<b style="color:var(--s{i % COLOURS})">{_letter(i)}</b>'
+
+
+def _results(runs: Sequence[Run], games: Sequence[str]) -> str:
+    """A game's scores of all runs as dots with intervals, and a row of measures under each other."""
+    figures = ""
+    for game in games:
+        rows = results(runs, game)
+        if not rows:
+            continue
+        marks = [
+            Dot(
+                label=f"{_letter(i)} {mark.label}",
+                kind="own",
+                mean=mark.mean,
+                low=mark.low,
+                high=mark.high,
+                colour=i % COLOURS,
+            )
+            for _, i, mark, _ in rows
+        ]
+        chart = dots(marks, unit(runs, game), game)
+        title = f"<figcaption><b>{show(game, 60)}</b></figcaption>"
+        figures += f"<figure>{title}{chart}</figure><figure>{_measures(rows)}</figure>"
+    lead = "Mean score of a board and its 95\u202f% interval; shares of all replies of the evaluation."
+    return section("results", "Results", lead if figures else "No scores yet.", f'<div class="pairs">{figures}</div>')
+
+
+def _measures(rows: Sequence[tuple[str, int, Mark, dict[str, Any]]]) -> str:
+    head = "".join(f'<th scope="col">{MEASURED[metric][0]}</th>' for metric in SHOWN)
+    body, before = "", ""
+    for column, i, mark, extra in rows:
+        values = (extra.get(metric) for metric in SHOWN)
+        texts = (number(float(value), True) if finite(value) else "\u2013" for value in values)
+        title = f'<tr class="stage"><th colspan="{len(SHOWN) + 2}">{show(COLUMNS[column])}</th></tr>'
+        body += title if column != before else ""
+        score = f"<b>{number(mark.mean)}</b> <small>{number(mark.low)} \u2013 {number(mark.high)}</small>"
+        cells = "".join(f"<td>{text}</td>" for text in texts)
+        body += f'<tr><th scope="row">{_name(i)}</th><td class="score">{score}</td>{cells}</tr>'
+        before = column
+    head = f'<thead><tr><th></th><th scope="col">score</th>{head}</tr></thead>'
+    return f'<div class="scroll"><table class="compared">{head}<tbody>{body}</tbody></table></div>'
+
+
+def _curves(runs: Sequence[Run], game: str | None, known: Sequence[Chart], anchor: str) -> str:
+    """The charts of one game, or of the whole run: a chart a metric, a line a run."""
+    named = [(chart, metric) for chart in known for metric, _, _ in chart.metrics]
+    mentioned = {metric for _, metric in named}
+    every = sorted({metric for run in runs for metric in run.series.get(game, {})} - mentioned)
+    named += [(Chart(show(m.replace("_", " "), 40), "", ((m, "", 0),)), m) for m in every]
+    phases = _phases(runs)
+    drawn = "".join(_chart(runs, game, chart, metric, phases) for chart, metric in named)
+    title = "Whole run" if game is None else show(game, 60)
+    return section(anchor, title, "" if drawn else "No measurements yet.", f'<div class="grid">{drawn}</div>')
+
+
+def _chart(runs: Sequence[Run], game: str | None, chart: Chart, metric: str, phases: Sequence[Phase]) -> str:
+    lines = []
+    for i, (run, name) in enumerate(zip(runs, names(runs), strict=True)):
+        series = run.series.get(game, {}).get(metric, {})
+        points = {phase: v for phase, v in series.items() if not chart.phases or phase in chart.phases}
+        if points:
+            short = name if len(name) <= _SHORT else name[: _SHORT - 1] + "\u2026"
+            lines.append(Line(label=f"{_letter(i)} {short}", colour=i % COLOURS, points=points))
+    if not lines:
+        return ""
+    title, counted = (chart.title, chart.unit) if len(chart.metrics) == 1 else _ALONE[metric]
+    drawn = curves(lines, phases, percent=chart.percent, log=chart.log, full=chart.full)
+    return f"<figure><figcaption><b>{title}</b> <span>{counted}</span></figcaption>{drawn}</figure>"
+
+
+def _phases(runs: Sequence[Run]) -> list[Phase]:
+    """The phases of all runs: each from its first step to its last in any of them, as wide as the longest took."""
+    known = dict.fromkeys([*PHASES, *(phase.name for run in runs for phase in run.phases)])
+    merged = []
+    for name in known:
+        if own := [phase for run in runs for phase in run.phases if phase.name == name]:
+            first, last = min(p.first for p in own), max(p.last for p in own)
+            spent = max(p.seconds for p in own)
+            merged.append(Phase(name=name, title=own[0].title, first=first, last=last, seconds=spent))
+    return merged
