@@ -273,7 +273,8 @@ class Trainer:
                 if isinstance(event, int):
                     yield Event(f"evaluate {column} on {name}", event, boards * course.limit, {})
                 else:
-                    self.scores.enter_model(game, column, event, self.step)
+                    done = self.config.length(column) if column in self.config.phases else 0
+                    self.scores.enter_model(game, column, event, done)
             self.scores.keep()
 
     def anchors(self) -> Iterator[Event]:

@@ -70,7 +70,15 @@ def test_the_page_has_the_curves_of_all_runs_in_one_chart(runs, tmp_path, capsys
     labels = [attrs["aria-label"] for tag, attrs in found.tags if tag == "svg"]
     drawn = [label for label in labels if label.startswith("Curves")]
     assert len(drawn) > 10 * len(GAMES) and set(drawn) == {"Curves: A first, B second"}
-    for text in ("Entropy", "KL divergence", "Length of a reply", "Perception accuracy", "1,956", "base-lr", "g0"):
+    for text in (
+        "Entropy",
+        "KL divergence",
+        "Length of a reply",
+        "Perception accuracy Pacc during RL",
+        "1,956",
+        "base-lr",
+        "g0",
+    ):
         assert text in found.text, text
 
 

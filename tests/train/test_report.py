@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from train import report
-from train.report import charts, record
+from train.report import charts, record, replies
 
 GAMES = ("2048", "shisen_sho", "shisen_sho_photo", "swap")
 COLUMNS = ("random", "random_legal", "teacher", "base", "coldstart", "grpo")
@@ -246,6 +246,45 @@ def test_wrong_cells_are_marked_by_a_sign_and_only_those(tmp_path: Path) -> None
     cells = [attrs for tag, attrs in page.tags if tag == "td"]
     assert [attrs.get("class") for attrs in cells] == [None, "wrong", None, "wrong"]
     assert page.text.count("\u2717") == 3 + 1  # two cells, not legal; and the legend
+
+
+def test_replies_to_one_board_stand_side_by_side_beside_one_picture(tmp_path: Path) -> None:
+    """Before and after RL, in this order whatever the order in the file; what was said again counts as said last."""
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    said = [
+        ("grpo", "a", "after"),
+        ("coldstart", "a", "old"),
+        ("coldstart", "a", "before"),
+        ("coldstart", "b", "alone"),
+    ]
+    rows = [
+        {"game": "swap", "phase": phase, "truth": truth, "reply": f"<think>{reply}</think>", "picture": "a.png"}
+        for phase, truth, reply in said
+    ]
+    (tmp_path / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (one, two) = replies.chosen(record.read(tmp_path))
+    assert [row["reply"][7:-8] for row in one] == ["before", "after"] and two[0]["reply"][7:-8] == "alone"
+    page = Page(report.write(tmp_path).read_text())
+    assert [tag for tag, _ in page.tags if tag in ("article", "img")] == ["article", "img"] * 2
+    assert [attrs["class"] for tag, attrs in page.tags if attrs.get("class") in ("replies", "said")] == [
+        "replies", "said", "said", "replies", "said",
+    ]  # fmt: skip
+    assert "after cold start" in page.text and "1 more in samples.jsonl" in page.text
+
+
+def test_what_the_paper_plots_has_a_chart_of_its_own(page: Page) -> None:
+    """Exact perception and reasoning over the updates of RL, and nothing of the phases before."""
+    svg = [attrs["aria-label"] for tag, attrs in page.tags if tag == "svg"]
+    assert svg.count("Curves: boards, good moves") == len(GAMES) == page.text.count("Pacc and Racc during RL")
+
+
+def test_a_single_measurement_is_a_dot_and_a_title_stays_above_its_phase() -> None:
+    phases = [charts.Phase(name=n, title="a long title", first=1, last=2, seconds=s) for n, s in (("a", 1), ("b", 99))]
+    for count in (1, 2):
+        points = (np.arange(1.0, count + 1), np.ones(count))
+        drawn = charts.curves([charts.Line(label="x", colour=0, points={"a": points, "b": points})], phases)
+        assert drawn.count("<circle") == (2 if count == 1 else 0)
+        assert drawn.count(">a long title<") == 1 and drawn.count(">a long \u2026<") == 1
 
 
 def test_the_same_folder_gives_the_same_bytes(run: Path) -> None:

@@ -37,6 +37,8 @@ def test_a_run_leaves_everything_behind(finished):
     assert {row["phase"] for row in rows} == {"sight", "base", "coldstart", "grpo"}
     assert {row["game"] for row in rows} == {"2048", "shisen_sho", None}
     measured = {name for row in rows if row["phase"] == "grpo" and row["game"] for name in row}
+    samples = [json.loads(line) for line in (finished / "samples.jsonl").read_text().splitlines()]
+    assert {(row["phase"], row["step"]) for row in samples} == {("coldstart", 4), ("grpo", 4)}
     assert measured >= {"reward", "format", "cells", "board", "legal", "reason", "entropy", "kl", "clipped", "length"}
 
 

@@ -182,7 +182,8 @@ def _bands(phases: Sequence[Phase], spans: Sequence[tuple[float, float]], top: f
         band = f'x="{start:.1f}" y="{top:g}" width="{end - start:.1f}" height="{bottom - top:g}"'
         parts.append(f'<rect class="band{i % 2}" {band}/>')
         border = f'<path class="border" d="M{start:.1f} {top - 14:g}V{bottom:g}"/>' if i else ""
-        parts.append(f'{border}<text class="phase" x="{start + 4:.1f}" y="{top - 6:g}">{_short(phase.title)}</text>')
+        parts.append(f'{border}<text class="phase" x="{start + 4:.1f}" y="{top - 6:g}">')
+        parts.append(f"{_short(phase.title, max(int((end - start) / 5.3), 1))}</text>")
     return "".join(parts)
 
 
@@ -226,6 +227,9 @@ def _trace(
     style = f'style="stroke:var(--s{line.colour})"'
     dashed = f' stroke-dasharray="{dash}"' if dash else ""
     drawn = f'<path class="raw" {style} d="{points}"/><path class="line" {style}{dashed} d="M{path}h0"/>'
+    if len(values) == 1:  # of which a line shows nothing
+        at = f'cx="{_across(phase, span, steps[0]):.1f}" cy="{y(values[0]):.1f}"'
+        drawn += f'<circle style="fill:var(--s{line.colour})" {at} r="2.2"/>'
     end = float(line_values[-1])
     return drawn, (_across(phase, span, steps[-1]), y(end), end)
 

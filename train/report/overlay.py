@@ -166,18 +166,25 @@ def _measures(rows: Sequence[tuple[str, int, Mark, dict[str, Any]]]) -> str:
 
 def _curves(runs: Sequence[Run], game: str | None, known: Sequence[Chart], anchor: str) -> str:
     """The charts of one game, or of the whole run: a chart a metric, a line a run."""
-    named = [(chart, metric) for chart in known for metric, _, _ in chart.metrics]
-    mentioned = {metric for _, metric in named}
-    every = sorted({metric for run in runs for metric in run.series.get(game, {})} - mentioned)
-    named += [(Chart(show(m.replace("_", " "), 40), "", ((m, "", 0),)), m) for m in every]
+    charts = {(metric, chart.phases): _alone(chart, metric) for chart in known for metric, _, _ in chart.metrics}
+    named = {metric for metric, _ in charts}
+    others = sorted({metric for run in runs for metric in run.series.get(game, {})} - named)
+    charts |= {(m, ()): Chart(show(m.replace("_", " "), 40), "", ((m, "", 0),)) for m in others}
     phases = _phases(runs)
-    drawn = "".join(_chart(runs, game, chart, metric, phases) for chart, metric in named)
+    drawn = "".join(_chart(runs, game, chart, phases) for chart in charts.values())
     title = "Whole run" if game is None else show(game, 60)
     return section(anchor, title, "" if drawn else "No measurements yet.", f'<div class="grid">{drawn}</div>')
 
 
-def _chart(runs: Sequence[Run], game: str | None, chart: Chart, metric: str, phases: Sequence[Phase]) -> str:
-    lines = []
+def _alone(chart: Chart, metric: str) -> Chart:
+    """The chart of one metric, also where it shares one with others on the page of one run."""
+    title, counted = (chart.title, chart.unit) if len(chart.metrics) == 1 else _ALONE[metric]
+    title += " during RL" if len(chart.metrics) > 1 and chart.phases else ""
+    return chart._replace(title=title, unit=counted, metrics=((metric, "", 0),))
+
+
+def _chart(runs: Sequence[Run], game: str | None, chart: Chart, phases: Sequence[Phase]) -> str:
+    (metric, _, _), lines = chart.metrics[0], []
     for i, (run, name) in enumerate(zip(runs, names(runs), strict=True)):
         series = run.series.get(game, {}).get(metric, {})
         points = {phase: v for phase, v in series.items() if not chart.phases or phase in chart.phases}
@@ -186,9 +193,8 @@ def _chart(runs: Sequence[Run], game: str | None, chart: Chart, metric: str, pha
             lines.append(Line(label=f"{_letter(i)} {short}", colour=i % COLOURS, points=points))
     if not lines:
         return ""
-    title, counted = (chart.title, chart.unit) if len(chart.metrics) == 1 else _ALONE[metric]
     drawn = curves(lines, phases, percent=chart.percent, log=chart.log, full=chart.full)
-    return f"<figure><figcaption><b>{title}</b> <span>{counted}</span></figcaption>{drawn}</figure>"
+    return f"<figure><figcaption><b>{chart.title}</b> <span>{chart.unit}</span></figcaption>{drawn}</figure>"
 
 
 def _phases(runs: Sequence[Run]) -> list[Phase]:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from train.report.charts import COLOURS, Dot, Line, Phase, curves, dots, number
 from train.report.record import COLUMNS, PHASES, Run, Series, as_dict, finite, read
-from train.report.replies import cards, show
+from train.report.replies import card, chosen, show
 from train.report.style import STYLE
 
 OWN = tuple(PHASES)  # the columns that are this run's model
@@ -38,9 +38,11 @@ MEASURED = {  # by the evaluation: title, and whether it is a share
     "sight": ("good moves at first sight", True),
     "cleared": ("steps to clear", False),
 }
-_ACCURACY = (("board", "boards", 1), ("cells", "cells", 0), ("reason", "good moves", 2))
+_PERCEPTION = (("cells", "cells", 0), ("board", "boards", 1))
+_ACCURACY = (("board", "boards", 1), ("reason", "good moves", 2))
 OF_A_GAME = (
-    Chart(f"Perception {_P} and reasoning {_R}", "share read exactly; P(good move | board read)", _ACCURACY, True),
+    Chart("Perception", "share of cells, and of whole boards, read right", _PERCEPTION, True),
+    Chart(f"{_P} and {_R} during RL", "boards read exactly; good moves given that", _ACCURACY, True, phases=("grpo",)),
     Chart("Rules and format", "share of replies", (("legal", "legal", 3), ("format", "format", 4)), True),
     Chart("Reward", "of a reply, mean of a batch", (("reward", "reward", 5), ("game_reward", "of the game", 7))),
     Chart("Loss", "nats", (("loss", "loss", 6),), log=True),
@@ -270,14 +272,15 @@ def _chart(series: Series, chart: Chart, phases: Sequence[Phase]) -> str:
 
 
 def _replies(run: Run) -> str:
-    found = cards(run)
+    found = chosen(run)
     lead = (
-        "As they were sampled. Each board is shown as the model read it; \u2717 marks a wrong cell, what was read "
-        "is struck out above what stands there."
+        "As they were sampled; replies to the same board, from before and after RL, stand side by side. Each board is "
+        "shown as the model read it; \u2717 marks a wrong cell, what was read is struck out above what stands there."
     )
-    left = len(run.samples) - len(found)
+    left = len(run.samples) - sum(map(len, found))
     lead += f" The last of each game and phase; {left:,} more in samples.jsonl." if left > 0 else ""
-    return section("samples", "Replies", lead if found else "No replies yet.", "".join(found))
+    body = "".join(card(run.folder, samples) for samples in found)
+    return section("samples", "Replies", lead if found else "No replies yet.", body)
 
 
 def _configuration(run: Run) -> str:

@@ -5,6 +5,7 @@ import html
 import io
 import itertools
 import unicodedata
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from PIL import Image
 
 from jaxgym import read_words
 from train.report.charts import number
-from train.report.record import PHASES, Run, finite
+from train.report.record import COLUMNS, PHASES, Run, finite
 
 _CLIP = 4000  # characters of a reply that are shown
 _WORD = 40  # characters of a cell that are shown
@@ -20,18 +21,28 @@ _SAMPLES = 2  # of a game in a phase: the last ones
 _PIXELS = 1 << 22  # of the largest picture that is opened
 
 
-def cards(run: Run) -> list[str]:
-    """The last replies of every game and phase, each beside its picture, as HTML."""
-    found = []
-    phases = [*PHASES, *dict.fromkeys(str(s.get("phase")) for s in run.samples)]
+def chosen(run: Run) -> list[list[dict[str, Any]]]:
+    """The last replies of every game and phase, those to the same board together: what was said before and after."""
+    found: list[list[dict[str, Any]]] = []
+    phases = dict.fromkeys([*PHASES, *(str(s.get("phase")) for s in run.samples)])
     for game in run.games:
-        for phase in dict.fromkeys(phases):
+        boards: dict[str, dict[str, dict[str, Any]]] = {}
+        for phase in phases:
             own = [s for s in run.samples if s.get("game") == game and str(s.get("phase")) == phase]
-            found += [_card(run.folder, sample) for sample in own[-_SAMPLES:]]
+            for sample in own[-_SAMPLES:]:
+                boards.setdefault(str(sample.get("truth")), {})[phase] = sample  # said again after a resume: the last
+        found += [list(said.values()) for said in boards.values()]
     return found
 
 
-def _card(folder: Path, sample: dict[str, Any]) -> str:
+def card(folder: Path, samples: Sequence[dict[str, Any]]) -> str:
+    """Replies to one board, side by side next to its picture, as HTML."""
+    picture = _picture(folder, samples[-1].get("picture"))
+    said = "".join(map(_said, samples))
+    return f'<article><div class="picture">{picture}</div><div class="replies">{said}</div></article>\n'
+
+
+def _said(sample: dict[str, Any]) -> str:
     reply, truth = str(sample.get("reply") or ""), str(sample.get("truth") or "")
     action, phase, step = sample.get("action"), str(sample.get("phase")), sample.get("step")
     reward, cells = sample.get("reward"), sample.get("cells")
@@ -39,16 +50,15 @@ def _card(folder: Path, sample: dict[str, Any]) -> str:
     facts += ["\u2713 legal" if sample.get("legal") else "\u2717 not legal"]
     facts += [f"reward <b>{number(float(reward))}</b>"] if finite(reward) else []
     facts += [f"cells <b>{number(float(cells), True)}</b>"] if finite(cells) else []
-    where = f"{show(PHASES.get(phase, phase), 40)}" + (f", step {int(step):,}" if finite(step) else "")
+    where = f"{show(COLUMNS.get(phase, phase), 40)}" + (f", step {int(step):,}" if finite(step) else "")
     said = _block(reply, "perception")
     think = _block(reply, "think")
     return (
-        f'<article><div class="picture">{_picture(folder, sample.get("picture"))}</div><div class="said"><h3>'
-        f'{show(str(sample.get("game")), 60)} <span>{where}</span></h3><ul class="facts">'
+        f'<div class="said"><h3>{show(str(sample.get("game")), 60)} <span>{where}</span></h3><ul class="facts">'
         f'{"".join(f"<li>{fact}</li>" for fact in facts)}</ul><div class="reading">{_comparison(said, truth)}'
         f'<p class="think" dir="auto">{show(think, 1200) if think else "<i>no reason given</i>"}</p></div>'
         f"<details><summary>the whole reply, {len(reply):,} characters</summary>"
-        f'<pre dir="auto">{show(reply, _CLIP)}</pre></details></div></article>\n'
+        f'<pre dir="auto">{show(reply, _CLIP)}</pre></details></div>'
     )
 
 

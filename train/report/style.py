@@ -77,6 +77,8 @@ table { border-collapse:collapse }
 .tiles small { font-size:12px } .tiles:empty { display:none }
 article { display:grid; grid-template-columns:232px minmax(0,1fr); gap:20px; padding:16px; margin-bottom:14px;
   background:var(--card); border:1px solid var(--rule); border-radius:8px }
+.replies { display:grid; grid-template-columns:repeat(auto-fit,minmax(min(100%,400px),1fr)); gap:18px 24px }
+.said { min-width:0 }
 .picture img { width:100%; height:auto; border-radius:4px; display:block; border:1px solid var(--rule) }
 .said .facts { font-size:13px; margin:2px 0 8px } .scroll { overflow-x:auto }
 .board { font-size:11.5px; line-height:1.25 }
