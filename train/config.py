@@ -1,9 +1,10 @@
 """One frozen record per concern; what a run is made of, nothing else. Every field is a flag of `train.main`."""
 
+import difflib
 import math
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin
 
 from jaxgym import registry
 from policy.config import PRESETS, fits, plain
@@ -18,7 +19,13 @@ def flag(default: Any, help: str) -> Any:
     return field(default=default, metadata={"help": help})
 
 
-_KINDS: dict[Any, str] = {int: "a whole number", float: "a finite number", bool: "true or false", str: "a text"}
+_KINDS: dict[Any, str] = {
+    int: "a whole number",
+    float: "a finite number",
+    bool: "true or false",
+    str: "a text",
+    tuple[str, ...]: "a list of texts",
+}
 
 
 def _check(part: Any, **least: float) -> None:
@@ -29,7 +36,8 @@ def _check(part: Any, **least: float) -> None:
         value = plain(getattr(part, each.name))
         object.__setattr__(part, each.name, value)
         if not fits(value, each.type):
-            raise ValueError(f"{where}{each.name}={value!r}: must be {_KINDS.get(each.type, str(each.type))}")
+            choices = f"one of {', '.join(get_args(each.type))}" if get_origin(each.type) is Literal else ""
+            raise ValueError(f"{where}{each.name}={value!r}: must be {choices or _KINDS[each.type]}")
         if each.name in least and value < least[each.name]:
             raise ValueError(f"{where}{each.name}={value}: must be at least {least[each.name]:g}")
         if each.name == "lr" and value > 1:
@@ -304,24 +312,27 @@ class Config:
 
     @staticmethod
     def from_dict(record: dict[str, Any]) -> "Config":
-        """Inverse of `to_dict`, also after JSON; raises ValueError for what no field is called, or cannot hold."""
-        return _build(Config, record)
+        """Inverse of `to_dict`, also after JSON; what is left out is as by default.
+
+        Raises ValueError, with near misses, for what no field is called, and for what a field cannot hold.
+        """
+        config: Config = _changed(Config(), record, "the configuration")
+        return config
 
 
-def _build(kind: Any, record: Any) -> Any:
+def _changed(part: Any, record: Any, name: str) -> Any:
+    """A part of a configuration (its name is for what is wrong with it) with other values."""
     if not isinstance(record, dict):
         raise ValueError(f"{record!r} is no configuration")
-    known = {f.name: f for f in fields(kind)}
-    if unknown := set(record) - set(known):
-        raise ValueError(f"the configuration has no {', '.join(sorted(unknown))}")
+    known = {each.name for each in fields(part)}
+    for wrong in sorted(set(record) - known):
+        near = difflib.get_close_matches(wrong, known, n=2)
+        raise ValueError(f"{name} has no {wrong}" + (f" (did you mean {' or '.join(near)}?)" if near else ""))
     values = {}
-    for name, value in record.items():
-        default = known[name].default
-        values[name] = (
-            _build(type(default), value)
-            if is_dataclass(default)
-            else tuple(value)
-            if isinstance(value, list)
-            else value
-        )
-    return kind(**values)
+    for key, value in record.items():
+        old = getattr(part, key)
+        if is_dataclass(old):
+            values[key] = _changed(old, value, key)
+        else:
+            values[key] = tuple(value) if isinstance(value, list) else value
+    return replace(part, **values)

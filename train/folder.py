@@ -1,6 +1,7 @@
 """The folder of a run: made for a new one and removed again where nothing came of it, read again for an old one."""
 
 import contextlib
+import dataclasses
 import shlex
 import shutil
 import time
@@ -67,6 +68,19 @@ def read_config(file: Path) -> Config:
         return Config.from_dict(record)
     except ValueError as error:
         raise ValueError(f"{file} is damaged: {error}") from None
+
+
+def read_base(file: Path) -> Config:
+    """The configuration that a new run begins with, from a file that holds all of it or some; never the run's folder.
+
+    Raises ValueError, in one line that names the file.
+    """
+    try:
+        return dataclasses.replace(Config.from_dict(files.read_json(file)), run="")
+    except OSError as error:
+        raise ValueError(f"--config {file}: {error.strerror}") from None
+    except ValueError as error:
+        raise ValueError(f"--config {str(error) if str(file) in str(error) else f'{file}: {error}'}") from None
 
 
 def _kept(run: Path) -> tuple[Config | None, str]:

@@ -2,6 +2,7 @@
 
 python -m train.main --games all                    all games, from scratch, on whatever device there is
 python -m train.main --games 2048,swap --seed 1     some of them
+python -m train.main --config FILE --seed 1         what a run's config.json holds, or some of it, and changes
 python -m train.main --resume runs/2026-01-31-1200  go on where a run stopped
 """
 
@@ -48,6 +49,12 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m train.main", description="Train a vision-language model on visual games.", allow_abbrev=False
     )
     out.add_argument("--resume", metavar="RUN", help="go on with a run that was stopped; takes no other flag")
+    out.add_argument(
+        "--config",
+        metavar="FILE",
+        default=argparse.SUPPRESS,
+        help="JSON as a run's config.json, or some of it; flags change it",
+    )
     for field in dataclasses.fields(Config):
         if dataclasses.is_dataclass(field.default):
             part = field.default
@@ -72,16 +79,16 @@ def _add(group: Any, name: str, field: Any, default: Any) -> None:
     group.add_argument(f"--{name}", default=argparse.SUPPRESS, help=text, **kind)
 
 
-def read_config(flags: dict[str, Any]) -> Config:
-    """The configuration that flags ask for; raises ValueError for values that cannot be."""
+def read_config(flags: dict[str, Any], base: Config) -> Config:
+    """The configuration that flags ask for, given what it is without them; raises ValueError for what cannot be."""
     changes: dict[str, Any] = {}
     for field in dataclasses.fields(Config):
         if dataclasses.is_dataclass(field.default):
             own = {n: flags[k] for k in flags for n in [k.removeprefix(field.name + "_")] if n != k}
-            changes[field.name] = dataclasses.replace(field.default, **own)  # type: ignore[type-var]
+            changes[field.name] = dataclasses.replace(getattr(base, field.name), **own)
         elif field.name in flags:
             changes[field.name] = flags[field.name]
-    return Config(**changes)
+    return dataclasses.replace(base, **changes)
 
 
 class Stop:
@@ -127,7 +134,8 @@ def start(flags: dict[str, Any], console: Console, stop: Stop) -> int:
     """Run what the flags ask for; returns the exit status."""
     resumed = flags.pop("resume", None)
     if resumed is None:
-        config = read_config(flags)
+        base = flags.pop("config", None)
+        config = read_config(flags, Config() if base is None else folder.read_base(Path(base)))
         config.check()
         trackers.check(config.track)
         with folder.new(config) as run:

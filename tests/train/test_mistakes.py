@@ -162,6 +162,8 @@ def test_an_update_in_which_no_group_differs_changes_nothing(tmp_path, small, mo
         (["--games", "2048", "--model", "."], "it is not a model"),
         (["--model", "gigantic"], "neither a preset (tiny, small, medium) nor a folder"),
         (["--games", "shisen_sho_photo", "--photos", "no/such/file"], "neither 'digits' nor a path that exists"),
+        (["--config", "no/such.json"], "--config no/such.json: No such file or directory"),
+        (["--config", "."], "--config .: Is a directory"),
         (["--resume", "no/such/run"], "not the folder of a run"),
         (["--resume", "x", "--seed", "1"], "--resume takes no other flag"),
     ],
@@ -176,6 +178,42 @@ def test_mistakes_are_told_in_one_line(flags, message, capsys, tmp_path, monkeyp
     told = capsys.readouterr().err
     assert message in told and told.count("\n") == 1
     assert not list(tmp_path.iterdir())  # nor the folder `runs` around the run
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"sed": 1}', "the configuration has no sed (did you mean seed?)"),
+        ('{"grpo": {"grup": 4}}', "grpo has no grup (did you mean group?)"),
+        ('{"zzz": 1}', "the configuration has no zzz\n"),
+        ('{"seed": "1"}', "seed='1': must be a whole number"),
+        ('{"recipe": "g2"}', "recipe='g2': must be one of g0, g1"),
+        ('{"games": "swap"}', "games='swap': must be a list of texts"),
+        ('{"games": ["shisen-sho"]}', "did you mean shisen_sho"),
+        ('{"grpo": {"lr": 1e999}}', "grpo lr=inf: must be a finite number"),
+        ('{"grpo": 3}', "3 is no configuration"),
+        ('["seed"]', "is no configuration"),
+        ('{"seed": 1', "is damaged"),
+        ("\xff", "is damaged"),
+        ("", "is damaged"),
+    ],
+)
+def test_mistakes_of_a_configuration_file_are_told_in_one_line(content, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.json").write_bytes(content.encode("latin1"))
+    assert program.main(["--config", "mine.json"]) == 2
+    told = capsys.readouterr().err
+    assert message in told and told.count("\n") == 1 and told.count("mine.json") == (1 if "shisen" not in told else 0)
+    assert [p.name for p in tmp_path.iterdir()] == ["mine.json"]
+
+
+def test_flags_change_what_a_configuration_file_changes(tmp_path):
+    (tmp_path / "mine.json").write_text('{"seed": 3, "run": "runs/old", "grpo": {"group": 4, "lr": 1}, "sight": {}}')
+    base = folder.read_base(tmp_path / "mine.json")
+    assert base == Config(seed=3, grpo=Grpo(group=4, lr=1))  # parts that are not named keep the default run's values
+    flags = vars(program.parser().parse_args(["--grpo-group", "8", "--games", "swap"]))
+    flags.pop("resume")
+    assert program.read_config(flags, base) == Config(games=("swap",), seed=3, grpo=Grpo(group=8, lr=1))
 
 
 def test_a_folder_that_exists_is_left_alone(tmp_path, capsys):

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import chex
@@ -13,7 +14,7 @@ import pytest
 import policy
 from jaxgym.engine import random_legal
 from policy.sample import generate
-from train import evaluate, learner, loop, reinforce
+from train import evaluate, folder, learner, loop, reinforce
 from train import main as program
 from train.config import Config, Evaluation, Grpo, Reward, States, Supervised
 from train.course import prepare
@@ -76,6 +77,12 @@ def unbroken(tmp_path_factory, small):
     return trainer
 
 
+def measured(folder):
+    """What a run's metrics say, but for how long it took."""
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if k not in ("seconds", "replies_per_second")} for row in rows]
+
+
 @pytest.mark.parametrize("stop", [3, 8, 12])
 def test_a_stopped_run_goes_on_as_if_it_had_not(unbroken, tmp_path, small, stop):
     """Stopped in base, in the cold start, in RL: the same parameters and the same metrics, bit for bit."""
@@ -91,11 +98,15 @@ def test_a_stopped_run_goes_on_as_if_it_had_not(unbroken, tmp_path, small, stop)
     for a, b in zip(jax.tree.leaves(unbroken.state.params), jax.tree.leaves(again.state.params), strict=True):
         np.testing.assert_array_equal(a, b)
 
-    def measured(folder):
-        rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-        return [{k: v for k, v in row.items() if k not in ("seconds", "replies_per_second")} for row in rows]
-
     assert measured(unbroken.run) == measured(tmp_path)
+
+
+def test_the_configuration_of_a_run_gives_the_same_run(unbroken, tmp_path, monkeypatch):
+    folder.write_config(tmp_path, replace(unbroken.config, run="runs/old"))
+    monkeypatch.setattr(Trainer, "evaluate", lambda self, column: iter(()))
+    monkeypatch.setattr(Trainer, "anchors", lambda self: iter(()))
+    assert program.main(["--config", str(tmp_path / "config.json"), "--run", str(tmp_path / "run")]) == 0
+    assert measured(tmp_path / "run") == measured(unbroken.run)
 
 
 @pytest.mark.parametrize("legal", [True, False])
