@@ -2,8 +2,10 @@
 
 import json
 import logging
+import os
 import shutil
 import zlib
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +17,27 @@ _SUMS = "sums.json"  # beside what Orbax writes: the size and CRC-32 of each of 
 
 
 class Checkpoints:
-    """The checkpoints of one run folder; the two newest are kept.
+    """The checkpoints of one run folder: the `keep` newest and, if wanted, the best as well.
 
-    A checkpoint that is not as it was written is moved aside, into `checkpoints-damaged`, and named in `damaged`; the
-    one before it then is the newest.
+    They are written while the run goes on, one at a time, and are there once they have their sums. One that is not as
+    it was written is moved aside, into `checkpoints-damaged`, and named in `damaged`; the one before it then is the
+    newest.
     """
 
-    def __init__(self, run: Path) -> None:
-        folder = (run / "checkpoints").resolve()
-        self.damaged = _set_aside(folder, folder.with_name("checkpoints-damaged"))
-        options = ocp.CheckpointManagerOptions(
-            max_to_keep=2, enable_async_checkpointing=False, cleanup_tmp_directories=True
-        )
+    def __init__(self, run: Path, keep: int = 2, *, best: bool = False) -> None:
+        self._folder = (run / "checkpoints").resolve()
+        self._keep, self._keep_best = keep, best
+        self.damaged = _set_aside(self._folder, self._folder.with_name("checkpoints-damaged"))
         # Without OCDBT: merging its parts reads the folder's name as a pattern, and finds none under `runs/[lr=1]`.
         handlers = {"tree": ocp.StandardCheckpointHandler(use_ocdbt=False), "progress": ocp.JsonCheckpointHandler()}
         logging.getLogger("absl").addFilter(_is_news)
-        self._folder = folder
-        self._manager = ocp.CheckpointManager(folder, options=options, item_handlers=handlers)
+        self._orbax = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler(**handlers))
+        self._thread = ThreadPoolExecutor(1)
+        self._writing: Future[str] | None = None
+        self._scores: dict[int, float | None] = {}  # of every checkpoint that is there, by its number
+        self._tidy()
+        for number in sorted(int(p.parent.name) for p in self._folder.glob(f"*/{_SUMS}")):
+            self._scores[number] = self._score(number)
 
     def what_was_damaged(self) -> str:
         """One line on the checkpoints that were moved aside, "" when none was."""
@@ -40,36 +46,108 @@ class Checkpoints:
         return f"checkpoint {numbers} is damaged and was moved to {where}" if numbers else ""
 
     def latest(self) -> int | None:
-        """The number of the newest checkpoint: optimizer steps since the run began."""
-        return self._manager.latest_step()
+        """The number of the newest checkpoint that is whole: optimizer steps since the run began."""
+        return max(self._scores, default=None)
 
-    def save(self, number: int, progress: dict[str, Any], tree: Any) -> None:
-        """Keep a pytree of arrays, and a JSON record of where the run stands."""
+    def best(self) -> int | None:
+        """The number of the checkpoint with the highest score; None where none has one."""
+        scores = {number: score for number, score in self._scores.items() if score is not None}
+        return max(scores, key=lambda number: (scores[number], number), default=None)
+
+    def save(self, number: int, progress: dict[str, Any], tree: Any, score: float | None = None) -> str:
+        """Begin to write a pytree of arrays, which must not change, and a JSON record of where the run stands.
+
+        Waits for the write before, if that is still under way. Returns what went wrong with it, in one line, "" if
+        nothing did. score: by which the best is known.
+        """
+        failed = self._settle()
         if number != self.latest():
-            items = ocp.args.Composite(tree=ocp.args.StandardSave(tree), progress=ocp.args.JsonSave(progress))
-            self._manager.save(number, args=items, force=True)
-            files.write(self._folder / str(number) / _SUMS, files.to_json(_sums(self._folder / str(number))))
+            record = json.loads(files.to_json(progress | {"score": score}))  # a copy: the run goes on
+            items = ocp.args.Composite(tree=ocp.args.StandardSave(tree), progress=ocp.args.JsonSave(record))
+            try:
+                self._orbax.save(self._folder / str(number), args=items, force=True)
+            except OSError as error:
+                self._writing = self._thread.submit(_failure, number, error)
+            else:
+                self._writing = self._thread.submit(self._finish, number, score)
+        return failed
+
+    def wait(self) -> None:
+        """Wait until all is written; raises OSError, one line, when it cannot be."""
+        if failed := self._settle():
+            raise OSError(failed)
 
     def progress(self) -> dict[str, Any]:
         """The newest record of where the run stands."""
-        restored = self._manager.restore(self.latest(), args=ocp.args.Composite(progress=ocp.args.JsonRestore()))
-        return dict(restored["progress"])
+        return self._progress(self.latest())
 
-    def restore(self, like: Any) -> Any:
-        """The newest pytree, shaped as `like`; raises ValueError when it is not."""
-        wanted = ocp.args.Composite(tree=ocp.args.StandardRestore(like))
+    def restore(self, like: Any, number: int | None = None) -> Any:
+        """The newest pytree, or that of a number, shaped as `like`; raises ValueError when it is not."""
+        place = self._folder / str(self.latest() if number is None else number)
         try:
-            return self._manager.restore(self.latest(), args=wanted)["tree"]
+            return self._orbax.restore(place, args=ocp.args.Composite(tree=ocp.args.StandardRestore(like)))["tree"]
         except (ValueError, KeyError, TypeError) as error:  # it is whole, so it must be of another version
             why = " ".join(str(error).split())[:200]
-            raise ValueError(f"{self._folder / str(self.latest())} does not fit this version: {why}") from None
+            raise ValueError(f"{place} does not fit this version: {why}") from None
 
     def close(self) -> None:
-        self._manager.close()
+        """Wait until all is written, and let go; raises OSError, one line, when it cannot be."""
+        try:
+            self.wait()
+        finally:
+            self._thread.shutdown()
+            self._orbax.close()
+
+    def _progress(self, number: int | None) -> dict[str, Any]:
+        wanted = ocp.args.Composite(progress=ocp.args.JsonRestore())
+        return dict(self._orbax.restore(self._folder / str(number), args=wanted)["progress"])
+
+    def _score(self, number: int) -> float | None:
+        try:
+            return self._progress(number).get("score")
+        except (OSError, ValueError):  # an old one, which is only looked into where the newer ones are damaged
+            return None
+
+    def _finish(self, number: int, score: float | None) -> str:
+        """Wait until Orbax has written a checkpoint, put its sums to it, and let others go; what went wrong."""
+        place = self._folder / str(number)
+        try:
+            self._orbax.wait_until_finished()
+            files.write(place / _SUMS, files.to_json(_sums(place, sync=True)))
+        except (OSError, ValueError) as error:  # Orbax has a ValueError for a full disk
+            self._tidy()
+            return _failure(number, error)
+        self._scores[number] = score
+        kept = {*sorted(self._scores)[-self._keep :]} | ({self.best()} if self._keep_best else set())
+        for old in self._scores.keys() - kept:
+            del self._scores[old]
+            (self._folder / str(old) / _SUMS).unlink(missing_ok=True)  # from here on it is none, whatever happens
+        self._tidy()
+        return ""
+
+    def _settle(self) -> str:
+        """Wait for the write under way; what went wrong with it."""
+        writing, self._writing = self._writing, None
+        return writing.result() if writing else ""
+
+    def _tidy(self) -> None:
+        """Remove what is no checkpoint, or not yet."""
+        for place in self._folder.glob("[0-9]*"):
+            if not (place / _SUMS).exists():
+                shutil.rmtree(place, ignore_errors=True)
+
+
+def _failure(number: int, error: Exception) -> str:
+    full = "No space left" in str(error)
+    why = "no space left on the device" if full else " ".join(str(error).split())[:200]
+    return f"checkpoint {number} could not be written: {why}"
+
+
+_NO_NEWS = ("Skipping merge of OCDBT", "raised an exception", "Failed to run")  # meant so; told by `save` and `wait`
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    return "Skipping merge of OCDBT" not in record.getMessage()  # as is meant, above
+    return not any(words in record.getMessage() for words in _NO_NEWS)
 
 
 def _set_aside(folder: Path, aside: Path) -> list[int]:
@@ -93,14 +171,16 @@ def _is_whole(checkpoint: Path) -> bool:
         return False
 
 
-def _sums(checkpoint: Path) -> dict[str, list[int]]:
-    """The size and CRC-32 of every file of a checkpoint."""
+def _sums(checkpoint: Path, *, sync: bool = False) -> dict[str, list[int]]:
+    """The size and CRC-32 of every file of a checkpoint; with `sync`, the disk has them before this returns."""
     sums = {}
     for file in sorted(checkpoint.rglob("*")):
         if file.is_file() and file.name != _SUMS:
             size, crc = 0, 0
-            with file.open("rb") as data:
+            with file.open("rb+" if sync else "rb") as data:
                 while block := data.read(1 << 22):
                     size, crc = size + len(block), zlib.crc32(block, crc)
+                if sync:
+                    os.fsync(data.fileno())
             sums[str(file.relative_to(checkpoint))] = [size, crc]
     return sums

@@ -224,6 +224,20 @@ class Lora:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Save:
+    """Checkpoints, which are written while the run goes on."""
+
+    every: float = flag(60.0, "seconds between them; 0: one after every step")
+    keep: int = flag(2, "of the newest are kept; the older ones are what a damaged one falls back to")
+    best: bool = flag(
+        True, "keep the best of RL as well, by the mean reward since the save before; it becomes model-best at the end"
+    )
+
+    def __post_init__(self) -> None:
+        _check(self, every=0.0, keep=1)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Config:
     """A whole run."""
 
@@ -248,6 +262,7 @@ class Config:
     reward: Reward = Reward()
     grpo: Grpo = Grpo()
     evaluation: Evaluation = Evaluation()
+    save: Save = Save()
 
     def __post_init__(self) -> None:
         _check(self, seed=0, picture=0, reply=0, accumulate=1)

@@ -28,7 +28,6 @@ from train.reinforce import every
 from train.rollout import BATCH, Boards, act, advance, try_replies
 from train.scoreboard import Scoreboard
 
-_SAVE_EVERY = 60.0  # seconds between checkpoints
 _ROW, _SHARE = 3, 0.1  # so many updates in a row, or such a share of a phase's, that are not finite end a run
 _PHASES = ("base", "coldstart", "grpo", "sight")  # numbered for their keys
 
@@ -53,7 +52,7 @@ class Trainer:
         self.began = time.monotonic()
         self.records = Records(run)
         self.scores = Scoreboard(self.records)
-        self.checkpoints = Checkpoints(run)
+        self.checkpoints = Checkpoints(run, config.save.keep, best=config.save.best)
         self.notes: list[str] = []  # what a user should know before it goes on: rates, damage
         self.key = jax.random.key(config.seed)
         self.vlm, self.courses, self.boards = prepare(config, self.key)
@@ -78,6 +77,7 @@ class Trainer:
         if self.phase:
             self._enter(self.phase)
         self.saved = time.monotonic()
+        self.earned: list[float] = []  # mean rewards of the updates of RL since then
 
     def _enter(self, phase: str) -> None:
         """Begin a phase: fresh optimizer, fresh boards; GRPO keeps what it began with as its reference."""
@@ -122,12 +122,18 @@ class Trainer:
             total = self.config.length(phase)
             while self.step < total:
                 values = self._reinforce() if phase == "grpo" else self._supervise(phase)
+                self.earned += [values["reward"]] if phase == "grpo" else []
                 yield Event(phase, self.step, total, values)
-                if time.monotonic() - self.saved > _SAVE_EVERY or self.step == total:
+                if time.monotonic() - self.saved >= self.config.save.every or self.step == total:
                     self.save()
         yield from self.anchors()
         yield from self.evaluate(phases[-1] if phases else "base")
         policy.save(self.final(), self.run / "model")
+        self.checkpoints.wait()
+        best = self.checkpoints.best()
+        if self.config.save.best and best is not None and best != self.checkpoints.latest():
+            self._restore(best)
+            policy.save(self.final(), self.run / "model-best")
 
     def final(self) -> policy.VLM:
         """The model as it is now."""
@@ -293,7 +299,7 @@ class Trainer:
         return {f"{i:05d}": leaf for i, leaf in enumerate(leaves)}
 
     def save(self) -> None:
-        """Keep all that the run needs to go on."""
+        """Begin to write all that the run needs to go on; a save before that failed is told in `notes`."""
         if self.phase:
             phases = self.config.phases
             number = sum(self.config.length(p) for p in phases[: phases.index(self.phase)]) + self.step
@@ -304,8 +310,11 @@ class Trainer:
                 "config": self.config.to_dict(),
                 "table": self.records.table,
             }
-            self.checkpoints.save(number, progress, self._tree())
-        self.saved = time.monotonic()
+            score = float(np.mean(self.earned)) if self.earned else None
+            self.records.sync()
+            if failed := self.checkpoints.save(number, progress, self._tree(), score):
+                self.notes.append(f"{failed}; trying again")
+        self.saved, self.earned = time.monotonic(), []
 
     def resume(self) -> bool:
         """Go on from the newest checkpoint; False when there is none yet. `notes` then says what was damaged.
@@ -318,22 +327,27 @@ class Trainer:
                 mend = "begin anew with another --run, or put a copy of its checkpoints back"
                 raise ValueError(f"{self.run} has no checkpoint that is whole ({damaged}): {mend}")
             self._mend_table({})
+            self.records.forget_after({})
             return False
         progress = self.checkpoints.progress()
         if damaged:
             self.notes.append(f"{damaged}; going on from the one before")
         self._mend_table(progress.get("table") or {})
         self._enter(progress["phase"])
-        # Through the host: what Orbax pins to a device would have every program compiled once more.
-        tree = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), self.checkpoints.restore(self._tree()))
-        structure = jax.tree.structure((self.state, self.reference, self.boards))
-        self.state, self.reference, self.boards = jax.tree.unflatten(structure, [tree[k] for k in sorted(tree)])
+        self._restore(self.checkpoints.latest())
         self.step = progress["step"]
         self.began = time.monotonic() - progress["seconds"]
         phases = self.config.phases
         done = {p: self.config.length(p) for p in phases[: phases.index(self.phase)]}
         self.records.forget_after(done | {self.phase: self.step})
         return True
+
+    def _restore(self, number: int | None) -> None:
+        """Take what a checkpoint of this phase holds."""
+        # Through the host: what Orbax pins to a device would have every program compiled once more.
+        tree = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), self.checkpoints.restore(self._tree(), number))
+        structure = jax.tree.structure((self.state, self.reference, self.boards))
+        self.state, self.reference, self.boards = jax.tree.unflatten(structure, [tree[k] for k in sorted(tree)])
 
     def _mend_table(self, kept: dict[str, Any]) -> None:
         """Take the results that a checkpoint kept where table.json is damaged."""

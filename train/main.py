@@ -160,8 +160,8 @@ def _train(config: Config, run: Path, console: Console, stop: Stop, *, resume: b
     say(console, f"run {folder.quoted(run)}: {', '.join(config.names())} on {len(devices)} x {devices[0].device_kind}")
     trainer = Trainer(config, run)
     found = resume and trainer.resume()
-    for line in trainer.notes:
-        say(console, line)
+    while trainer.notes:
+        say(console, trainer.notes.pop(0))
     if resume:
         where = f"{trainer.phase} step {trainer.step}" if found else "the beginning: there is no checkpoint yet"
         say(console, f"going on from {where}")
@@ -171,6 +171,8 @@ def _train(config: Config, run: Path, console: Console, stop: Stop, *, resume: b
         with display.progress:
             for event in trainer.events():
                 display.show(*event)
+                while trainer.notes:
+                    say(console, trainer.notes.pop(0))
                 if stop.signal:
                     raise KeyboardInterrupt
     except KeyboardInterrupt:
@@ -179,6 +181,7 @@ def _train(config: Config, run: Path, console: Console, stop: Stop, *, resume: b
             kept = "not saved, but for the last checkpoint"
         else:
             trainer.save()
+            trainer.checkpoints.wait()
             kept = "saved"
         say(console, f"{kept}. To go on: python -m train.main --resume {folder.quoted(run)}")
         return stop.status

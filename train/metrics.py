@@ -1,6 +1,7 @@
 """The run folder's records: metrics.jsonl, table.json, samples."""
 
 import io
+import os
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -48,6 +49,12 @@ class Records:
             rows = [row for row in files.read_lines(file) if isinstance(row.get("step"), int)]
             kept = [files.to_json(row) + "\n" for row in rows if row["step"] <= steps.get(str(row.get("phase")), 0)]
             files.write(file, "".join(kept))
+
+    def sync(self) -> None:
+        """Have the disk hold the metrics so far: a checkpoint that outlives a loss of power relies on them."""
+        if (file := self.run / "metrics.jsonl").exists():
+            with file.open("a") as out:
+                os.fsync(out.fileno())
 
     def sample(self, name: str, picture: np.ndarray, row: dict[str, Any]) -> None:
         """A reply beside its picture: uint8 [H, W, 3]."""

@@ -6,12 +6,13 @@ import pytest
 from filelock import FileLock
 
 from train import main as program
-from train.config import Config, Evaluation, Grpo, Sight, Supervised
+from train.config import Config, Evaluation, Grpo, Save, Sight, Supervised
 
 _FLAGS = [
     "--model", "tiny", "--sight-steps", "4", "--sight-boards", "8",
     "--base-steps", "6", "--base-boards", "8", "--coldstart-steps", "4", "--coldstart-boards", "8",
     "--grpo-updates", "4", "--grpo-states", "4", "--grpo-group", "4", "--evaluation-boards", "4",
+    "--save-every", "1000",  # only at the end of a phase, however slow the machine
 ]  # fmt: skip
 
 
@@ -30,6 +31,7 @@ def _small(**changes) -> Config:
         "coldstart": Supervised(steps=4, boards=8),
         "grpo": Grpo(updates=4, states=4, group=4),
         "evaluation": Evaluation(boards=4),
+        "save": Save(every=1000),
     }
     return Config(**(parts | changes))
 

@@ -1,0 +1,224 @@
+"""Checkpoints: written while the run goes on, the newest and the best kept, nothing lost to a kill or a full disk."""
+
+import contextlib
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import threading
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import policy
+from train import checkpoint, files
+from train import main as program
+from train.checkpoint import Checkpoints
+from train.config import Grpo, Save, Sight, Supervised
+from train.loop import Trainer
+
+
+def tree(value):
+    return {"a": jnp.full((3, 4), value, jnp.float32), "b": jnp.int32(value)}
+
+
+def numbers(run):
+    return sorted(int(place.name) for place in (run / "checkpoints").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("keep", "best", "left"), [(1, False, [5]), (2, False, [4, 5]), (1, True, [2, 5]), (3, True, [2, 3, 4, 5])]
+)
+def test_the_newest_are_kept_and_the_best(tmp_path, keep, best, left):
+    kept = Checkpoints(tmp_path, keep, best=best)
+    for number, score in enumerate([None, 1.5, 0.5, 1.0, -1.0], 1):
+        assert kept.save(number, {"step": number}, tree(number), score) == ""
+    kept.close()
+    assert numbers(tmp_path) == left
+    again = Checkpoints(tmp_path, keep, best=best)
+    assert again.latest() == 5 and again.progress()["step"] == 5 and not again.damaged
+    assert again.best() == (2 if best else {1: 5, 2: 4}[keep])
+    for number in left:
+        np.testing.assert_array_equal(again.restore(tree(0), number)["a"], tree(number)["a"])
+    again.save(6, {"step": 6}, tree(6), 2.0)
+    again.close()
+    assert again.best() == 6 and 2 not in numbers(tmp_path)
+
+
+def test_a_run_goes_on_while_it_is_saved_and_a_checkpoint_counts_once_it_is_whole(tmp_path, monkeypatch):
+    kept = Checkpoints(tmp_path / "run", 1)
+    kept.save(1, {"step": 1}, tree(1))
+    kept.wait()
+    go_on, sums = threading.Event(), checkpoint._sums
+    monkeypatch.setattr(checkpoint, "_sums", lambda *given, **how: (go_on.wait(10), sums(*given, **how))[1])
+    record = {"step": 2}
+    kept.save(2, record, tree(2))
+    record["step"] = 3  # what happens later is not in it
+    assert kept.latest() == 1
+    while not (tmp_path / "run" / "checkpoints" / "2").exists():
+        time.sleep(0.01)
+    shutil.copytree(tmp_path / "run", tmp_path / "killed")
+    go_on.set()
+    kept.close()
+    assert kept.latest() == 2 and kept.progress()["step"] == 2 and numbers(tmp_path / "run") == [2]
+    killed = Checkpoints(tmp_path / "killed")
+    assert killed.latest() == 1 and killed.damaged == [2]
+    np.testing.assert_array_equal(killed.restore(tree(0))["a"], tree(1)["a"])
+
+
+def full(*_, **__):
+    raise OSError(28, "No space left on device")
+
+
+_wait = checkpoint.ocp.AsyncCheckpointer.wait_until_finished
+
+
+def full_for_orbax(self):
+    """As Orbax 0.12 says it, to whoever waits for the write."""
+    _wait(self)
+    if threading.current_thread() is not threading.main_thread():
+        raise ValueError("RESOURCE_EXHAUSTED: Error writing local file: Failed to write: No space left on device")
+
+
+@pytest.mark.parametrize(
+    ("where", "what", "how"),
+    [
+        (files, "write", full),
+        (checkpoint.ocp.AsyncCheckpointer, "wait_until_finished", full_for_orbax),
+        (checkpoint.ocp.AsyncCheckpointer, "save", full),
+    ],
+)
+def test_a_full_disk_costs_one_checkpoint(tmp_path, monkeypatch, where, what, how):
+    kept = Checkpoints(tmp_path, 1)
+    kept.save(1, {}, tree(1))
+    kept.wait()
+    with monkeypatch.context() as broken:
+        broken.setattr(where, what, how)
+        told = (kept.save(2, {}, tree(2)), kept._settle())[1]
+    assert told == "checkpoint 2 could not be written: no space left on the device"
+    assert kept.latest() == 1 and Checkpoints(tmp_path).latest() == 1 and numbers(tmp_path) == [1]
+    assert kept.save(3, {}, tree(3)) == ""
+    kept.wait()
+    assert kept.latest() == 3
+    monkeypatch.setattr(files, "write", full)
+    kept.save(4, {}, tree(4))
+    with pytest.raises(OSError, match="checkpoint 4 could not be written: no space left"):
+        kept.close()
+    assert numbers(tmp_path) == [3]
+
+
+def without_evaluation(monkeypatch):
+    monkeypatch.setattr(Trainer, "evaluate", lambda self, column: iter(()))
+    monkeypatch.setattr(Trainer, "anchors", lambda self: iter(()))
+
+
+def measured(run):
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if k not in ("seconds", "replies_per_second")} for row in rows]
+
+
+def test_a_run_cut_off_anywhere_goes_on_bit_for_bit(tmp_path, small, monkeypatch):
+    """What a kill would leave after some steps, the write of their checkpoint under way: copies of the folder."""
+    without_evaluation(monkeypatch)
+    trainer = Trainer(small(save=Save(every=0)), tmp_path / "whole")
+    for done, event in enumerate(trainer.events()):
+        if done in (6, 15):
+            with contextlib.suppress(shutil.Error):  # files come and go
+                shutil.copytree(tmp_path / "whole", tmp_path / event.stage)
+    trainer.checkpoints.close()
+    for stage in ("base", "grpo"):
+        again = Trainer(trainer.config, tmp_path / stage)
+        assert again.resume()
+        for _ in again.events():
+            pass
+        again.checkpoints.close()
+        assert measured(tmp_path / stage) == measured(tmp_path / "whole")
+        for a, b in zip(jax.tree.leaves(trainer.state), jax.tree.leaves(again.state), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_a_run_cut_off_before_its_first_checkpoint_begins_anew(tmp_path, small):
+    (tmp_path / "metrics.jsonl").write_text('{"phase": "sight", "step": 1, "game": null}\n{"phase": "si')
+    assert not Trainer(small(), tmp_path).resume() and measured(tmp_path) == []
+
+
+def test_the_best_of_rl_becomes_a_model_of_its_own(tmp_path, small, monkeypatch):
+    without_evaluation(monkeypatch)
+    earned, reinforce = iter([0.0, 2.0, 1.0]), Trainer._reinforce
+    monkeypatch.setattr(Trainer, "_reinforce", lambda self: reinforce(self) | {"reward": next(earned)})
+    few = {"sight": Sight(), "base": Supervised(), "coldstart": Supervised(), "save": Save(every=0, keep=1)}
+    trainer = Trainer(small(grpo=Grpo(updates=3, states=4, group=4), **few), tmp_path)
+    models = [jax.tree.leaves(trainer.params) for _ in trainer.events()]
+    trainer.checkpoints.close()
+    assert numbers(tmp_path) == [2, 3]
+    for name, step in (("model-best", 2), ("model", 3)):
+        for a, b in zip(jax.tree.leaves(policy.load(tmp_path / name).params), models[step - 1], strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_a_disk_that_was_full_for_a_while_is_told_and_the_run_goes_on(tmp_path, tiny, monkeypatch, capsys):
+    without_evaluation(monkeypatch)
+    finish, tried = Checkpoints._finish, []
+
+    def sometimes(self, number, score):
+        tried.append(number)
+        if len(tried) == 1:
+            monkeypatch.setattr(files, "write", full)
+        try:
+            return finish(self, number, score)
+        finally:
+            monkeypatch.setattr(files, "write", write)
+
+    write = files.write
+    monkeypatch.setattr(Checkpoints, "_finish", sometimes)
+    rest = ["--base-steps", "0", "--coldstart-steps", "0", "--sight-steps", "3", "--grpo-updates", "0"]
+    assert program.main(["--games", "2048", "--run", str(tmp_path / "run"), *tiny, *rest, "--save-every", "0"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("checkpoint 1 could not be written: no space left on the device; trying again") == 1
+    assert numbers(tmp_path / "run") == [2, 3]
+
+
+def newest(run):
+    return max((int(place.parent.name) for place in run.glob("checkpoints/*/sums.json")), default=0)
+
+
+_CHILD = """
+import sys
+from train import main
+from train.loop import Trainer
+Trainer.evaluate, Trainer.anchors = lambda self, column: iter(()), lambda self: iter(())
+sys.exit(main.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_again_and_again_measures_the_same(tmp_path, tiny):
+    """SIGKILL at random moments, most of them while a checkpoint is being written."""
+    env = os.environ | {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.05"}
+
+    def start(*flags):
+        return subprocess.Popen([sys.executable, "-c", _CHILD, *flags], env=env, stdout=subprocess.DEVNULL)
+
+    flags = ["--games", "2048", *tiny, "--sight-boards", "64", "--base-boards", "64", "--coldstart-boards", "64"]
+    assert start(*flags, "--run", str(tmp_path / "whole")).wait() == 0
+    run, chance, kills = tmp_path / "run", random.Random(0), 0
+    while True:
+        child = start("--resume", str(run)) if kills else start(*flags, "--run", str(run), "--save-every", "0")
+        before = newest(run)
+        while child.poll() is None and newest(run) <= before:
+            time.sleep(0.01)
+        try:
+            status = child.wait(chance.uniform(0.0, 1.0))
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+            kills += 1
+        else:
+            assert status == 0
+            break
+    assert kills >= 3 and measured(run) == measured(tmp_path / "whole")
