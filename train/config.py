@@ -317,6 +317,14 @@ class Config:
                 lines.append(f"--{phase}-lr {lr:g} is high for a model that was trained before: {fit:g} is usual")
         return lines
 
+    def less_memory(self, phase: str) -> str:
+        """What to do where the memory does not suffice for a phase, "" for the evaluation alone."""
+        knobs = {"grpo": "--grpo-states, --grpo-group or --grpo-keep", "": "--evaluation-boards"}
+        least = "lower " + knobs.get(phase, f"--{phase}-boards")
+        if not self.remat and phase:
+            least += ", or give --remat"
+        return least + (", or --dtype bfloat16" if self.dtype == "float32" else "")
+
     def length(self, phase: str) -> int:
         """Optimizer steps of a phase."""
         part = getattr(self, phase)

@@ -152,6 +152,7 @@ def start(flags: dict[str, Any], console: Console, stop: Stop) -> int:
 
 def _train(config: Config, run: Path, console: Console, stop: Stop, *, resume: bool) -> int:
     """Train and evaluate, in a run's folder."""
+    _keep_programs()
     devices = _devices()
 
     from train import report  # after the flags have been read: a mistake in them is told at once
@@ -185,6 +186,11 @@ def _train(config: Config, run: Path, console: Console, stop: Stop, *, resume: b
             kept = "saved"
         say(console, f"{kept}. To go on: python -m train.main --resume {folder.quoted(run)}")
         return stop.status
+    except (MemoryError, RuntimeError) as error:
+        if not _out_of_memory(error):
+            raise
+        less = config.less_memory(trainer.phase)
+        raise ValueError(f"out of memory in {trainer.phase or 'the evaluation'}: in a new run {less}") from None
     finally:
         trainer.checkpoints.close()
         page = report.write(run)
@@ -193,6 +199,17 @@ def _train(config: Config, run: Path, console: Console, stop: Stop, *, resume: b
     paths = f"Report: {folder.quoted(page)}  Model: {folder.quoted(run / 'model')}"
     say(console, f"{time.monotonic() - trainer.began:.0f} s in all. {paths}")
     return 0
+
+
+def _keep_programs() -> None:
+    """Have JAX find the programs that it compiled in an earlier run, unless its environment says where, or not to."""
+    import jax
+
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        jax.config.update("jax_compilation_cache_dir", str(Path(caches) / "jaxgym"))
+        if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+            jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
 def _devices() -> Sequence[Any]:
@@ -205,6 +222,10 @@ def _devices() -> Sequence[Any]:
         asked = os.environ.get("JAX_PLATFORMS")
         mend = f"unset JAX_PLATFORMS (now {asked!r})" if asked else "check the installation of jax"
         raise ValueError(f"JAX finds no device to run on: {one_line(error)}; {mend}") from None
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)  # of the host, of a device
 
 
 def one_line(error: BaseException) -> str:
@@ -226,13 +247,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return stop.status
     except (ValueError, OSError) as error:
         why = one_line(error)
-    except MemoryError:
-        why = "out of memory: lower --grpo-states, --grpo-group or the boards of a phase"
-    except RuntimeError as error:  # of JAX: the programs it ran are ours, what they ran on is the user's
-        if not type(error).__module__.startswith("jax"):
+    except (MemoryError, RuntimeError) as error:
+        if _out_of_memory(error):
+            why = "out of memory before the first step: take a smaller --model, or --dtype bfloat16"
+        elif type(error).__module__.startswith("jax"):  # the programs it ran are ours, what they ran on is the user's
+            why = one_line(error)
+        else:
             raise
-        full = "RESOURCE_EXHAUSTED" in str(error)
-        why = f"{one_line(error)}" + ("; lower --grpo-states, --grpo-group or the boards of a phase" if full else "")
     sys.stderr.write(f"error: {why}\n")
     return 2
 

@@ -1,5 +1,6 @@
 """What a user can cause, signals and damage among it: one clear line, no new folder, nothing lost."""
 
+import ast
 import io
 import json
 import os
@@ -9,6 +10,8 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import fields, is_dataclass
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -214,6 +217,90 @@ def test_flags_change_what_a_configuration_file_changes(tmp_path):
     flags = vars(program.parser().parse_args(["--grpo-group", "8", "--games", "swap"]))
     flags.pop("resume")
     assert program.read_config(flags, base) == Config(games=("swap",), seed=3, grpo=Grpo(group=8, lr=1))
+
+
+def of_the_device(*_):
+    raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 5 bytes")
+
+
+def of_the_host(*_):
+    raise MemoryError
+
+
+@pytest.mark.parametrize(
+    ("phase", "step", "fail", "more", "told"),
+    [
+        ("sight", "_supervise", of_the_device, [], "sight: in a new run lower --sight-boards, or give --remat, or"),
+        ("base", "_supervise", of_the_host, ["--remat"], "base: in a new run lower --base-boards, or --dtype bfloat16"),
+        (
+            "coldstart",
+            "_supervise",
+            of_the_device,
+            ["--dtype", "bfloat16"],
+            "lower --coldstart-boards, or give --remat\n",
+        ),
+        (
+            "grpo",
+            "_reinforce",
+            of_the_host,
+            [],
+            "grpo: in a new run lower --grpo-states, --grpo-group or --grpo-keep, or",
+        ),
+    ],
+)
+def test_out_of_memory_names_the_knobs_of_its_phase(phase, step, fail, more, told, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(Trainer, "evaluate", lambda self, column: iter(()))
+    monkeypatch.setattr(Trainer, step, fail)
+    others = {"sight-steps", "base-steps", "coldstart-steps", "grpo-updates"} - {f"{phase}-steps", f"{phase}-updates"}
+    off = [word for other in sorted(others) for word in (f"--{other}", "0")]
+    run = tmp_path / "run"
+    assert program.main(["--games", "2048", "--model", "tiny", "--run", str(run), *off, *more]) == 2
+    said = capsys.readouterr().err
+    assert f"error: out of memory in {phase}" in said and told in said and said.count("\n") == 1
+    assert not run.exists()
+
+
+def test_out_of_memory_before_the_first_step_names_the_model(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("train.loop.prepare", of_the_device)
+    assert program.main(["--games", "2048", "--run", str(tmp_path / "run")]) == 2
+    assert capsys.readouterr().err.startswith("error: out of memory before the first step: take a smaller --model")
+
+
+def test_compiled_programs_are_kept_unless_jax_is_told_otherwise(tmp_path, monkeypatch):
+    set_to = {}
+    monkeypatch.setattr(jax.config, "update", set_to.__setitem__)
+    program._keep_programs()
+    assert not set_to  # the tests have a place of their own
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    program._keep_programs()
+    assert set_to["jax_compilation_cache_dir"] == str(tmp_path / "jaxgym")
+
+
+class Reads(ast.NodeVisitor):
+    """The names that source text reads as attributes, but for what a record checks of itself."""
+
+    def __init__(self):
+        self.names = set()
+
+    def visit_FunctionDef(self, node):
+        if node.name != "__post_init__":
+            self.generic_visit(node)
+
+    def visit_Attribute(self, node):
+        self.names |= {node.attr} if isinstance(node.ctx, ast.Load) else set()
+        self.generic_visit(node)
+
+
+def test_every_field_of_a_configuration_is_read():
+    """Some line of the trainer asks for each: what none does would be a flag without effect."""
+    reads = Reads()
+    for file in Path(program.__file__).parent.rglob("*.py"):
+        reads.visit(ast.parse(file.read_text()))
+    parts = [part.default for part in fields(Config) if is_dataclass(part.default)]
+    for part in (Config(), *parts):
+        unread = {field.name for field in fields(part)} - reads.names
+        assert not unread, f"nothing reads {type(part).__name__} {unread}"
 
 
 def test_a_folder_that_exists_is_left_alone(tmp_path, capsys):
