@@ -321,8 +321,8 @@ class Config:
         """What to do where the memory does not suffice for a phase, "" for the evaluation alone."""
         knobs = {"grpo": "--grpo-states, --grpo-group or --grpo-keep", "": "--evaluation-boards"}
         least = "lower " + knobs.get(phase, f"--{phase}-boards")
-        if not self.remat and phase:
-            least += ", or give --remat"
+        if phase:
+            least += ", or raise --accumulate" + ("" if self.remat else ", or give --remat")
         return least + (", or --dtype bfloat16" if self.dtype == "float32" else "")
 
     def length(self, phase: str) -> int:

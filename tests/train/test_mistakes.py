@@ -230,21 +230,27 @@ def of_the_host(*_):
 @pytest.mark.parametrize(
     ("phase", "step", "fail", "more", "told"),
     [
-        ("sight", "_supervise", of_the_device, [], "sight: in a new run lower --sight-boards, or give --remat, or"),
-        ("base", "_supervise", of_the_host, ["--remat"], "base: in a new run lower --base-boards, or --dtype bfloat16"),
+        ("sight", "_supervise", of_the_device, [], "lower --sight-boards, or raise --accumulate, or give --remat, or"),
+        (
+            "base",
+            "_supervise",
+            of_the_host,
+            ["--remat"],
+            "lower --base-boards, or raise --accumulate, or --dtype bfloat16",
+        ),
         (
             "coldstart",
             "_supervise",
             of_the_device,
             ["--dtype", "bfloat16"],
-            "lower --coldstart-boards, or give --remat\n",
+            "--coldstart-boards, or raise --accumulate, or give --remat\n",
         ),
         (
             "grpo",
             "_reinforce",
             of_the_host,
             [],
-            "grpo: in a new run lower --grpo-states, --grpo-group or --grpo-keep, or",
+            "in a new run lower --grpo-states, --grpo-group or --grpo-keep, or",
         ),
     ],
 )
