@@ -49,10 +49,17 @@ def main() -> None:
             keys = jax.random.split(jax.random.key(n), n)
             return lambda: [rollout.try_replies(*model, state, key, options.group, 1.0).score for key in keys]
 
-        def outside(n: int, language: Any = course.language, state: Any = state, written: Any = replies.sampled) -> Any:
+        def outside(
+            n: int,
+            language: Any = course.language,
+            state: Any = state,
+            prompts: Any = replies.prompts,
+            written: Any = replies.sampled,
+        ) -> Any:
             keys = jax.random.split(jax.random.key(n), n)
             return lambda: [
-                rollout.judge(language, state, *rollout.show(language.game, state), written, key).score for key in keys
+                rollout.judge(language, state, *rollout.show(language.game, state), prompts, written, key).score
+                for key in keys
             ]
 
         found = side_by_side({"whole": whole, "outside": outside}, options.seconds)

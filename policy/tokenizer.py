@@ -4,8 +4,9 @@ Every phrase given is one token (a whole cell of a board, a coordinate, a game's
 merges learned from a corpus, down to bytes, so nothing is unknown.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
@@ -97,21 +98,49 @@ def spelling(tokenizer: PreTrainedTokenizerFast, vocab: int) -> list[bytes]:
     return spelled
 
 
-def prompt_ids(tokenizer: PreTrainedTokenizerFast, text: str, image_tokens: int, image_id: int) -> list[int]:
+class Turn(NamedTuple):
+    """What was said before: a user's text, with a picture or without, and the reply to it."""
+
+    text: str
+    pictured: bool
+    reply: str
+
+
+def prompt_ids(
+    tokenizer: PreTrainedTokenizerFast, text: str, image_tokens: int, image_id: int, past: Sequence[Turn] = ()
+) -> list[int]:
     """A prompt of one picture and a text, ready to be replied to: by the tokenizer's chat template where it has one.
 
-    Raises ValueError when the template has no place for a picture, or more than one.
+    past: what was said before. All pictures have so many image tokens. Raises ValueError when the template has not one
+    place for each picture.
     """
     if not tokenizer.chat_template:
-        words = tokenizer.encode(text, add_special_tokens=False)
-        return [image_id] * image_tokens + words + [tokenizer.convert_tokens_to_ids(TURN)]
-    message = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": text}]}
+        return _plain_ids(tokenizer, text, image_tokens, image_id, past)
+    messages = []
+    for turn in (*past, Turn(text, True, "")):
+        picture = [{"type": "image"}] if turn.pictured else []
+        messages.append({"role": "user", "content": [*picture, {"type": "text", "text": turn.text}]})
+        messages.append({"role": "assistant", "content": [{"type": "text", "text": turn.reply}]})
     try:
-        chat = tokenizer.apply_chat_template([message], tokenize=False, add_generation_prompt=True)
+        chat = tokenizer.apply_chat_template(messages[:-1], tokenize=False, add_generation_prompt=True)
     except Exception as error:  # a template is a program
         raise ValueError(" ".join(str(error).split())[:200] or type(error).__name__) from None
     ids = tokenizer.encode(chat, add_special_tokens=False)
-    if (found := ids.count(image_id)) != 1:
-        raise ValueError(f"a prompt of one picture has {found} image tokens (id {image_id})")
-    at = ids.index(image_id)
-    return ids[:at] + [image_id] * image_tokens + ids[at + 1 :]
+    wanted = 1 + sum(turn.pictured for turn in past)
+    if (found := ids.count(image_id)) != wanted:
+        pictures = "one picture" if wanted == 1 else f"{wanted} pictures"
+        raise ValueError(f"a prompt of {pictures} has {found} image tokens (id {image_id})")
+    return [each for token in ids for each in ([token] if token != image_id else [image_id] * image_tokens)]
+
+
+def _plain_ids(
+    tokenizer: PreTrainedTokenizerFast, text: str, image_tokens: int, image_id: int, past: Sequence[Turn]
+) -> list[int]:
+    """A prompt without a template: picture, text and a mark, reply and stop, and so on."""
+    ids = []
+    mark, stop = tokenizer.convert_tokens_to_ids([TURN, STOP])
+    for turn in (*past, Turn(text, True, "")):
+        picture = [image_id] * image_tokens if turn.pictured else []
+        ids += [*picture, *tokenizer.encode(turn.text, add_special_tokens=False), mark]
+        ids += [*tokenizer.encode(turn.reply, add_special_tokens=False), stop]
+    return ids[:-1]  # the reply to come

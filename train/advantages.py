@@ -88,6 +88,37 @@ def credit_by_block(rewards: Rewards, blocks: jax.Array, *, scale: Scale) -> Cre
     return Credit(jnp.where(blocks == 0, seen, done), blocks)
 
 
+def to_go(rewards: np.ndarray, discount: float) -> np.ndarray:
+    """The discounted sum of what is still to come: r[t] + discount r[t + 1] + ...: float32 [T, ...] -> the same."""
+    out = np.array(rewards, np.float32)
+    for t in range(len(out) - 2, -1, -1):
+        out[t] += np.float32(discount) * out[t + 1]
+    return out
+
+
+def among(values: np.ndarray, groups: np.ndarray, *, scale: Scale) -> np.ndarray:
+    """`advantages` of values float32 [N] whose groups, int [N], may be of any sizes: float32 [N].
+
+    Groups of step-level rewards are the answers to one and the same state (GiGPO, arXiv 2505.10978). Who is alone in a
+    group has nothing to be compared with: 0.
+    """
+    _, index, count = np.unique(groups, return_inverse=True, return_counts=True)
+    index = index.reshape(-1)
+
+    def mean(x: np.ndarray) -> np.ndarray:
+        return (np.bincount(index, x, len(count)) / count)[index]
+
+    highest, lowest = np.full(len(count), -np.inf), np.full(len(count), np.inf)
+    np.maximum.at(highest, index, values)
+    np.minimum.at(lowest, index, values)
+    largest = np.maximum(np.maximum(np.abs(highest), np.abs(lowest)), 1)
+    centred = np.where((highest - lowest > _ALIKE * largest)[index], values - mean(values), 0.0)
+    if scale != "none":
+        squares = np.square(centred)
+        centred = centred / (np.sqrt(mean(squares) if scale == "group" else squares.mean()) + _LEAST)
+    return centred.astype(np.float32)
+
+
 def shares(units: jax.Array, average: Average) -> jax.Array:
     """How much each token counts for the mean over replies: units int32 [B, R] (0 to 2, -1: not at all) -> float32.
 

@@ -199,6 +199,28 @@ class Grpo:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Episodes:
+    """Several answers in a row, in RL and in the evaluation."""
+
+    turns: int = flag(1, "answers of an episode of RL, each a sample of its own; 1: every board is answered once")
+    discount: float = flag(0.9, "of the game's rewards that an answer leads to, turn by turn")
+    same_board: float = flag(
+        0.0,
+        "weight of comparing an answer with those to the very same board in its group (GiGPO: 1), beside whole "
+        "episodes; 0: answers are compared turn by turn",
+    )
+    history: int = flag(0, "turns before that the prompt shows, as they were said")
+    pictures: int = flag(1, "pictures in a prompt: of the present turn and the last ones before it")
+
+    def __post_init__(self) -> None:
+        _check(self, turns=1, discount=0.0, same_board=0.0, history=0, pictures=1)
+        if self.discount > 1:
+            raise ValueError(f"episodes discount={self.discount}: must be at most 1")
+        if self.pictures > 1 + self.history:
+            raise ValueError(f"episodes pictures={self.pictures}: must be at most 1 + history={self.history}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Evaluation:
     """VLM-Gym's protocol."""
 
@@ -261,6 +283,7 @@ class Config:
     states: States = States()
     reward: Reward = Reward()
     grpo: Grpo = Grpo()
+    episodes: Episodes = Episodes()
     evaluation: Evaluation = Evaluation()
     save: Save = Save()
 
@@ -268,6 +291,8 @@ class Config:
         _check(self, seed=0, picture=0, reply=0, accumulate=1)
         if self.grpo.states // self.grpo.minibatches % self.accumulate:
             raise ValueError(f"accumulate={self.accumulate}: must divide the boards of a minibatch of GRPO")
+        if self.episodes.turns > 1 and self.grpo.refill:
+            raise ValueError("grpo refill and episodes turns: boards are refilled only where each is answered once")
         for phase in ("sight", "base", "coldstart"):
             if (boards := getattr(self, phase).boards) % self.accumulate:
                 raise ValueError(f"accumulate={self.accumulate}: must divide the {boards} boards of {phase}")

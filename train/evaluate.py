@@ -14,6 +14,7 @@ from jaxgym.engine import Player
 from jaxgym.game import Game
 from train import rewards
 from train.language import Language
+from train.memory import Memory
 from train.rollout import BATCH, Boards, Replies, act, advance, fresh, try_replies
 
 
@@ -85,6 +86,11 @@ def proceed(game: Game[Any], now: Standing, actions: jax.Array, key: jax.Array) 
     return Standing(boards, over, now.total + gained)
 
 
+def dealt(before: Standing, now: Standing) -> np.ndarray:
+    """Which boards were dealt anew in a step: bool [n]."""
+    return np.asarray(now.boards.steps <= before.boards.steps)
+
+
 def batches(n: int) -> list[int]:
     """n boards as batches of the size that is compiled anyway, and what is left."""
     return [BATCH] * (n // BATCH) + [n % BATCH] * (n % BATCH > 0)
@@ -128,10 +134,18 @@ class Result(NamedTuple):
 
 
 def evaluate(
-    graphdef: Any, params: Any, language: Language, key: jax.Array, n: int, temperature: float
+    graphdef: Any,
+    params: Any,
+    language: Language,
+    key: jax.Array,
+    n: int,
+    temperature: float,
+    history: tuple[int, int] = (0, 1),
 ) -> Iterator[int | Result]:
     """Let the model play n boards by the protocol. Yields after every step how many boards x steps are behind it (of
     n x the protocol's steps), and at the end the result.
+
+    history: how many turns before it remembers, and how many of the turns it is shown have their picture.
     """
     game, rules = language.game, protocol(language.game)
     seen: list[tuple[np.ndarray, ...]] = []
@@ -139,16 +153,18 @@ def evaluate(
     first: Replies | None = None
     for i, size in enumerate(batches(n)):
         deal_key, play_key = jax.random.split(jax.random.fold_in(key, i))
+        memory = Memory(language, *history)
         now, ended, new = begin(game, deal_key, size), np.full(size, rules.steps), np.ones(size, bool)
         for step in range(rules.steps):
             reply_key, luck_key = jax.random.split(jax.random.fold_in(play_key, step))
-            tried = try_replies(graphdef, params, language, now.boards.state, reply_key, 1, temperature)
+            tried = try_replies(graphdef, params, language, now.boards.state, reply_key, 1, temperature, memory)
             first = first or tried
             playing, good = ~np.asarray(now.over), rewards.outcome(tried.legal, tried.score) > 0
             r = tried.reading
             seen.append(tuple(x[playing] for x in (r.cells, r.board, tried.legal, good, r.formatted, new)))
             new = tried.legal
-            now = proceed(game, now, jnp.asarray(r.actions), luck_key)
+            before, now = now, proceed(game, now, jnp.asarray(r.actions), luck_key)
+            memory.remember(tried.pictures, tried.texts, tried.legal, dealt(before, now))
             ended[playing & np.asarray(now.over)] = step + 1
             yield (i * BATCH) * rules.steps + size * (step + 1)
             if bool(jnp.all(now.over)):

@@ -19,6 +19,12 @@ from policy.config import DecoderConfig
 from policy.weights import OWN
 
 _BORDERS = (b"</perception>", b"</think>")
+MOVE = "Your move.\n"  # what the prompt says of a turn that is past
+NEWS = {  # what became of the answer before
+    "legal": "",
+    "illegal": "Your answer was no legal move: the board is as it was.\n",
+    "over": "The board before is finished: this is a new one.\n",
+}
 _GLUE = ("<perception>", "</perception><think>", "</think><answer>", "</answer>")
 
 
@@ -26,7 +32,14 @@ def phrases(game: Game[Any]) -> list[str]:
     """What becomes one token each: borders of blocks, cells of a board, cells of an action, the prompt's sentences."""
     names = list(dict.fromkeys(game.sheet.names))
     parts = sorted({part for name in game.actions.names for part in _parts(name)})
-    return [*_GLUE, *_sentences(game), *(name + end for name in names for end in ("", " | ", "\n")), *parts]
+    return [
+        *_GLUE,
+        MOVE,
+        *filter(None, NEWS.values()),
+        *_sentences(game),
+        *(name + end for name in names for end in ("", " | ", "\n")),
+        *parts,
+    ]
 
 
 def _parts(action: str) -> list[str]:
@@ -66,6 +79,8 @@ class Language:
     game: Game[Any]
     tokenizer: PreTrainedTokenizerFast
     prompt: np.ndarray  # int32 [P]: picture and prompt
+    image_tokens: int  # of a picture
+    image_id: int
     cells: np.ndarray  # int32 [R * C]: the image token in the middle of every cell
     stops: tuple[int, ...]  # ids that end a reply; written ones end with the first
     pad: int
@@ -162,6 +177,8 @@ def speak(vlm: VLM, game: Game[Any], state: Any, room: int = 0) -> Language:
         game=game,
         tokenizer=tokenizer,
         prompt=np.asarray(prompt, np.int32),
+        image_tokens=rows * columns,
+        image_id=vlm.config.image_id,
         cells=_middles(game, board, vlm.config.vision.patch * vlm.config.vision.merge, columns),
         stops=(vlm.config.stop_id, *vlm.config.stops),
         pad=vlm.config.pad_id,

@@ -14,6 +14,7 @@ from policy import lora
 from policy.model import Model, Params
 from train import coldstart, grpo
 from train.advantages import Credit
+from train.memory import Prompts
 
 _DECAY = 0.01  # of weights
 
@@ -153,9 +154,7 @@ class Tried(NamedTuple):
     Every leaf's leading axis is S, or a multiple of it.
     """
 
-    prompts: jax.Array  # int32 [S, P], right-padded
-    prompt_lengths: jax.Array  # int32 [S]
-    pictures: jax.Array  # uint8 [S * K, H, W, 3], K to a prompt
+    prompts: Prompts
     ids: jax.Array  # int32 [B, R]
     sampler: jax.Array  # float32 [B, R]: log-probabilities, of whoever wrote the replies
     old: jax.Array | None  # float32 [B, R]: of the model before the update; None: it is the model as it is
@@ -183,8 +182,7 @@ def cut(batch: Any, count: int, rows: np.ndarray) -> Any:
 def score(frame: Frame, params: Params, tried: Tried, temperature: jax.Array) -> jax.Array:
     """The log-probabilities that a model gives to replies: float32 [B, R]."""
     model = nnx.merge(frame.graphdef, params)
-    given = tried.prompts, tried.prompt_lengths, tried.pictures, tried.ids
-    return model.answered(*given, temperature).logprobs
+    return model.answered(*tried.prompts, tried.ids, temperature).logprobs
 
 
 class Rule(NamedTuple):
@@ -211,8 +209,7 @@ def grpo_loss(
 
     Loss and report are sums over tokens: those of the parts of a batch add up to those of the whole.
     """
-    given = tried.prompts, tried.prompt_lengths, tried.pictures, tried.ids
-    now = nnx.merge(graphdef, params).answered(*given, hyper.temperature)
+    now = nnx.merge(graphdef, params).answered(*tried.prompts, tried.ids, hyper.temperature)
     mask = share.alike > 0
     old = jax.lax.stop_gradient(now.logprobs) if tried.old is None else tried.old
 

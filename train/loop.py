@@ -275,7 +275,9 @@ class Trainer:
             game, key = course.language.game, jax.random.fold_in(self.key, 1000 + i)
             if self.scores.has(game, column):
                 continue
-            for event in evaluate(self.frame.graphdef, self.params, course.language, key, boards, temperature):
+            model = self.frame.graphdef, self.params, course.language
+            history = self.config.episodes.history, self.config.episodes.pictures
+            for event in evaluate(*model, key, boards, temperature, history):
                 if isinstance(event, int):
                     yield Event(f"evaluate {column} on {name}", event, boards * course.limit, {})
                 else:

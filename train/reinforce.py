@@ -10,29 +10,20 @@ import numpy as np
 
 from jaxgym import engine
 from policy.model import Params
-from train import advantages, coldstart, grpo, learner, rewards
+from train import advantages, episodes, grpo, learner
 from train.advantages import Rewards
 from train.config import Config, Grpo
 from train.course import Course
 from train.learner import Frame, Hyper, Rule, Shares, TrainState, Tried
-from train.rollout import BATCH, Boards, Replies, act, advance, choose, try_replies, wander
-
-Report = dict[str, Any]  # scalars
-
-
-class Round(NamedTuple):
-    """S boards of a game, answered G times each: B = S * G rows."""
-
-    replies: Replies
-    earned: Rewards  # float32 [S, G]
-    blocks: np.ndarray  # int32 [B, R]: of every token, -1 where nothing is to be learned
-    report: Report
+from train.memory import Prompts
+from train.rollout import BATCH, Boards, act, advance, choose, try_replies, wander
+from train.rounds import Report, Round, earn
 
 
 class Collected(NamedTuple):
     """What an update learns from in one game, and the boards after it."""
 
-    tried: Tried
+    tried: list[Tried]  # turn by turn
     boards: Boards
     report: Report
     written: int  # replies
@@ -56,57 +47,33 @@ def collect(
     rounds: list[Round] = []
     after = boards
     for i, own_key in enumerate(keys):
-        reply_key, follow_key = jax.random.split(own_key)
+        play_key, follow_key = jax.random.split(own_key)
         turn = (step + i) % turns
-        rounds.append(answer(config, frame, params, course, every(boards.state, turn, turns), reply_key))
+        state = every(boards.state, turn, turns)
+        if config.episodes.turns > 1:
+            played = episodes.play(config, frame, params, course, state, play_key)
+            rounds.append(played[0].round)
+        else:
+            rounds.append(answer(config, frame, params, course, state, play_key))
         if config.states.persist:
             after = follow(config, course, after, rounds[-1].replies.reading.actions, turn, follow_key)
         if sum(int(jnp.sum(advantages.differ(r.earned.total))) for r in rounds) >= part.states:
             break
+    if config.episodes.turns > 1:
+        written = len(played) * part.states * part.group
+        report = episodes.report(played, part.group, config.episodes.discount)
+        return Collected(episodes.learned_from(config, played), after, report, written)
     report = {name: np.mean([each.report[name] for each in rounds]) for name in rounds[0].report}
     report |= {"rounds": len(rounds)} if part.refill else {}
-    return Collected(learned_from(course, rounds, part), after, report, len(rounds) * part.states * part.group)
+    return Collected([learned_from(rounds, part)], after, report, len(rounds) * part.states * part.group)
 
 
 def answer(config: Config, frame: Frame, params: Params, course: Course, state: Any, key: jax.Array) -> Round:
     """Let the model answer S boards G times each, and judge what it said."""
-    part, wanted, language = config.grpo, config.reward, course.language
     reply_key, worth_key = jax.random.split(key)
-    tried = try_replies(frame.graphdef, params, language, state, reply_key, part.group, part.temperature)
-    r, good = tried.reading, rewards.outcome(tried.legal, tried.score)
-    if wanted.game == "regret":
-        worth = np.asarray(coldstart.opinion(language.game, state, worth_key))
-        played = rewards.regret(np.repeat(worth, part.group, axis=0), r.actions, course.scale)
-    else:
-        played = good if wanted.game == "outcome" else rewards.score(tried.legal, tried.score)
-    own = rewards.ask_own(course.own, wanted.own, tried, language.game) if course.own else None
-    earned = rewards.parts(
-        played if own is None else played + own,
-        r,
-        part.group,
-        format=wanted.format,
-        perception=wanted.perception,
-        exact=wanted.exact,
-    )
-    ids, lengths = map(np.asarray, tried.sampled[:2])
-    blocks, whole = language.blocks(ids, lengths), language.ended(ids, lengths)
-    if part.mask_truncated:
-        blocks = np.where(whole[:, None], blocks, -1)
-    report: Report = {
-        "reward": float(jnp.mean(earned.total)),
-        "reward_std": float(jnp.mean(jnp.std(earned.total, axis=1))),
-        "game_reward": played.mean(),
-        **({} if own is None else {"own_reward": own.mean()}),
-        "format": r.formatted.mean(),
-        "cells": r.cells.mean(),
-        "board": r.board.mean(),
-        "legal": tried.legal.mean(),
-        "reason": (good > 0)[r.board > 0].mean() if r.board.any() else 0.0,
-        "length": lengths.mean(),
-        "truncated": 1 - whole.mean(),
-        "differ": float(jnp.mean(advantages.differ(earned.total))),
-    }
-    return Round(tried, earned, blocks, report)
+    part = config.grpo
+    tried = try_replies(frame.graphdef, params, course.language, state, reply_key, part.group, part.temperature)
+    return earn(config, course, tried, state, worth_key)
 
 
 def follow(config: Config, course: Course, old: Boards, answers: np.ndarray, turn: int, key: jax.Array) -> Boards:
@@ -133,7 +100,7 @@ def every(rows: Any, turn: int, turns: int) -> Any:
     return jax.tree.map(lambda leaf: leaf[turn::turns], rows)
 
 
-def learned_from(course: Course, rounds: list[Round], part: Grpo) -> Tried:
+def learned_from(rounds: list[Round], part: Grpo) -> Tried:
     """What of some rounds is learned from, each token with its credit.
 
     Where groups may be refilled, those whose replies all earned alike are dropped: others take their place, and if
@@ -153,11 +120,10 @@ def learned_from(course: Course, rounds: list[Round], part: Grpo) -> Tried:
     kept = Rewards(*(each[np.arange(len(chosen))[:, None], best] for each in earned))
     share_out = {"block": advantages.credit_by_block, "reply": advantages.credit_by_reply}[part.credit]
     sampled = [r.replies.sampled for r in rounds]
-    prompts = np.broadcast_to(course.language.prompt, (part.states, len(course.language.prompt)))
     return Tried(
-        prompts=jnp.asarray(prompts),
-        prompt_lengths=jnp.full(part.states, prompts.shape[1], jnp.int32),
-        pictures=_rows([r.replies.pictures for r in rounds], chosen),
+        prompts=Prompts(
+            *(_rows(list(leaf), chosen) for leaf in zip(*(r.replies.prompts for r in rounds), strict=True))
+        ),
         ids=_rows([said.ids for said in sampled], rows),
         sampler=_rows([said.logprobs for said in sampled], rows),
         old=None,
@@ -178,7 +144,7 @@ def learn(
     state: TrainState,
     fixed: Params,
     reference: Callable[[], Params],
-    batches: dict[str, Tried],
+    batches: dict[str, list[Tried]],
     lr: jax.Array,
     key: jax.Array,
 ) -> tuple[TrainState, dict[str, Report], jax.Array]:
@@ -191,10 +157,16 @@ def learn(
     once = part.epochs * part.minibatches == 1  # then the model before the step is the model in it
     if part.kl:
         params = reference()
-        batches = {name: t._replace(reference=learner.score(frame, params, t, heat)) for name, t in batches.items()}
+        batches = {
+            name: [t._replace(reference=learner.score(frame, params, t, heat)) for t in turns]
+            for name, turns in batches.items()
+        }
     if not once:
         params = learner.whole(state.params, fixed, frame.dtype)
-        batches = {name: t._replace(old=learner.score(frame, params, t, heat)) for name, t in batches.items()}
+        batches = {
+            name: [t._replace(old=learner.score(frame, params, t, heat)) for t in turns]
+            for name, turns in batches.items()
+        }
     reports: dict[str, list[Report]] = {name: [] for name in batches}
     norms = []
     for epoch in range(part.epochs):
@@ -204,12 +176,12 @@ def learn(
         for rows in np.split(order, part.minibatches):
             gradients: list[Any] = []
             moving = False
-            for name, tried in batches.items():
-                few = tried if once else learner.cut(tried, part.states, rows)
-                report, gradient = _gradient(config, frame, state.params, fixed, few, len(rows), name)
+            for name, turns in batches.items():
+                few = turns if once else [learner.cut(tried, part.states, rows) for tried in turns]
+                report, gradient = gradient_of(config, frame, state.params, fixed, few, len(rows), name)
                 reports[name].append(report)
                 gradients.append((gradient, {}))
-                moving = moving or bool(jnp.any(few.credit.advantage != 0))
+                moving = moving or any(bool(jnp.any(tried.credit.advantage != 0)) for tried in few)
             norms.append(jnp.float32(0))
             if moving:  # else there is nothing to learn: the optimizer would make a full step of what rounding leaves
                 state, norms[-1] = learner.apply(rule, state, tuple(gradients), lr)
@@ -217,20 +189,22 @@ def learn(
     return state, mean, jnp.mean(jnp.stack(norms))
 
 
-def _gradient(
-    config: Config, frame: Frame, learned: Params, fixed: Params, tried: Tried, count: int, game: str
+def gradient_of(
+    config: Config, frame: Frame, learned: Params, fixed: Params, turns: list[Tried], count: int, game: str
 ) -> tuple[Report, Params]:
-    """The gradient of a minibatch of `count` boards, part by part where memory is short."""
+    """The gradient of a minibatch of `count` boards, turn by turn, and part by part where memory is short."""
     part = config.grpo
     rule = Rule(part.objective, kl_in_advantage=part.kl_estimate == "k1")
     numbers = (part.temperature, part.kl, part.correct or math.inf, config.reward.weight(game))
     temperature, kl, cap, weight = map(jnp.float32, numbers)
     hyper = Hyper(temperature, grpo.Clip(jnp.float32(part.clip), jnp.float32(part.clip_high)), kl, cap, weight)
-    alike = advantages.shares(jnp.minimum(tried.credit.units, 0), "token")
-    share = Shares(advantages.shares(tried.credit.units, part.average), alike)
+    units = jnp.concatenate([tried.credit.units for tried in turns])
+    shares = advantages.shares(units, part.average), advantages.shares(jnp.minimum(units, 0), "token")
+    each = [Shares(*pair) for pair in zip(*(jnp.split(share, len(turns)) for share in shares), strict=True)]
     total: Any = None
-    for rows in np.split(np.arange(count), config.accumulate):
-        some = (tried, share) if config.accumulate == 1 else learner.cut((tried, share), count, rows)
-        found = learner.grpo_gradients(frame, learned, fixed, rule, *some, hyper)
-        total = found if total is None else jax.tree.map(jnp.add, total, found)
+    for whole in zip(turns, each, strict=True):
+        for rows in np.split(np.arange(count), config.accumulate):
+            some = whole if config.accumulate == 1 else learner.cut(whole, count, rows)
+            found = learner.grpo_gradients(frame, learned, fixed, rule, *some, hyper)
+            total = found if total is None else jax.tree.map(jnp.add, total, found)
     return total

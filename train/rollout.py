@@ -16,6 +16,7 @@ from policy.sample import generate
 from train import rewards
 from train.config import POOL
 from train.language import Language
+from train.memory import Memory, Prompts
 from train.rewards import Reading
 
 _PARTS = 4  # of a batch of replies, on a CPU
@@ -41,10 +42,15 @@ def play(game: Game[Any], state: Any, actions: jax.Array, keys: jax.Array) -> en
     return jax.vmap(lambda s, a, k: engine.play(game, s, jnp.bool_(False), a, k))(state, actions, keys)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def play_groups(game: Game[Any], state: Any, actions: jax.Array | np.ndarray, key: jax.Array) -> engine.Played:
-    """Try actions int32 [n * G] on n boards, G each side by side, which share their board's luck."""
-    keys = jax.random.split(key, len(jax.tree.leaves(state)[0]))
+@functools.partial(jax.jit, static_argnums=(0, 4))
+def play_groups(
+    game: Game[Any], state: Any, actions: jax.Array | np.ndarray, key: jax.Array, share: int = 1
+) -> engine.Played:
+    """Try actions int32 [n * G] on n boards, G each side by side, which share their board's luck.
+
+    share: so many boards side by side have the same luck.
+    """
+    keys = jnp.repeat(jax.random.split(key, len(jax.tree.leaves(state)[0]) // share), share)
     over, tried = jnp.bool_(False), jnp.reshape(jnp.asarray(actions), (len(keys), -1))
 
     def board(state: Any, actions: jax.Array, key: jax.Array) -> engine.Played:
@@ -117,7 +123,8 @@ def wander(game: Game[Any], key: jax.Array, n: int, limit: int) -> Boards:
 class Replies(NamedTuple):
     """Groups of replies, tried from the very boards they answer: B = S * G rows, a board's group side by side."""
 
-    pictures: jax.Array  # uint8 [S, H, W, 3]
+    pictures: jax.Array  # uint8 [S, H, W, 3]: of the boards
+    prompts: Prompts
     sampled: Reply  # on the device
     texts: list[str]
     truths: list[str]
@@ -128,38 +135,55 @@ class Replies(NamedTuple):
 
 
 def write_replies(
-    graphdef: Any, params: Any, language: Language, seen: jax.Array, key: jax.Array, group: int, temperature: float
+    graphdef: Any, params: Any, prompts: Prompts, key: jax.Array, group: int, temperature: float, room: int
 ) -> Reply:
-    """Write `group` replies to every picture. On a CPU in parts, side by side: small products leave cores idle, and
+    """Write `group` replies to every prompt. On a CPU in parts, side by side: small products leave cores idle, and
     two parts at a time take little more than half as long.
     """
-    n = seen.shape[0]
+    n = prompts.ids.shape[0]
     parts = _PARTS if jax.default_backend() == "cpu" and n % _PARTS == 0 else 1
-    size = n // parts
-    ids = jnp.broadcast_to(jnp.asarray(language.prompt)[None], (size, len(language.prompt)))
-    lengths, heat = jnp.full(size, len(language.prompt), jnp.int32), jnp.float32(temperature)
+    heat = jnp.float32(temperature)
 
-    def write(pictures: jax.Array, key: jax.Array) -> Reply:
-        written = generate(graphdef, params, ids, lengths, pictures, key, heat, language.room, group)
-        return jax.block_until_ready(written)
+    def write(given: tuple[jax.Array, ...], key: jax.Array) -> Reply:
+        return jax.block_until_ready(generate(graphdef, params, *given, key, heat, room, group))
 
+    given = zip(*(jnp.split(leaf, parts) for leaf in prompts), strict=True)
     with ThreadPoolExecutor(parts) as pool:
-        replies = list(pool.map(write, jnp.split(seen, parts), jax.random.split(key, parts)))
+        replies = list(pool.map(write, given, jax.random.split(key, parts)))
     return replies[0] if parts == 1 else jax.tree.map(lambda *rows: jnp.concatenate(rows), *replies)
 
 
 def try_replies(
-    graphdef: Any, params: Any, language: Language, state: Any, key: jax.Array, group: int, temperature: float
+    graphdef: Any,
+    params: Any,
+    language: Language,
+    state: Any,
+    key: jax.Array,
+    group: int,
+    temperature: float,
+    memory: Memory | None = None,
+    share: int = 1,
 ) -> Replies:
-    """Let the model answer S boards `group` times each, and try every answer from that very board, with shared luck."""
+    """Let the model answer S boards `group` times each, and try every answer from that very board, with shared luck.
+
+    memory: what is put before the prompts. share: so many boards side by side have the same luck as well.
+    """
     sample_key, luck_key = jax.random.split(key)
     seen, tiles = show(language.game, state)
-    sampled = write_replies(graphdef, params, language, seen, sample_key, group, temperature)
-    return judge(language, state, seen, tiles, sampled, luck_key)
+    prompts = (memory or Memory(language)).prompts(seen)
+    sampled = write_replies(graphdef, params, prompts, sample_key, group, temperature, language.room)
+    return judge(language, state, seen, tiles, prompts, sampled, luck_key, share)
 
 
 def judge(
-    language: Language, state: Any, seen: jax.Array, tiles: jax.Array, sampled: Reply, luck_key: jax.Array
+    language: Language,
+    state: Any,
+    seen: jax.Array,
+    tiles: jax.Array,
+    prompts: Prompts,
+    sampled: Reply,
+    luck_key: jax.Array,
+    share: int = 1,
 ) -> Replies:
     """Read the replies written to S boards, and try every answer from its very board, with shared luck."""
     game, group = language.game, len(sampled.ids) // len(tiles)
@@ -167,6 +191,6 @@ def judge(
     texts = language.decode_replies(tokens, counts)
     truths = [t for grid in grids for t in [describe(game.sheet, grid)] * group]
     reading = rewards.read([read_reply(game, text) for text in texts], truths)
-    played = play_groups(game, state, reading.actions, luck_key)
+    played = play_groups(game, state, reading.actions, luck_key, share)
     legal, score = jax.device_get((played.legal, played.reward))
-    return Replies(seen, sampled, texts, truths, reading, played, legal, score)
+    return Replies(seen, prompts, sampled, texts, truths, reading, played, legal, score)

@@ -18,7 +18,7 @@ from policy import layers, sharding, weights
 from policy.config import VisionConfig
 from policy.model import logits, reply_logits
 from policy.positions import stretched, token_positions, windows
-from policy.tokenizer import prompt_ids
+from policy.tokenizer import Turn, prompt_ids
 from policy.vision import patchify
 from tests.policy import qwen_folders as folders
 from tests.policy.qwen_folders import CASES, KINDS, edit
@@ -95,6 +95,15 @@ def test_a_prompt_follows_the_chat_template(vlm):
     ids = prompt_ids(vlm.tokenizer, "hi", 3, folders.IMAGE)
     picture = "<|vision_start|>" + 3 * "<|image_pad|>" + "<|vision_end|>"
     assert vlm.tokenizer.decode(ids) == f"<|im_start|>user\n{picture}hi<|im_end|>\n<|im_start|>assistant\n"
+
+
+def test_a_prompt_holds_what_was_said_before(vlm):
+    turns = [Turn("old", True, "yes"), Turn("older text", False, "no")]
+    ids = prompt_ids(vlm.tokenizer, "hi", 3, folders.IMAGE, turns)
+    text = vlm.tokenizer.decode([id for id in ids if id != folders.IMAGE])
+    assert ids.count(folders.IMAGE) == 6 and text.count("assistant") == 3
+    places = [text.index(word) for word in ("old", "yes", "older text", "no", "hi")]
+    assert places == sorted(places)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -11,10 +11,11 @@ import pytest
 import jaxgym
 from policy import Reply
 from policy.model import entropy
-from train import advantages, coldstart, dense, grpo, learner, reinforce, rewards
+from train import advantages, coldstart, dense, grpo, learner, reinforce, rewards, rounds
 from train.advantages import shares
 from train.config import Grpo
 from train.evaluate import interval
+from train.memory import Prompts
 
 
 def test_a_constant_added_to_a_group_changes_nothing():
@@ -182,6 +183,23 @@ def test_credit_by_block_judges_reading_by_what_was_read_and_answering_by_what_i
     np.testing.assert_allclose(shares(unread.units, "token").sum(), 1, rtol=1e-6)
 
 
+@pytest.mark.parametrize("scale", ["none", "group", "game"])
+def test_groups_of_any_size_are_compared_as_rows_are(scale):
+    rng = np.random.default_rng(0)
+    r = np.concatenate([rng.normal(size=(5, 4)), np.full((1, 4), 2.0)]).astype(np.float32)
+    order = rng.permutation(24)
+    groups = np.repeat(np.arange(6), 4)
+    found = advantages.among(r.reshape(-1)[order], groups[order], scale=scale)
+    expected = np.asarray(advantages.advantages(jnp.asarray(r), scale=scale)).reshape(-1)[order]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    alone = advantages.among(np.asarray([3.0, 5.0, 9.0]), np.asarray([7, 8, 8]), scale="none")
+    assert alone.tolist() == [0, -2, 2]
+
+
+def test_what_is_still_to_come_is_discounted():
+    np.testing.assert_allclose(advantages.to_go(np.asarray([[1.0], [2.0], [4.0]]), 0.5), [[3.0], [4.0], [4.0]])
+
+
 UNITS = jnp.asarray([[0, 0, 0, 0, -1], [0, 0, -1, -1, -1]])  # of five tokens that a reply may have
 
 
@@ -225,17 +243,15 @@ def round_of(game, *, blocks=None):
     pictures = jnp.arange(len(game), dtype=jnp.uint8)[:, None, None, None]
     zero = jnp.zeros_like(game)
     blocks = np.zeros((count, 4), np.int32) if blocks is None else blocks
-    replies = SimpleNamespace(sampled=said, pictures=pictures)
-    return reinforce.Round(replies, advantages.Rewards(game, zero, zero), blocks, {})
-
-
-COURSE = SimpleNamespace(language=SimpleNamespace(prompt=np.arange(5, dtype=np.int32)))
+    prompts = Prompts(jnp.ones((len(game), 5), jnp.int32), jnp.full(len(game), 5), pictures)
+    replies = SimpleNamespace(sampled=said, prompts=prompts)
+    return rounds.Round(replies, advantages.Rewards(game, zero, zero), blocks, {})
 
 
 @pytest.mark.parametrize("keep", [0, 2])
 def test_what_is_learned_from_keeps_rows_and_rewards_together(keep):
     game = jnp.asarray([[0.0, 1.0, 5.0], [9.0, 9.0, 8.0]])
-    tried = reinforce.learned_from(COURSE, [round_of(game)], Grpo(states=2, group=3, keep=keep, credit="reply"))
+    tried = reinforce.learned_from([round_of(game)], Grpo(states=2, group=3, keep=keep, credit="reply"))
     rows = np.asarray(tried.ids[:, 0]) // 4
     assert sorted(rows) == ([0, 1, 2, 3, 4, 5] if not keep else sorted({0, 2, 5} | (set(rows) & {3, 4})))
     np.testing.assert_array_equal(tried.sampler, -tried.ids.astype(jnp.float32))
@@ -247,13 +263,13 @@ def test_groups_without_differences_are_refilled_from_later_rounds():
     first = round_of(jnp.asarray([[1.0, 1.0], [0.0, 1.0], [2.0, 2.0], [3.0, 3.0]]))
     second = round_of(jnp.asarray([[5.0, 1.0], [4.0, 4.0], [7.0, 7.0], [2.0, 6.0]]))
     part = Grpo(states=4, group=2, keep=0, refill=1, credit="reply")
-    tried = reinforce.learned_from(COURSE, [first, second], part)
-    assert tried.pictures[:3, 0, 0, 0].tolist() == [1, 0, 3]  # one of the first round, two of the second
+    tried = reinforce.learned_from([first, second], part)
+    assert tried.prompts.pictures[:3, 0, 0, 0].tolist() == [1, 0, 3]  # one of the first round, two of the second
     assert tried.ids[:6, 0].tolist() == [8, 12, 0, 4, 24, 28]
     np.testing.assert_allclose(tried.credit.advantage[:6, 0], [-0.5, 0.5, 2, -2, -2, 2])
     assert (tried.credit.units[:6] == 0).all() and (tried.credit.units[6:] == -1).all()  # the last only fills up
-    kept = reinforce.learned_from(COURSE, [first], Grpo(states=4, group=2, keep=0, credit="reply"))
-    assert kept.pictures[:, 0, 0, 0].tolist() == [0, 1, 2, 3] and (kept.credit.units == 0).all()
+    kept = reinforce.learned_from([first], Grpo(states=4, group=2, keep=0, credit="reply"))
+    assert kept.prompts.pictures[:, 0, 0, 0].tolist() == [0, 1, 2, 3] and (kept.credit.units == 0).all()
 
 
 def test_unscaled_advantages_keep_the_size_of_a_difference():

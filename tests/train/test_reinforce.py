@@ -41,7 +41,7 @@ def learned(one, config, tried, away=0.0):
     reference = jax.tree.map(lambda leaf: leaf * (1 + away), vlm.params)
     key, lr = jax.random.key(5), jnp.float32(1e-3)
     state, reports, _ = reinforce.learn(
-        config, frame, rule, state, fixed, lambda: reference, {"2048": tried}, lr, key
+        config, frame, rule, state, fixed, lambda: reference, {"2048": [tried]}, lr, key
     )  # fmt: skip
     return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(state.params)]), reports["2048"]
 
@@ -49,7 +49,7 @@ def learned(one, config, tried, away=0.0):
 @pytest.fixture(scope="module")
 def tried(one):
     """Replies with rewards that differ from row to row and replies of different lengths, whatever the model said."""
-    found = collected(one, one[0]).tried
+    found = collected(one, one[0]).tried[0]
     rng = np.random.default_rng(0)
     rows, length = found.ids.shape
     blocks = np.sort(rng.integers(0, 3, (rows, length)), axis=1)
@@ -118,7 +118,7 @@ def test_a_constant_average_makes_smaller_gradients_of_short_replies(one, tried)
     norms = []
     for average in ("token", "constant"):
         config = with_grpo(one[0], average=average, kl=0.0)
-        _, gradient = reinforce._gradient(config, frame, state.params, fixed, tried, 4, "2048")
+        _, gradient = reinforce.gradient_of(config, frame, state.params, fixed, [tried], 4, "2048")
         norms.append(float(jnp.sqrt(sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(gradient)))))
     assert 0 < norms[1] < 0.9 * norms[0]
 
@@ -128,7 +128,7 @@ def test_the_weight_of_a_game_scales_its_gradient(one, tried):
     found = []
     for weights in ((), ("2048=3",)):
         config = replace(with_grpo(one[0], kl=0.0), reward=Reward(weights=weights))
-        found.append(reinforce._gradient(config, frame, state.params, fixed, tried, 4, "2048")[1])
+        found.append(reinforce.gradient_of(config, frame, state.params, fixed, [tried], 4, "2048")[1])
     for a, b in zip(*map(jax.tree.leaves, found), strict=True):
         np.testing.assert_allclose(3 * a, b, rtol=1e-4, atol=1e-6)
 
@@ -137,13 +137,13 @@ def test_the_gap_to_the_sampler_is_measured_at_its_temperature(one):
     """The very model that wrote finds its replies as likely as it did when it wrote them, at 0.8 as at 1.5."""
     for heat in (0.8, 1.5):
         config = with_grpo(one[0], temperature=heat)
-        assert float(learned(one, config, collected(one, config).tried)[1]["sampler_gap"]) < 1e-4
+        assert float(learned(one, config, collected(one, config).tried[0])[1]["sampler_gap"]) < 1e-4
 
 
 def test_without_a_divergence_nobody_asks_the_reference(one, tried):
     _, frame, _, _, _, rule, state, fixed = one
     config = with_grpo(one[0], kl=0.0)
-    rest = {"2048": tried}, jnp.float32(0), jax.random.key(0)
+    rest = {"2048": [tried]}, jnp.float32(0), jax.random.key(0)
     reinforce.learn(config, frame, rule, state, fixed, lambda: pytest.fail("asked"), *rest)
 
 
@@ -174,7 +174,7 @@ def test_replies_that_were_cut_off_teach_nothing_if_so_wanted(one):
     short = course._replace(language=replace(course.language, room=5))
     kept, masked = (collected(one, with_grpo(config, mask_truncated=mask), course=short) for mask in (False, True))
     assert kept.report["truncated"] == 1
-    assert (kept.tried.credit.units >= 0).any() and (masked.tried.credit.units == -1).all()
+    assert (kept.tried[0].credit.units >= 0).any() and (masked.tried[0].credit.units == -1).all()
 
 
 def doubled(replies, game):

@@ -152,11 +152,12 @@ def test_a_good_move_at_first_sight_is_one_on_a_board_not_answered_before(finish
     trainer = Trainer(Config(games=("2048",), model=str(finished / "model"), recipe="g0"), finished.parent / "none")
     language, step = trainer.courses["2048"].language, iter(range(1000))
 
-    def scripted(graphdef, params, language, state, key, group, temperature):
+    def scripted(graphdef, params, language, state, key, group, temperature, memory):
         right = np.full(2, next(step) % 2 == 0)
         ones = np.ones(2, np.float32)
         reading = Reading(np.full(2, -1, np.int32), ones, ones, ones)
-        return SimpleNamespace(reading=reading, legal=right, score=right.astype(np.float32))
+        said = {"pictures": None, "texts": ["", ""]}
+        return SimpleNamespace(reading=reading, legal=right, score=right.astype(np.float32), **said)
 
     monkeypatch.setattr(evaluate, "try_replies", scripted)
     *_, result = evaluate.evaluate(None, None, language, jax.random.key(0), 2, 0.5)

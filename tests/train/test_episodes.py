@@ -1,0 +1,190 @@
+"""Episodes of several turns: what is remembered, what an answer is worth, and the bandit as one turn of it."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from policy import Reply
+from policy.tokenizer import STOP, TURN
+from train import episodes, reinforce
+from train.advantages import Rewards
+from train.config import Config, Episodes, Grpo
+from train.course import prepare
+from train.language import MOVE, NEWS
+from train.learner import Frame
+from train.memory import Memory, Prompts
+from train.rounds import Round
+
+
+@pytest.fixture(scope="module")
+def one(finished):
+    """A model that knows the format, and its one game with boards in play."""
+    part = Grpo(states=2, group=2, keep=0, scale="group")
+    config = Config(games=("2048",), model=str(finished / "model"), recipe="g0", grpo=part)
+    vlm, courses, boards = prepare(config, jax.random.key(0))
+    return config, Frame(vlm.graphdef, jnp.dtype("float32")), vlm, courses["2048"], boards["2048"]
+
+
+def test_a_prompt_holds_the_turns_before_as_they_were_said(one):
+    language = one[3].language
+    memory = Memory(language, history=2, pictures=2)
+    boards = [jnp.full((2, 32, 32, 3), n, jnp.uint8) for n in range(4)]
+    first = memory.prompts(boards[0])
+    np.testing.assert_array_equal(first.ids, np.stack([language.prompt] * 2))
+    outcomes = [(True, False), (False, False), (True, True)]
+    for n in range(3):
+        legal, over = (np.asarray([each, each]) for each in outcomes[n])
+        memory.remember(boards[n], [f"reply {n}", "x"], legal, over)
+    asked = memory.prompts(boards[3])
+    row = np.asarray(asked.ids)[0, : int(asked.lengths[0])].tolist()
+    words = language.tokenizer
+    image = [language.image_id] * language.image_tokens
+    text = words.encode(MOVE, add_special_tokens=False)
+    mark, stop = words.convert_tokens_to_ids([TURN, STOP])
+    said = [words.encode(f"reply {n}", add_special_tokens=False) for n in (1, 2)]
+    bad, over = (words.encode(NEWS[name], add_special_tokens=False) for name in ("illegal", "over"))
+    assert len(bad) == len(over) == len(text) == 1
+    present = language.prompt.tolist()[len(image) :]
+    past = [*text, mark, *said[0], stop, *image, *bad, *text, mark, *said[1], stop]
+    assert row == [*past, *image, *over, *present]
+    assert asked.ids.shape[1] % 64 == 0 and asked.pictures.shape[0] == 4
+    assert asked.pictures[:, 0, 0, 0].tolist() == [2, 3, 2, 3]
+
+
+def test_without_history_nothing_is_remembered(one):
+    memory = Memory(one[3].language)
+    board = jnp.zeros((2, 32, 32, 3), jnp.uint8)
+    memory.remember(board, ["a", "b"], np.ones(2, bool), np.zeros(2, bool))
+    np.testing.assert_array_equal(memory.prompts(board).ids, np.stack([one[3].language.prompt] * 2))
+
+
+def turn(game, alive, board, perception=None):
+    """Two boards, two episodes each; one token a reply, of the answer, unless it reads."""
+    earned = [np.asarray(x, np.float32).reshape(4, 1) for x in (game, [0] * 4, perception or [0] * 4)]
+    prompts = Prompts(jnp.ones((4, 3), jnp.int32), jnp.full(4, 3), jnp.zeros((4, 1, 1, 3), jnp.uint8))
+    sampled = SimpleNamespace(ids=jnp.zeros((4, 2), jnp.int32), logprobs=jnp.zeros((4, 2)))
+    replies = SimpleNamespace(prompts=prompts, sampled=sampled)
+    alive = np.asarray(alive, bool)
+    blocks = np.where(alive[:, None], np.asarray([[0, 2]]), -1)
+    return episodes.Turn(Round(replies, Rewards(*map(jnp.asarray, earned)), blocks, {}), alive, np.asarray(board))
+
+
+def advantages_of(one, turns, *, credit="block", scale="none", **changes):
+    config = replace(one[0], episodes=Episodes(**({"turns": len(turns), "discount": 0.5} | changes)))
+    config = replace(config, grpo=replace(config.grpo, scale=scale, credit=credit))
+    return [np.asarray(each.credit.advantage) for each in episodes.learned_from(config, turns)], config
+
+
+def test_an_answer_is_worth_what_it_still_brings(one):
+    turns = [
+        turn([1, 0, 0, 0], [1, 1, 1, 1], [0, 0, 1, 1], [1, 0, 0, 0]),
+        turn([0, 4, 2, 9], [1, 1, 1, 0], [2, 3, 4, 1]),  # the last episode had ended: its 9 is nobody's
+    ]
+    (first, second), _ = advantages_of(one, turns)
+    np.testing.assert_allclose(first[:, 1], [-0.5, 0.5, 0.5, -0.5])  # 1 + 0/2 against 0 + 4/2; 0 + 2/2 against 0
+    np.testing.assert_allclose(first[:, 0], [0.5, -0.5, 0, 0])  # what was read counts at once
+    np.testing.assert_allclose(second[:, 1], [-2, 2, 0, 0])  # the third is alone
+    whole, _ = advantages_of(one, turns, credit="reply")
+    np.testing.assert_allclose(whole[0][:, 0], whole[0][:, 1])
+    np.testing.assert_allclose(whole[0][:, 0], [0, 0, 0.5, -0.5])
+
+
+def test_gigpo_compares_answers_to_the_same_board_as_well(one):
+    turns = [turn([1, 0, 0, 0], [1] * 4, [0, 0, 1, 1]), turn([0, 4, 2, 0], [1] * 4, [0, 3, 4, 1])]
+    (first, second), _ = advantages_of(one, turns, same_board=2.0)
+    episode = [-0.5, 0.5, 0.5, -0.5]  # returns 1, 2 and 1, 0
+    board = [1 - 1, 2 - 1, 1 / 3, -1 / 3 - 1 / 3 + 1 / 3]  # three visits of board 0: worth 1, 2, 0; of 1: 1, 0, 0
+    np.testing.assert_allclose(first[:, 1], np.asarray(episode) + 2 * np.asarray([0, 1, 2 / 3, -1 / 3]), rtol=1e-5)
+    np.testing.assert_allclose(second[:, 1], np.asarray(episode) + 2 * np.asarray([-1, 0, 0, -1 / 3]), rtol=1e-5)
+    assert board[0] == 0
+
+
+def test_one_turn_is_the_bandit(one):
+    """The same replies through both: the same credit."""
+    config, frame, vlm, course, boards = one
+    state = jax.tree.map(lambda leaf: leaf[:2], boards.state)
+    for credit in ("block", "reply"):
+        for scale in ("none", "group", "game"):
+            config = replace(config, grpo=replace(config.grpo, credit=credit, scale=scale))
+            (played,) = episodes.play(config, frame, vlm.params, course, state, jax.random.key(2))
+            (many,) = episodes.learned_from(config, [played])
+            earned = Rewards(*(jnp.reshape(part, (2, 2)) for part in played.round.earned))
+            prompts = Prompts(*(leaf[::2] for leaf in played.round.replies.prompts))
+            bandit = played.round._replace(earned=earned, replies=played.round.replies._replace(prompts=prompts))
+            single = reinforce.learned_from([bandit], config.grpo)
+            np.testing.assert_allclose(many.credit.advantage, single.credit.advantage, atol=1e-5)
+            np.testing.assert_array_equal(many.credit.units, single.credit.units)
+
+
+@pytest.fixture(scope="module")
+def scripted():
+    """A player of replies that are written for it: what it says does not come from the model."""
+
+    def written(moves, language):
+        """Replies that move so, whatever the board: int32 ids and lengths of a `Reply`."""
+        texts = [f"<perception>?</perception><think>.</think><answer>{move}</answer>" for move in moves]
+        return language.encode_replies(texts)
+
+    return written
+
+
+def test_episodes_of_a_board_share_its_luck_and_remember(one, scripted, monkeypatch):
+    config, frame, vlm, course, boards = one
+    language = course.language
+    moves = iter([["up", "up", "left", "left"], ["left", "left", "nonsense", "down"]])
+    asked = []
+
+    def write(graphdef, params, prompts, key, group, temperature, room):
+        asked.append(prompts)
+        ids, lengths = scripted(next(moves), language)
+        return Reply(jnp.asarray(ids), jnp.asarray(lengths), jnp.zeros(ids.shape))
+
+    monkeypatch.setattr("train.rollout.write_replies", write)
+    config = replace(config, episodes=Episodes(turns=2, history=1, pictures=2))
+    state = jax.tree.map(lambda leaf: leaf[:2], boards.state)
+    first, second = episodes.play(config, frame, vlm.params, course, state, jax.random.key(2))
+    boards_after = np.asarray(second.round.replies.played.state.board)
+    np.testing.assert_array_equal(boards_after[0], boards_after[1])  # the same answers, the same luck
+    assert first.board[0] == first.board[1] != first.board[2] == first.board[3]
+    assert not second.round.replies.legal[2]
+    assert asked[0].pictures.shape[0] == 4 and asked[1].pictures.shape[0] == 8
+    texts = [language.tokenizer.decode(np.asarray(row)) for row in asked[1].ids]
+    assert "<answer>up</answer>" in texts[0] and "<answer>left</answer>" in texts[3]
+    for tried in episodes.learned_from(config, [first, second]):
+        assert len(tried.ids) == 4 and len(tried.prompts.pictures) % 4 == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"pictures": 3, "history": 1}, "at most 1 + history=1"),
+        ({"discount": 1.5}, "at most 1"),
+        ({"turns": 0}, "at least 1"),
+    ],
+)
+def test_episodes_that_cannot_be_are_told(changes, told):
+    with pytest.raises(ValueError, match=told.replace("+", r"\+")):
+        Episodes(**changes)
+
+
+@pytest.mark.parametrize("same_board", [0.0, 1.0])
+def test_an_update_of_whole_episodes(one, tmp_path, small, same_board):
+    """From the command's own configuration to a changed model, and an evaluation that remembers."""
+    from train.loop import Trainer
+
+    config = replace(
+        one[0],
+        grpo=Grpo(updates=9, states=2, group=3, keep=2, lr=1e-3, minibatches=2),
+        episodes=Episodes(turns=3, history=2, pictures=2, same_board=same_board),
+    )
+    trainer = Trainer(config, tmp_path / "run")
+    trainer.step = 5  # the first step is one of the warm-up, at a rate of 0
+    before = trainer.state.params
+    told = trainer._reinforce()
+    assert np.isfinite(list(told.values())).all()
+    changed = [bool((a != b).any()) for a, b in zip(*map(jax.tree.leaves, (before, trainer.state.params)), strict=True)]
+    assert any(changed) == (told["grad_norm"] > 0)
