@@ -3,6 +3,11 @@
 A mixture is a game like any other: `Env`, `render`, `branch` and the teachers take it as it is. Its boards are each of
 one of its games, drawn on one canvas of equal cells; its answers are all that any of them has, by their text. What a
 step computes is that of the board's own game alone, also in a batch (see `rare`).
+
+An answer's text counts rows and columns from the corner of the board that is shown, and boards are centred in the grid
+of the largest. So `Actions.cells` of a mixture lists cells of that grid only where every game that has an answer shows
+them in the same place: where all boards begin in the same corner, as those of one size do. Where some do not, or where
+one game is played by moves and another by cells, no answer has cells (int32 [A, 0]), as in a game of moves.
 """
 
 import functools
@@ -94,7 +99,7 @@ def mix(games: Sequence[Game[Any]], odds: Sequence[float] | None = None) -> Mixt
             hint="as the game that is shown has it: " + ", or ".join(dict.fromkeys(g.actions.hint for g in games)),
             read=functools.partial(_read, games, own),
             guess=functools.partial(_guess, games, [np.asarray(list(ids.values()), np.int32) for ids in own]),
-            cells=np.zeros((len(names), 0), np.int32),
+            cells=_cells(parts, grids, names),
         ),
         sheet=sheet,
         reset=functools.partial(_reset, parts=parts),
@@ -107,6 +112,26 @@ def mix(games: Sequence[Game[Any]], odds: Sequence[float] | None = None) -> Mixt
         games=games,
         deal=functools.partial(_deal, odds=wanted, parts=parts),
     )
+
+
+def _cells(parts: _Parts, grids: Sequence[tuple[int, int]], names: Sequence[str]) -> np.ndarray:
+    """The cells of the mixture's grid that every answer names, int32 [A, k]; k is 0 where games do not agree."""
+    none = np.zeros((len(names), 0), np.int32)
+    if len({game.actions.cells.shape[1] for game in parts.games}) > 1:
+        return none
+    placed: list[np.ndarray] = []
+    named: dict[str, np.ndarray] = {}
+    for game, (rows, columns) in zip(parts.games, grids, strict=True):
+        row, column = np.divmod(game.actions.cells, columns)
+        top, left = (parts.grid[0] - rows) // 2, (parts.grid[1] - columns) // 2
+        placed.append(((row + top) * parts.grid[1] + column + left).astype(np.int32))
+        named |= dict(zip(game.actions.names, placed[-1], strict=True))  # in the order of the text
+    cells = np.stack([named[name] for name in names])
+    for table, own in zip(parts.tables, placed, strict=True):
+        has = table >= 0
+        if (np.sort(cells[has], 1) != np.sort(own[table[has]], 1)).any():
+            return none
+    return cells
 
 
 def _reset(key: jax.Array, *, parts: _Parts) -> Mixed:

@@ -148,6 +148,25 @@ def test_replies_are_read_as_the_board_has_them(games, mixture):
         assert game.rules in mixture.rules
 
 
+def test_answers_name_cells_where_all_games_have_them_in_one_place(mixture):
+    """What an answer names in the grid is what it takes from the picture, whichever game is shown."""
+    pairs, swap = jaxgym.make("shisen_sho", size=4, kinds=4, tile=28), jaxgym.make("swap", size=5, kinds=4, tile=28)
+    for games in ((pairs, swap), (swap, pairs)):  # 4x4 and 5x5: both begin in the corner of the grid
+        both = mix(games)
+        cells = both.actions.cells
+        assert cells.shape == (both.actions.n, 2) and cells.dtype == np.int32
+        for name, (a, b) in zip(both.actions.names, cells.tolist(), strict=True):
+            assert name == f"({a // 5}, {a % 5}) ({b // 5}, {b % 5})"
+        board = both.deal(jax.random.key(0), games.index(pairs))
+        action = int(jnp.argmax(both.legal(board)))
+        before, after = (np.ravel(both.tiles(b)) for b in (board, both.step(board, action, jax.random.key(1)).state))
+        assert sorted(np.flatnonzero(before != after)) == sorted(cells[action])
+    moves = [jaxgym.make("2048", size=size, tile=28) for size in (3, 4)]
+    shifted = [pairs, jaxgym.make("shisen_sho", size=6, kinds=9, tile=28)]  # 4x4 stands a cell further in
+    for none in (mixture, mix(moves), mix(shifted)):
+        assert none.actions.cells.shape == (none.actions.n, 0)
+
+
 def test_one_game_at_several_difficulties():
     """Padded to the largest, boards of four sizes are in one batch."""
     ladder = mix([jaxgym.make("2048", size=size, tile=28) for size in (3, 4, 5, 6)])
