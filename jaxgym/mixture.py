@@ -251,7 +251,7 @@ def _sheet(games: Sequence[Game[Any]]) -> Sheet:
     page = each[0][:, -1:]
     lines = np.concatenate([np.repeat(page, like.tile, 1), *(lines[:, :-1] for lines in each), page], axis=1)
     return Sheet(
-        lines=jnp.asarray(lines.reshape(-1, like.tile * 3)),
+        lines=jax.device_put(lines.reshape(-1, like.tile * 3)),
         names=(OUTSIDE, *(name for game in games for name in game.sheet.names)),
         tile=like.tile,
         picture=like.picture,

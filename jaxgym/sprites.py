@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
@@ -77,7 +76,7 @@ def sheet(names: Sequence[str], drawn: Sequence[np.ndarray], look: Looks) -> She
         page = Image.new("RGB", (tile, 1), THEMES[one.theme].page)
         lines += [sprites.reshape(-1, tile * 3), _lit(np.asarray(page), one).reshape(1, tile * 3)]
     return Sheet(
-        lines=jnp.asarray(np.concatenate(lines)),
+        lines=jax.device_put(np.concatenate(lines)),  # `asarray` would compile a copy, which takes longer than to draw
         names=tuple(names),
         tile=tile,
         picture=looks[0].picture,

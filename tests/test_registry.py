@@ -1,5 +1,7 @@
 """`make`: a game by its name, and one clear line when that cannot be."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -71,3 +73,11 @@ def test_numpy_integers_are_integers(kind):
 def test_what_is_no_integer_is_refused(game, value):
     with pytest.raises(ValueError, match="size"):
         jaxgym.make(game.name, size=value)
+
+
+def test_a_game_is_made_without_compiling_anything(game, caplog):
+    with jax.log_compiles():
+        made = jaxgym.make(game.name, picture=316)  # a size that nothing else has
+        assert "Compiling" not in caplog.text
+        jnp.asarray(np.asarray(made.sheet.lines))
+    assert "Compiling" in caplog.text  # what is looked for would be there
