@@ -17,6 +17,8 @@ from jaxgym.actions import INVALID
 from jaxgym.carry import varied
 from jaxgym.game import Game, Outcome
 
+_SHORT, _LANES = 64, 16  # masks so short are one row; bytes that are added up side by side
+
 
 class Played(NamedTuple):
     """What became of one answer."""
@@ -64,7 +66,7 @@ def play(
     allowed = game.legal(state) if mask is None else mask
     legal = (action >= 0) & allowed[jnp.maximum(action, 0)] & ~over
     # A game is only ever asked for legal moves; what it does with the stand-in is thrown away.
-    stand_in = jnp.argmax(allowed).astype(jnp.int32)
+    stand_in = _first(allowed)
     outcome: Outcome = game.step(state, jnp.where(legal, action, stand_in), key)
     return Played(
         state=select(legal, outcome.state, state),
@@ -130,15 +132,37 @@ def random_legal(game: Game) -> Player:
 
 def draw_legal(mask: jax.Array, key: jax.Array) -> jax.Array:
     """One of the actions of a mask, bool [A], each as likely as another: int32 []; 0 where there is none."""
-    side = math.isqrt(mask.size - 1) + 1 if mask.size > 64 else mask.size
-    rows = jnp.pad(mask, (0, -mask.size % side)).reshape(-1, side)  # first a row is drawn, then a place in it
-    add = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)  # products add up faster than sums do
-    total = add(_upto(len(rows)), add(rows.astype(jnp.float32), np.ones(side, np.float32)))  # to the end of each row
+    rows, counts = _counted(mask)  # first a row is drawn, then a place in it
+    total = _add(_upto(len(rows)), counts)  # to the end of each row
     wanted = jnp.floor(jax.random.uniform(key, (), jnp.float32) * total[-1])  # so many come before the one drawn
     row = (total <= wanted).sum(dtype=jnp.int32)
     within = wanted - jnp.where(row > 0, total[row - 1], jnp.float32(0))
-    place = (add(_upto(side), rows[row].astype(jnp.float32)) <= within).sum(dtype=jnp.int32)
-    return jnp.where(total[-1] > 0, row * side + place, 0)
+    place = (_add(_upto(rows.shape[1]), rows[row].astype(jnp.float32)) <= within).sum(dtype=jnp.int32)
+    return jnp.where(total[-1] > 0, row * rows.shape[1] + place, 0)
+
+
+def _first(mask: jax.Array) -> jax.Array:
+    """The first action of a mask, bool [A]: int32 []; 0 where there is none. `argmax` looks at one after the other."""
+    if mask.size <= _SHORT:
+        return jnp.argmax(mask).astype(jnp.int32)
+    rows, counts = _counted(mask)
+    row = jnp.argmax(counts > 0).astype(jnp.int32)
+    return row * rows.shape[1] + jnp.argmax(rows[row]).astype(jnp.int32)
+
+
+def _counted(mask: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """A mask, bool [A], in rows, bool [R, C], about as many as they are long, and how many each has: float32 [R].
+
+    A CPU adds up bytes sixteen side by side, and then products faster than sums.
+    """
+    wide = _LANES if mask.size > _SHORT else mask.size
+    side = (math.isqrt(mask.size - 1) // wide + 1) * wide
+    rows = jnp.pad(mask, (0, -mask.size % side)).reshape(-1, side)
+    lanes = rows.reshape(len(rows), -1, wide).sum(1, dtype=jnp.uint8)
+    return rows, _add(lanes.astype(jnp.float32), np.ones(wide, np.float32))
+
+
+_add = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
 
 def _upto(n: int) -> np.ndarray:

@@ -200,3 +200,11 @@ def test_a_legal_action_is_drawn_uniformly(size):
 
 def test_what_is_known_to_be_legal_is_what_the_game_says(game, walk):
     np.testing.assert_array_equal(walk.played.mask, jax.jit(jax.vmap(jax.vmap(game.legal)))(walk.played.state))
+
+
+@pytest.mark.parametrize("size", [1, 4, 64, 65, 1296, 20736])
+def test_the_first_legal_action(size):
+    """What stands in for an illegal answer: as `argmax` has it."""
+    at = {0, size // 2, size - 1}
+    masks = np.stack([np.zeros(size, bool), np.ones(size, bool), *(np.arange(size) >= first for first in at)])
+    np.testing.assert_array_equal(jax.vmap(engine._first)(jnp.asarray(masks)), masks.argmax(1))
