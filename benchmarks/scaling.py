@@ -1,12 +1,12 @@
-"""How do time and memory grow? With boards, with the size of a board, with devices; and how long does it take to begin?
+"""How do time and memory grow? With boards, their size, groups of answers, devices; and how long does it take to begin?
 
     python benchmarks/scaling.py [--boards 1 64 1024 16384] [--seconds 0.2]
 
 Steps are random legal play with auto-reset through `Env`, observed as tiles. Memory is what the compiled step with a
-picture needs a board, as XLA counts it: what it is given, what it returns and what it uses meanwhile. To begin is to
-`make` a game, and the first `reset`, `step` and picture of one board in a fresh process: compiled anew, and from the
-persistent cache.
-Devices are all that there are, or as many virtual ones as the CPU has cores.
+picture needs a board, as XLA counts it: what it is given, what it returns and what it uses meanwhile. A group of legal
+answers, drawn at random, is tried from each board by `branch`; the board that the first leads to is the next. To begin
+is to `make` a game, and the first `reset`, `step` and picture of one board in a fresh process: compiled anew, and from
+the persistent cache. Devices are all that there are, or as many virtual ones as the CPU has cores.
 """
 
 import argparse
@@ -29,6 +29,7 @@ from jaxgym import Env, engine
 
 SIZES = {"2048": (3, 4, 6), "shisen_sho": (4, 6, 8, 12), "swap": (4, 8, 12)}
 BATCH = 1024  # boards where something else grows
+GROUPS, GROUPED = (1, 4, 16, 64), 64  # answers a board, and boards
 
 
 def sized(name: str, size: int) -> jaxgym.Game[Any]:
@@ -54,6 +55,34 @@ def memory(game: jaxgym.Game[Any], boards: int) -> float:
     used = jax.jit(jax.vmap(env.step), donate_argnums=1).lower(keys, states, actions).compile().memory_analysis()
     total = used.argument_size_in_bytes + used.output_size_in_bytes + used.temp_size_in_bytes
     return (total - used.alias_size_in_bytes) / boards
+
+
+def by_groups(game: jaxgym.Game[Any], seconds: float) -> dict[str, float]:
+    """Answers/s, of all groups together, as the group grows."""
+    dealt = jax.jit(jax.vmap(game.reset))(jax.random.split(jax.random.key(0), GROUPED))
+
+    def play(group: int) -> Any:
+        def board(state: Any, first: Any, key: jax.Array) -> tuple[Any, jax.Array]:
+            act_key, luck_key = jax.random.split(key)
+            mask = game.legal(state)
+            actions = jax.vmap(lambda key: engine.draw_legal(mask, key))(jax.random.split(act_key, group))
+            tried = jaxgym.branch(game, state, actions, luck_key)
+            after = jax.tree.map(lambda leaf: leaf[0], (tried.state, tried.over))
+            return engine.select(after[1], first, after[0]), (tried.reward + tried.over.astype(np.float32)).sum()
+
+        @jax.jit
+        def run(key: jax.Array, times: jax.Array) -> tuple[Any, jax.Array]:
+            def one(i: jax.Array, carry: tuple[Any, jax.Array]) -> tuple[Any, jax.Array]:
+                keys = jax.random.split(jax.random.fold_in(key, i), GROUPED)
+                states, worth = jax.vmap(board)(carry[0], dealt, keys)
+                return states, carry[1] + worth
+
+            return jax.lax.fori_loop(0, times, one, (dealt, np.zeros(GROUPED, np.float32)))
+
+        return lambda times: lambda: run(jax.random.key(times), np.int32(times))
+
+    found = side_by_side({str(n): play(n) for n in GROUPS}, seconds)
+    return {n: rate * GROUPED * int(n) for n, rate in found.items()}
 
 
 def over_devices(game: jaxgym.Game[Any], boards: int, seconds: float) -> dict[str, float]:
@@ -116,7 +145,7 @@ def beginnings(name: str) -> dict[str, float]:
 
 
 def main() -> None:
-    """Measure and print four tables."""
+    """Measure and print six tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--boards", type=int, nargs="+", default=[1, 64, 1024, 16384], help="boards in a batch")
     parser.add_argument("--seconds", type=float, default=0.2, help="of one round (default: 0.2)")
@@ -146,16 +175,22 @@ def main() -> None:
         for size, rate in rates({str(n): sized(name, n) for n in sizes}, BATCH, options.seconds).items():
             by_size[name][size] = rate
     tell(f"steps/s of {BATCH:,} boards, by size", by_size)
+    by_group = {name: by_groups(game, options.seconds) for name, game in games.items()}
+    tell(f"answers/s to {GROUPED} boards, by group", by_group)
     by_devices = {name: over_devices(game, BATCH, options.seconds) for name, game in games.items()}
     tell(f"steps/s of {BATCH:,} boards, by devices", by_devices)
     file = write(
         "scaling", {"boards": options.boards, "seconds": options.seconds},
-        {"begin": beginning, "steps": by_boards, "bytes": bytes_each, "sizes": by_size, "devices": by_devices},
+        {
+            "begin": beginning, "steps": by_boards, "bytes": bytes_each, "sizes": by_size, "groups": by_group,
+            "devices": by_devices,
+        },
     )  # fmt: skip
     panels = [
         plot.Panel("boards", "boards", "steps/s", by_boards),
         plot.Panel("memory", "boards", "bytes a board", bytes_each),
         plot.Panel(f"{BATCH:,} boards", "rows and columns", "steps/s", by_size),
+        plot.Panel(f"{GROUPED} boards", "answers a board", "answers/s", by_group),
         plot.Panel(f"{BATCH:,} boards", "devices", "steps/s", by_devices),
     ]
     print(f"written to {file}; {plot.save(file, panels)}")

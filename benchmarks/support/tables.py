@@ -109,10 +109,13 @@ def growth(record: dict[str, Any]) -> str:
         ("Steps/s with auto-reset, by boards", record["steps"], "{:,.0f}"),
         ("Bytes a board of a step with a picture, by boards", record["bytes"], "{:,.0f}"),
         ("Steps/s of 1,024 boards, by their size", record["sizes"], "{:,.0f}"),
+        ("Answers/s to 64 boards, by answers a board", record.get("groups", {}), "{:,.0f}"),  # not in older records
         ("Steps/s of 1,024 boards, by devices", record["devices"], "{:,.0f}"),
     ]
     made = []
     for says, found, form in parts:
+        if not found:
+            continue
         heads = list(dict.fromkeys(head for row in found.values() for head in row))
         rows = [[f"`{name}`", *(form.format(row[h]) if h in row else "" for h in heads)] for name, row in found.items()]
         made.append(table(says, record, ["", *heads], rows))
