@@ -116,6 +116,8 @@ class Look:
 
     gap: from the edge of a cell to what is on it, in 28ths of the cell, 0 to 6. grid: is the gap a line, or page?
     numbers: one of `NUMBERS`; `powers` writes 2048 as 2 to the 11th. font: a TrueType file; "" is the built-in one.
+    Both concern games that write something, such as 2048; the others are drawn the same with any, so that one look
+    does for all games of a mixture.
 
     What makes reading harder: rotation, each sprite turned by up to so many degrees, 0 to 20; blur, its standard
     deviation in pixels, 0 to 3; brightness, 0.3 to 1.7 times the light; noise, its standard deviation in levels of
