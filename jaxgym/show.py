@@ -37,7 +37,8 @@ def film(
     """Play an episode and write it: .gif, .webp or .png (animated), or .mp4 where ffmpeg is installed.
 
     player: such as `jaxgym.engine.teacher` or `random_legal`. The film ends with the episode, or after so many steps;
-    each board is shown for so many seconds. Returns the file; raises ValueError, in one line, for what cannot be.
+    each board is shown for so many seconds, the last one three times as long. Returns the file; raises ValueError, in
+    one line, for what cannot be.
     """
     file, count, pause = Path(file), whole("steps", steps, 0), number("seconds", seconds, 0.02, 60)
     if file.suffix not in (*_STILLS, ".mp4"):
@@ -102,12 +103,17 @@ def _draw(game: Game[Any], state: Any, look: int) -> jax.Array:
 
 def _write_mp4(file: Path, frames: list[np.ndarray], pause: float) -> None:
     height, width, _ = frames[0].shape
+    frames = [*frames, *frames[-1:] * 2]
     command = [
         "ffmpeg", "-y", "-loglevel", "error", "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}",
-        "-r", f"{1 / pause:.4f}", "-i", "-", "-pix_fmt", "yuv420p", "-r", "25", str(file),
+        "-r", f"{1 / pause:.4f}", "-i", "-", "-pix_fmt", "yuv420p", "-r", f"{max(25, 1 / pause):.4f}",
+        f"file:{file}",  # whatever the name is, a file
     ]  # fmt: skip
     done = subprocess.run(
         command, input=b"".join(frame.tobytes() for frame in frames), capture_output=True, check=False
     )
     if done.returncode:
-        raise ValueError(f"{file}: ffmpeg says {done.stderr.decode(errors='replace').strip().splitlines()[-1]}")
+        said = done.stderr.decode(errors="replace").strip().splitlines() or [
+            f"nothing, and ends with {done.returncode}"
+        ]
+        raise ValueError(f"{file}: ffmpeg says {said[-1]}")

@@ -1,6 +1,8 @@
 """What people use: images, films, a board in a terminal, a game by hand, the gallery, the command line."""
 
 import re
+import shutil
+import subprocess
 
 import jax
 import numpy as np
@@ -58,6 +60,26 @@ def test_films_need_ffmpeg_for_mp4(small, tmp_path, monkeypatch):
     monkeypatch.setattr(show.shutil, "which", lambda name: None)
     with pytest.raises(ValueError, match=r"ffmpeg, which writes \.mp4, is not installed"):
         jaxgym.film(small, tmp_path / "film.mp4")
+
+
+@pytest.mark.skipif(not shutil.which("ffmpeg"), reason="ffmpeg is not installed")
+@pytest.mark.parametrize(("seconds", "rate"), [(0.4, 25), (0.02, 50)])
+def test_a_film_of_frames(small, tmp_path, monkeypatch, seconds, rate):
+    """Every board is there, in its colours, for as long as it is to be; the last one three times as long."""
+    monkeypatch.chdir(tmp_path)
+    file = jaxgym.film(small, "-a:b.mp4", player=engine.teacher, seed=3, seconds=seconds)  # no option, no protocol
+    read = ["ffmpeg", "-loglevel", "error", "-i", f"file:{file}", "-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
+    frames = np.frombuffer(subprocess.run(read, capture_output=True, check=True).stdout, np.uint8)
+    boards = [jaxgym.image(small, state) for state in show.episode(small, engine.teacher, 3, 50)]
+    each = round(seconds * rate)
+    shown = frames.reshape(-1, each, 224, 224, 3)[:, each // 2].astype(np.int32)
+    apart = np.abs(shown[:, None] - np.stack(boards).astype(np.int32)[None]).mean((2, 3, 4))  # colours are compressed
+    assert apart.argmin(1).tolist() == [*range(len(boards)), len(boards) - 1, len(boards) - 1]
+    assert apart.min(1).max() < 6
+    (tmp_path / "folder.mp4").mkdir()
+    with pytest.raises(ValueError, match="ffmpeg says") as caught:
+        jaxgym.film(small, tmp_path / "folder.mp4", steps=0)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_terminal_shows_the_sprites(game):
