@@ -28,6 +28,7 @@ from train.reinforce import every
 from train.rollout import BATCH, Boards, act, advance, try_replies
 from train.scoreboard import Scoreboard
 
+_TROUBLE = 3  # updates in a row in which a game's replies are of no use, before that is told
 _ROW, _SHARE = 3, 0.1  # so many updates in a row, or such a share of a phase's, that are not finite end a run
 _PHASES = ("base", "coldstart", "grpo", "sight")  # numbered for their keys
 
@@ -53,6 +54,7 @@ class Trainer:
         self.records = Records(run)
         self.scores = Scoreboard(self.records)
         self.checkpoints = Checkpoints(run, config.save.keep, best=config.save.best)
+        self._troubles: dict[str, list[str]] = {}
         self.notes: list[str] = []  # what a user should know before it goes on: rates, damage
         self.key = jax.random.key(config.seed)
         self.vlm, self.courses, self.boards = prepare(config, self.key)
@@ -236,10 +238,19 @@ class Trainer:
             self.config, self.frame, self.rule, self.state, self.fixed, self._before_rl, batches, self._rate(), key
         )
         reports = {name: each.report | learned[name] for name, each in got.items()}
+        for name, each in got.items():
+            self._watch_for_trouble(name, reinforce.trouble(each.report, self.courses[name].language.room))
         count = sum(each.written for each in got.values())
         run = {"grad_norm": float(norm), "replies_per_second": count / (time.monotonic() - began)}
         self.state, self.boards, self.step = state, {name: each.boards for name, each in got.items()}, self.step + 1
         return self._log("grpo", jax.device_get(reports), run)
+
+    def _watch_for_trouble(self, name: str, found: str) -> None:
+        """Tell once what goes wrong with the replies of a game in several updates in a row."""
+        row = self._troubles.setdefault(name, [])
+        row[:] = [*row, found] if found and row[-1:] in ([], [found]) else [found] * bool(found)
+        if len(row) == _TROUBLE:
+            self.notes.append(f"{name}: {found}")
 
     def _before_rl(self) -> Params:
         """All parameters of the model that RL began with."""

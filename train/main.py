@@ -26,6 +26,7 @@ try:
     from train import folder, trackers
     from train.config import Config
     from train.terminal import Display, say, show_results
+    from train.watch import Watch
 except ValueError as wrong:  # JAX reads its environment when it is imported
     sys.exit(f"error: {wrong}")
 
@@ -169,8 +170,9 @@ def _train(config: Config, run: Path, console: Console, stop: Stop, *, resume: b
     following = trackers.Trackers(config, trainer.records, lambda line: say(console, line))
     display, stop.patient = Display(console), True
     try:
-        with display.progress:
+        with display.progress, Watch(lambda line: say(console, line)) as watch:
             for event in trainer.events():
+                watch.beat()
                 display.show(*event)
                 while trainer.notes:
                     say(console, trainer.notes.pop(0))

@@ -68,6 +68,19 @@ def collect(
     return Collected([learned_from(rounds, part)], after, report, len(rounds) * part.states * part.group)
 
 
+def trouble(report: Report, room: int) -> str:
+    """What is wrong with the replies that a game got in an update, and how to mend it; "" if nothing is."""
+    if report["length"] <= 1:
+        return "every reply is empty: begin with a model that writes, or with --recipe g1"
+    if report["truncated"] >= 1:
+        return f"every reply is cut off after {room} tokens: raise --reply"
+    if report["differ"] <= 0:
+        return (
+            "all replies to a board earn alike, so there is nothing to learn: raise --grpo-temperature or --grpo-group"
+        )
+    return ""
+
+
 def answer(config: Config, frame: Frame, params: Params, course: Course, state: Any, key: jax.Array) -> Round:
     """Let the model answer S boards G times each, and judge what it said."""
     reply_key, worth_key = jax.random.split(key)
