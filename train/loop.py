@@ -156,13 +156,14 @@ class Trainer:
             gradients.append((params, {name: head}))
         if (self.step + 1) % turns == 0:
             boards = self._move_on(phase, self.step // turns, lessons)
-        state, norm = learner.apply(self.rule, self.state, tuple(gradients), self._rate())
+        rate = self._rate()
+        state, norm = learner.apply(self.rule, self.state, tuple(gradients), rate)
         self.state, self.boards, self.lessons, self.step = state, boards, lessons, self.step + 1
         if self.step % 10 and self.step != self.config.length(phase):
             return {}
         reports = jax.device_get(reports)
         loss = float(np.mean([report["loss"] for report in reports.values()]))
-        return self._log(phase, reports, {"loss": loss, "grad_norm": float(norm)})
+        return self._log(phase, reports, {"loss": loss, "grad_norm": float(norm), "lr": float(rate)})
 
     def _taught(self, phase: str, name: str, course: Course, lesson: coldstart.Lesson) -> Any:
         """What to report of one game's lesson, with its gradients: the mean over its parts where memory is short."""
@@ -234,14 +235,15 @@ class Trainer:
             )
         batches = {name: each.tried for name, each in got.items()}
         key = self._key("grpo", self.step, len(got))
+        rate = self._rate()
         state, learned, norm = reinforce.learn(
-            self.config, self.frame, self.rule, self.state, self.fixed, self._before_rl, batches, self._rate(), key
+            self.config, self.frame, self.rule, self.state, self.fixed, self._before_rl, batches, rate, key
         )
         reports = {name: each.report | learned[name] for name, each in got.items()}
         for name, each in got.items():
             self._watch_for_trouble(name, reinforce.trouble(each.report, self.courses[name].language.room))
         count = sum(each.written for each in got.values())
-        run = {"grad_norm": float(norm), "replies_per_second": count / (time.monotonic() - began)}
+        run = {"grad_norm": float(norm), "lr": float(rate), "replies_per_second": count / (time.monotonic() - began)}
         self.state, self.boards, self.step = state, {name: each.boards for name, each in got.items()}, self.step + 1
         return self._log("grpo", jax.device_get(reports), run)
 

@@ -37,7 +37,7 @@ class Records:
     def log(self, phase: str, step: int, seconds: float, game: str | None, values: dict[str, Any]) -> None:
         """One line of metrics.jsonl: scalars of one game, or of the whole run (game None); null where not finite."""
         row: dict[str, Any] = {"phase": phase, "step": step, "seconds": round(seconds, 2), "game": game}
-        row |= {k: round(float(v), 6) for k, v in values.items()}
+        row |= {k: float(f"{float(v):.7g}") for k, v in values.items()}
         self._append("metrics.jsonl", row)
         if self.follower:
             self.follower.measured(row)

@@ -1,5 +1,6 @@
 """One update of GRPO: boards are answered, rewards become credit, credit becomes optimizer steps, boards move on."""
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -108,9 +109,10 @@ def follow(config: Config, course: Course, old: Boards, answers: np.ndarray, tur
     return choose(jnp.arange(BATCH) % turns == turn, moved, old)
 
 
+@functools.partial(jax.jit, static_argnums=2)
 def every(rows: Any, turn: int, turns: int) -> Any:
     """Every turns-th row: each slice holds boards at all stages of play, and neighbours in time are not alike."""
-    return jax.tree.map(lambda leaf: leaf[turn::turns], rows)
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, turns, *leaf.shape[1:])[:, turn], rows)
 
 
 def learned_from(rounds: list[Round], part: Grpo) -> Tried:

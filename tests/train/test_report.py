@@ -83,7 +83,7 @@ def write_metrics(run: Path, rng: np.random.Generator) -> None:
                     own |= {"reward": 1 + cells + t + rng.normal(0, 0.2), "game_reward": t - 0.4 + rng.normal(0, 0.2)}
                     own |= {"format": min(1.0, 0.98 + t), "reason": 0.4 + 0.3 * t + rng.normal(0, 0.08)}
                     own |= {"entropy": 1.2 - 0.7 * t, "kl": 0.02 * t * rng.uniform(0.5, 1.5), "clipped": 0.02 * t}
-                    own |= {"length": 38 + 4 * t + rng.normal(), "unusable": 0.02 * (1 - t)}
+                    own |= {"length": 38 + 4 * t + rng.normal(), "truncated": 0.02 * (1 - t)}
                 else:
                     own |= {"loss": loss * rng.uniform(0.7, 1.3), "dense_legal": 0.75 * t}
                 rows.append(row | {"game": game} | own)
@@ -185,7 +185,7 @@ def test_exactly_the_best_own_column_of_a_game_is_marked(page: Page) -> None:
 
 
 def test_every_metric_is_charted_also_an_unknown_one(page: Page) -> None:
-    for title in ("Reward", "Entropy", "KL divergence", "Clipped", "Length", "Unusable", "Loss, supervised", "Speed"):
+    for title in ("Reward", "Entropy", "KL divergence", "Clipped", "Length", "Cut off", "Loss, supervised", "Speed"):
         assert title in page.text, title
     assert page.text.count("dense legal") >= len(GAMES)
     assert page.text.count("perception accuracy Pacc") == len(GAMES)
