@@ -59,6 +59,7 @@ def test_every_board_is_that_of_its_game(games, mixture, batch):
     stepped = jax.jit(jax.vmap(mixture.step, (0, 0, None)))(batch, chosen, key)
     worth = jax.jit(jax.vmap(mixture.values, (0, None)))(batch, key)
     shown = jax.jit(jax.vmap(mixture.tiles))(batch)
+    steps, values_of = [jax.jit(game.step) for game in games], [jax.jit(game.values) for game in games]
     for i in range(12):
         g = int(batch.which[i])
         game, board = games[g], row(batch.boards[g], i)
@@ -70,12 +71,12 @@ def test_every_board_is_that_of_its_game(games, mixture, batch):
         if not mine.any():
             continue  # the board is over
         action = names[game.actions.format(game.actions.parse(mixture.actions.format(int(chosen[i]))))]
-        out = game.step(board, jnp.int32(action), key)
+        out = steps[g](board, jnp.int32(action), key)
         same(row(stepped.state.boards[g], i), out.state)
         assert (stepped.reward[i], stepped.over[i]) == (out.reward, out.over)
         assert jaxgym.describe(mixture.sheet, shown[i]) == jaxgym.describe(game.sheet, game.tiles(board))
         assert mixture.explain(row(batch, i), int(chosen[i])) == game.explain(board, action)
-        values = np.asarray(game.values(board, key))
+        values = np.asarray(values_of[g](board, key))
         assert np.max(worth[i]) == values.max() and worth[i, int(chosen[i])] == values[action]
 
 

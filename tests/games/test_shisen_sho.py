@@ -70,11 +70,11 @@ def record(game, boards, steps, seed):
 
 
 SETTINGS = [  # size, kinds, max_turns, ring, boards
-    (4, 4, 2, True, 800),
-    (4, 2, 1, False, 450),
-    (4, 2, 0, True, 150),
-    (6, 9, 2, True, 60),
-    (12, 36, 2, True, 2),
+    (4, 4, 2, True, 400),
+    (4, 2, 1, False, 220),
+    (4, 2, 0, True, 80),
+    (6, 9, 2, True, 30),
+    (12, 36, 2, True, 1),
 ]
 
 
@@ -104,7 +104,7 @@ def test_every_step_agrees_with_the_oracle():
     for seed, (size, kinds, max_turns, ring, boards) in enumerate(SETTINGS):
         game = jaxgym.make("shisen_sho", size=size, kinds=kinds, max_turns=max_turns, ring=ring)
         steps += compare(game, max_turns, ring, boards, seed)
-    assert steps >= 10_000
+    assert steps >= 5_000  # a million in `slow`
 
 
 def oracle_masks(kinds, max_turns, ring):
@@ -301,7 +301,7 @@ def test_players_are_as_strong_as_published():
     assert 0.35 < guesses < 0.55, "published: 0.4 pairs of 18"
     at_random = cleared(game, engine.random_legal(game), 512, 18, 4)
     assert 17.2 < at_random.mean() < 17.9, "measured: 17.6"
-    taught = cleared(game, engine.teacher(game), 512, 18, 4)
+    taught = cleared(game, engine.teacher(game), 256, 18, 4)
     assert (taught == 18).mean() >= 0.99
     assert (at_random == 18).mean() < 0.97, "the same deals do take looking ahead"
 
