@@ -20,6 +20,14 @@ def levels(name: str) -> dict[str, dict[str, Any]]:
     return {level: dict(options) for level, options in find(name).levels.items()}
 
 
+def find_level(name: str, level: str) -> dict[str, Any]:
+    """The options that a level of a game stands for; raises ValueError, with near misses, for one that it lacks."""
+    known = levels(name)
+    if not isinstance(level, str) or level not in known:
+        raise ValueError(f"{name} has no level {level!r}{_near(str(level), known)}; it has {', '.join(known)}")
+    return known[level]
+
+
 def find(name: str) -> Recipe:
     """How a game is made; raises ValueError, with near misses, for a name that does not exist."""
     if not isinstance(name, str) or name not in GAMES:
@@ -43,14 +51,12 @@ def make(name: str, *, level: str = "paper", looks: Any = None, **options: Any) 
         if option not in drawn | asked:
             known = ["level", "looks", *sorted(asked), *sorted(drawn)]
             raise ValueError(f"{name} has no option {option!r}{_near(option, known)}; it has {', '.join(known)}")
-    if not isinstance(level, str) or level not in recipe.levels:
-        known = list(recipe.levels)
-        raise ValueError(f"{name} has no level {level!r}{_near(str(level), known)}; it has {', '.join(known)}")
+    difficulty = find_level(name, level)
     parts = {k: v for k, v in options.items() if k in drawn}
     if looks is not None and parts:
         raise ValueError(f"looks and {', '.join(parts)}: a look is given whole or by its parts, not both")
     look = Look(**parts) if looks is None else each(looks)
-    return recipe.make(look=look, **{**recipe.levels[level], **{k: v for k, v in options.items() if k in asked}})
+    return recipe.make(look=look, **{**difficulty, **{k: v for k, v in options.items() if k in asked}})
 
 
 def _near(word: str, known: Any) -> str:

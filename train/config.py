@@ -91,9 +91,19 @@ class States:
     )
     depth: int = flag(0, "most random moves that a board has behind it at first; 0: as many as the protocol has steps")
     persist: bool = flag(True, "boards stay in play from update to update; else each update has fresh ones")
+    levels: tuple[str, ...] = flag(
+        ("paper",), "how hard they are, by names of levels, easiest first; every game begins with the first"
+    )
+    promote: float = flag(
+        0.7, "share of good moves at which a game goes on to its next level; below half of it, back; 0 to 1"
+    )
 
     def __post_init__(self) -> None:
-        _check(self, depth=0)
+        _check(self, depth=0, promote=0.0)
+        if self.promote > 1:
+            raise ValueError(f"states promote={self.promote}: must be at most 1")
+        if not self.levels or len(set(self.levels)) < len(self.levels):
+            raise ValueError(f"states levels={','.join(self.levels)}: must be at least one, each once")
         if not self.play or not set(self.play) <= set(PLAYERS):
             raise ValueError(f"states play={','.join(self.play)}: must be some of {','.join(PLAYERS)}")
 
@@ -324,6 +334,9 @@ class Config:
         for given in self.reward.weights:
             if (name := given.partition("=")[0]) not in names:
                 raise ValueError(f"reward weights: {name!r} is none of this run's games ({', '.join(names)})")
+        for name in names:
+            for level in self.states.levels:
+                registry.find_level(name, level)
         if self.model not in PRESETS and not Path(self.model).is_dir():
             raise ValueError(f"model {self.model!r} is neither a preset ({', '.join(PRESETS)}) nor a folder")
         if self.model in PRESETS and (self.lora.rank or self.freeze != "nothing"):

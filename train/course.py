@@ -13,6 +13,8 @@ from train.evaluate import protocol
 from train.language import Language, build_tokenizer, speak, take
 from train.rollout import BATCH, Boards, wander
 
+PAPER = "paper"  # the level of the protocol, which all phases but RL keep to
+
 
 class Course(NamedTuple):
     """One game of a run, with all that its steps need."""
@@ -24,16 +26,31 @@ class Course(NamedTuple):
     own: Callable[..., Any] | None = None  # a user's reward
 
 
+def course_name(game: str, level: str) -> str:
+    """What the course of a game's level is called: as the game, but where it is not the paper's."""
+    return game if level == PAPER else f"{game}/{level}"
+
+
 def prepare(config: Config, key: jax.Array) -> tuple[policy.VLM, dict[str, Course], dict[str, Boards]]:
-    """The model of a run, and by game its course and boards at every stage of random play."""
+    """The model of a run, and by name its courses and their boards at every stage of random play.
+
+    Every game has one of the paper's level, which come first, and one of each further level that RL is to have.
+    """
     own = rewards.find_own(config.reward.own) if config.reward.own else None
+    names = [course_name(name, level) for name, level in _wanted(config)]
     vlm, games, pools = _model_and_games(config, key)
     courses = {}
-    for game, pool in zip(games, pools, strict=True):
+    for name, game, pool in zip(names, games, pools, strict=True):
         language = speak(vlm, game, take(jax.device_get(pool.state), 0), config.reply)
         scale = coldstart.measure_scale(game, pool.state, key)
-        courses[game.name] = Course(language, coldstart.tables(language), protocol(game).steps, scale, own)
-    return vlm, courses, {game.name: pool for game, pool in zip(games, pools, strict=True)}
+        courses[name] = Course(language, coldstart.tables(language), protocol(game).steps, scale, own)
+    return vlm, courses, dict(zip(names, pools, strict=True))
+
+
+def _wanted(config: Config) -> list[tuple[str, str]]:
+    """The courses of a run, each by its game and level."""
+    levels = [PAPER, *(level for level in config.states.levels if level != PAPER)]
+    return [(name, level) for level in levels for name in config.names()]
 
 
 def _model_and_games(config: Config, key: jax.Array) -> tuple[policy.VLM, list[jaxgym.Game[Any]], list[Boards]]:
@@ -45,9 +62,11 @@ def _model_and_games(config: Config, key: jax.Array) -> tuple[policy.VLM, list[j
             loaded = loaded.with_lora(rank=part.rank, alpha=part.alpha, modules=part.modules, key=key)
     vision = loaded.config.vision if loaded else policy.PRESETS[config.model].vision
     games = []
-    for name in config.names():
+    for name, level in _wanted(config):
         options = {"photos": config.photos} if name == "shisen_sho_photo" else {}
-        games.append(jaxgym.make(name, picture=config.picture, patch=vision.patch * vision.merge, **options))
+        games.append(
+            jaxgym.make(name, level=level, picture=config.picture, patch=vision.patch * vision.merge, **options)
+        )
     pools = [wander(game, jax.random.fold_in(key, i), BATCH, protocol(game).steps) for i, game in enumerate(games)]
     if loaded:
         return loaded, games, pools

@@ -17,10 +17,11 @@ import policy
 from jaxgym.engine import random_legal
 from policy.model import Params
 from policy.weights import OWN
-from train import coldstart, dense, learner, reinforce
+from train import coldstart, curriculum, dense, learner, reinforce
 from train.checkpoint import Checkpoints
 from train.config import Config, Grpo, Sight, Supervised
-from train.course import Course, prepare
+from train.course import Course, course_name, prepare
+from train.curriculum import Standing
 from train.evaluate import anchors, evaluate
 from train.learner import Frame, TrainState
 from train.metrics import Records
@@ -57,7 +58,8 @@ class Trainer:
         self._troubles: dict[str, list[str]] = {}
         self.notes: list[str] = []  # what a user should know before it goes on: rates, damage
         self.key = jax.random.key(config.seed)
-        self.vlm, self.courses, self.boards = prepare(config, self.key)
+        self.vlm, self.every, self.boards = prepare(config, self.key)
+        self.courses = {name: self.every[name] for name in config.names()}  # of the paper's level
         width = self.vlm.config.decoder.width
         heads: dict[str, dict[str, jax.Array]] = {
             name: dense.create_heads(c.language.game, c.tables, width, jax.random.fold_in(self.key, i))
@@ -76,6 +78,7 @@ class Trainer:
         self.reference: Params = learned
         self._computed: tuple[Params, Params] = (None, None)
         self.lessons: dict[str, coldstart.Lesson] = {}
+        self.standings: dict[str, Standing] = {}  # of the games, in RL
         if self.phase:
             self._enter(self.phase)
         self.saved = time.monotonic()
@@ -91,7 +94,8 @@ class Trainer:
         self.state = learner.start(self.rule, self.state.params, self.state.heads, with_heads=supervised)
         self.reference = self.state.params
         if phase == "grpo":
-            for i, (name, course) in enumerate(self.courses.items()):
+            self.standings = dict.fromkeys(self.courses, Standing())
+            for i, (name, course) in enumerate(self.every.items()):
                 key = self._key("grpo", -1, i)
                 self.boards[name] = reinforce.begin(self.config, course, self.boards[name], key)
 
@@ -115,6 +119,7 @@ class Trainer:
     def events(self) -> Iterator[Event]:
         """Go through the phases, from wherever the run stands, and evaluate."""
         phases = self.config.phases
+        top = len(self.config.states.levels) - 1
         before = ("base", *phases)[phases.index("grpo")] if "grpo" in phases else None  # what RL begins with
         for phase in phases[phases.index(self.phase) :] if phases else ():
             if phase != self.phase:
@@ -123,8 +128,9 @@ class Trainer:
                 yield from self.evaluate(before)
             total = self.config.length(phase)
             while self.step < total:
+                hardest = phase == "grpo" and all(s.level == top for s in self.standings.values())
                 values = self._reinforce() if phase == "grpo" else self._supervise(phase)
-                self.earned += [values["reward"]] if phase == "grpo" else []
+                self.earned += [values["reward"]] if hardest else []  # with what easier boards give it has no measure
                 yield Event(phase, self.step, total, values)
                 if time.monotonic() - self.saved >= self.config.save.every or self.step == total:
                     self.save()
@@ -155,7 +161,7 @@ class Trainer:
             (_, reports[name]), (params, head) = self._taught(phase, name, course, lesson)
             gradients.append((params, {name: head}))
         if (self.step + 1) % turns == 0:
-            boards = self._move_on(phase, self.step // turns, lessons)
+            boards = boards | self._move_on(phase, self.step // turns, lessons)
         rate = self._rate()
         state, norm = learner.apply(self.rule, self.state, tuple(gradients), rate)
         self.state, self.boards, self.lessons, self.step = state, boards, lessons, self.step + 1
@@ -228,11 +234,13 @@ class Trainer:
         """One update of GRPO."""
         began = time.monotonic()
         got: dict[str, reinforce.Collected] = {}
-        for i, (name, course) in enumerate(self.courses.items()):
-            key = self._key("grpo", self.step, i)
+        boards, levels = dict(self.boards), self.config.states.levels
+        for i, (name, standing) in enumerate(self.standings.items()):
+            key, on = self._key("grpo", self.step, i), course_name(name, levels[standing.level])
             got[name] = reinforce.collect(
-                self.config, self.frame, self.params, course, self.boards[name], self.step, key
+                self.config, self.frame, self.params, self.every[on], boards[on], standing.updates, key
             )
+            boards[on] = got[name].boards
         batches = {name: each.tried for name, each in got.items()}
         key = self._key("grpo", self.step, len(got))
         rate = self._rate()
@@ -240,11 +248,16 @@ class Trainer:
             self.config, self.frame, self.rule, self.state, self.fixed, self._before_rl, batches, rate, key
         )
         reports = {name: each.report | learned[name] for name, each in got.items()}
-        for name, each in got.items():
-            self._watch_for_trouble(name, reinforce.trouble(each.report, self.courses[name].language.room))
+        standings = {}
+        for name, standing in self.standings.items():
+            on = course_name(name, levels[standing.level])
+            self._watch_for_trouble(name, reinforce.trouble(got[name].report, self.every[on].language.room))
+            reports[name] |= {"level": standing.level} if len(levels) > 1 else {}
+            after = curriculum.record(standing, float(reports[name]["success"]))
+            standings[name] = curriculum.climb(after, len(levels), self.config.states.promote)
         count = sum(each.written for each in got.values())
         run = {"grad_norm": float(norm), "lr": float(rate), "replies_per_second": count / (time.monotonic() - began)}
-        self.state, self.boards, self.step = state, {name: each.boards for name, each in got.items()}, self.step + 1
+        self.state, self.boards, self.standings, self.step = state, boards, standings, self.step + 1
         return self._log("grpo", jax.device_get(reports), run)
 
     def _watch_for_trouble(self, name: str, found: str) -> None:
@@ -324,6 +337,7 @@ class Trainer:
                 "seconds": time.monotonic() - self.began,
                 "config": self.config.to_dict(),
                 "table": self.records.table,
+                "standings": {name: list(standing) for name, standing in self.standings.items()},
             }
             score = float(np.mean(self.earned)) if self.earned else None
             self.records.sync()
@@ -351,6 +365,7 @@ class Trainer:
         self._enter(progress["phase"])
         self._restore(self.checkpoints.latest())
         self.step = progress["step"]
+        self.standings |= {name: Standing(*numbers) for name, numbers in progress.get("standings", {}).items()}
         self.began = time.monotonic() - progress["seconds"]
         phases = self.config.phases
         done = {p: self.config.length(p) for p in phases[: phases.index(self.phase)]}

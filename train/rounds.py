@@ -60,6 +60,7 @@ def earn(
         "cells": r.cells[rows].mean(),
         "board": r.board[rows].mean(),
         "legal": tried.legal[rows].mean(),
+        "success": (good[rows] > 0).mean(),
         "reason": (good[rows] > 0)[read].mean() if read.any() else 0.0,
         "length": lengths[rows].mean(),
         "truncated": 1 - whole[rows].mean(),

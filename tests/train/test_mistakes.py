@@ -148,6 +148,12 @@ def test_an_update_in_which_no_group_differs_changes_nothing(tmp_path, small, mo
         (["--game", "swap"], "did you mean --games"),
         (["--seed", "x"], "invalid int value"),
         (["--states-play", "mine"], "must be some of own,random,teacher"),
+        (
+            ["--states-levels", "easy,papper"],
+            "2048 has no level 'papper' (did you mean paper?); it has easy, paper, hard",
+        ),
+        (["--states-levels", "easy,easy"], "states levels=easy,easy: must be at least one, each once"),
+        (["--states-promote", "1.5"], "states promote=1.5: must be at most 1"),
         (["--base-boards", "7"], "boards=7: must divide 256"),
         (["--grpo-keep", "1"], "grpo keep=1: must be 0 (all), or at least 2"),
         (["--evaluation-temperature", "-1"], "evaluation temperature=-1.0: must be at least 0"),

@@ -196,6 +196,7 @@ def test_the_games_reward_is_the_one_asked_for(one, game):
     state = jax.tree.map(lambda leaf: leaf[:4], boards.state)
     found = reinforce.answer(config, frame, vlm.params, course, state, jax.random.key(1))
     legal, score = found.replies.legal, found.replies.score
+    assert found.report["success"] == (legal & (score > 0)).mean()
     earned = np.asarray(found.earned.game).reshape(-1)
     expected = {"outcome": np.where(score > 0, 1, -1), "score": np.where(legal, score, -1)}
     if game in expected:

@@ -1,0 +1,96 @@
+"""How hard RL's boards are, by how well it goes."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from train import curriculum
+from train.config import Grpo, Sight, States, Supervised
+from train.curriculum import WINDOW, Standing
+from train.loop import Trainer
+
+
+def after(successes, levels=3, promote=0.7, standing=None):
+    """Where a game stands after some updates."""
+    standing = standing or Standing()
+    for success in successes:
+        standing = curriculum.climb(curriculum.record(standing, success), levels, promote)
+    return standing
+
+
+def test_a_game_climbs_once_it_does_well_for_a_window():
+    assert after([0.7] * (WINDOW - 1)).level == 0
+    assert after([0.7] * WINDOW) == Standing(updates=WINDOW, level=1)
+    assert after([0.69] * 5 * WINDOW).level == 0
+    assert after([0.9] * 9 * WINDOW).level == 2  # there is no further one
+
+
+@pytest.mark.parametrize(("success", "level"), [(0.34, 0), (0.36, 1), (0.69, 1), (0.7, 2)])
+def test_a_game_falls_back_below_half_of_what_promotes(success, level):
+    assert after([success] * WINDOW, standing=Standing(level=1)).level == level
+    assert after([0.0] * 5 * WINDOW).level == 0  # there is none below
+
+
+def test_a_level_is_judged_by_what_happened_there():
+    climbed = after([1.0] * WINDOW)
+    assert (climbed.here, climbed.success) == (0, 0.0)
+    assert after([0.5], standing=climbed).success == 0.5
+
+
+def test_a_running_mean_begins_as_the_plain_one_and_forgets():
+    mean, values = 0.0, [3.0, 1.0, 5.0, 7.0]
+    for count, value in enumerate(values, 1):
+        mean = curriculum.running(mean, value, count, window=4)
+        assert mean == pytest.approx(np.mean(values[:count]))
+    assert curriculum.running(mean, 8.0, 5, window=4) == 0.75 * mean + 2.0
+
+
+def only_rl(folder, small, **changes):
+    """A trainer of two updates of a model that knows nothing."""
+    few = {
+        "sight": Sight(),
+        "base": Supervised(),
+        "coldstart": Supervised(),
+        "grpo": Grpo(updates=2, states=4, group=4),
+    }
+    trainer = Trainer(small(**(few | changes)), folder)
+    trainer.evaluate, trainer.anchors = lambda column: iter(()), lambda: iter(())
+    return trainer
+
+
+def rows(folder):
+    """What was measured of games, but for how long it took."""
+    found = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in found if row["game"]]
+
+
+def test_boards_become_harder_and_a_run_goes_on_where_it_stood(tmp_path, small, monkeypatch):
+    """With nothing to reach, every update leads to the next level; stopped after the first of two."""
+    monkeypatch.setattr(curriculum, "WINDOW", 1)
+    changes = {"states": States(levels=("easy", "paper"), promote=0.0)}
+    whole = only_rl(tmp_path / "whole", small, **changes)
+    assert [whole.boards[name].state.board.shape[1] for name in ("2048/easy", "2048")] == [5, 4]
+    for name in whole.every["2048/easy"].language.game.sheet.names:  # larger ones than the paper's
+        assert len(whole.vlm.tokenizer.encode(f"{name}\n", add_special_tokens=False)) == 1
+    before = {name: np.asarray(boards.steps) for name, boards in whole.boards.items()}
+    for done, _ in enumerate(whole.events()):
+        moved = {name for name in before if (np.asarray(whole.boards[name].steps) != before[name]).any()}
+        assert moved == {"2048/easy"} if done == 0 else {"2048/easy", "2048"}
+    assert [row["level"] for row in rows(whole.run)] == [0, 1]
+    assert all(0 <= row["success"] <= 1 for row in rows(whole.run))
+    assert whole.standings == {"2048": Standing(updates=2, level=1, here=1, success=rows(whole.run)[1]["success"])}
+
+    part = only_rl(tmp_path / "part", small, **changes)
+    for _ in zip(range(1), part.events(), strict=False):
+        pass
+    part.save()
+    part.checkpoints.close()
+    again = only_rl(tmp_path / "part", small, **changes)
+    assert again.resume() and again.standings == part.standings != whole.standings
+    for _ in again.events():
+        pass
+    assert rows(again.run) == rows(whole.run) and again.standings == whole.standings
+    for a, b in zip(*(jax.tree.leaves((t.state, t.boards)) for t in (whole, again)), strict=True):
+        np.testing.assert_array_equal(a, b)
