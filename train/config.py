@@ -49,6 +49,21 @@ def _check_divides(name: str, value: int) -> None:
         raise ValueError(f"{name}={value}: must divide {POOL}, the number of boards in play (1, 2, 4, ... {POOL})")
 
 
+def _weight(part: str, weights: tuple[str, ...], game: str) -> float:
+    """What some NAME=WEIGHT say of a game, 1 where they do not; raises ValueError for one that is none."""
+    found = 1.0
+    for given in weights:
+        name, _, number = given.partition("=")
+        try:
+            value = float(number)
+        except ValueError:
+            value = math.nan
+        if not name or not 0 <= value < math.inf:
+            raise ValueError(f"{part} weights: {given!r} must be the name of a game, = and a number from 0 on")
+        found = value if name == game else found
+    return found
+
+
 @dataclass(frozen=True, kw_only=True)
 class Sight:
     """The tower alone: reading cells and judging actions straight off the image tokens, without a word."""
@@ -133,17 +148,26 @@ class Reward:
 
     def weight(self, game: str) -> float:
         """How much a game counts; raises ValueError for weights that are none."""
-        found = 1.0
-        for given in self.weights:
-            name, _, number = given.partition("=")
-            try:
-                value = float(number)
-            except ValueError:
-                value = math.nan
-            if not name or not 0 <= value < math.inf:
-                raise ValueError(f"reward weights: {given!r} must be the name of a game, = and a number from 0 on")
-            found = value if name == game else found
-        return found
+        return _weight("reward", self.weights, game)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mix:
+    """Which games an update of RL takes."""
+
+    games: int = flag(0, "how many of them, drawn without putting back; 0: all")
+    weights: tuple[str, ...] = flag((), "NAME=WEIGHT,...: odds of a game to be drawn, against the others; 1 if unnamed")
+    progress: bool = flag(
+        False, "odds follow learning progress: how far a fast and a slow running mean of a game's reward lie apart"
+    )
+
+    def __post_init__(self) -> None:
+        _check(self, games=0)
+        self.weight("")
+
+    def weight(self, game: str) -> float:
+        """The fixed odds of a game; raises ValueError for weights that are none."""
+        return _weight("mix", self.weights, game)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -292,6 +316,7 @@ class Config:
     coldstart: Supervised = Supervised(steps=400)
     states: States = States()
     reward: Reward = Reward()
+    mix: Mix = Mix()
     grpo: Grpo = Grpo()
     episodes: Episodes = Episodes()
     evaluation: Evaluation = Evaluation()
@@ -331,9 +356,11 @@ class Config:
     def check(self) -> None:
         """Raise ValueError for what can be known to be wrong before anything is made."""
         names = self.names()
-        for given in self.reward.weights:
-            if (name := given.partition("=")[0]) not in names:
-                raise ValueError(f"reward weights: {name!r} is none of this run's games ({', '.join(names)})")
+        for part, weights in (("reward", self.reward.weights), ("mix", self.mix.weights)):
+            for given in weights:
+                if (name := given.partition("=")[0]) not in names:
+                    raise ValueError(f"{part} weights: {name!r} is none of this run's games ({', '.join(names)})")
+        self._check_mix(names)
         for name in names:
             for level in self.states.levels:
                 registry.find_level(name, level)
@@ -344,6 +371,15 @@ class Config:
             raise ValueError(f"{given} needs a saved model: {self.model!r} is a preset, which has learned nothing yet")
         if self.photos != "digits" and not Path(self.photos).exists():
             raise ValueError(f"photos {self.photos!r} is neither 'digits' nor a path that exists")
+
+    def _check_mix(self, names: tuple[str, ...]) -> None:
+        drawn, likely = self.mix.games, sum(self.mix.weight(name) > 0 for name in names)
+        if drawn > likely:
+            odds = " whose weight is not 0" if likely < len(names) else ""
+            raise ValueError(f"mix games={drawn}: must be at most {likely}, the games of this run{odds}; 0: all")
+        if (self.mix.weights or self.mix.progress) and not 0 < drawn < len(names):
+            given = "weights" if self.mix.weights else "progress"
+            raise ValueError(f"mix {given} says which games an update takes: give --mix-games fewer than {len(names)}")
 
     def high_rates(self) -> list[str]:
         """A line for every learning rate that would undo what a model of Hugging Face's has learned."""

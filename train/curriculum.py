@@ -1,11 +1,16 @@
-"""The curriculum of RL: how hard a game's boards are, by how well it goes.
+"""The curriculum of RL: how hard a game's boards are, by how well it goes, and which games an update takes.
 
 Numbers of the host, a record for every game; they stand in a checkpoint, so that a run that was stopped goes on alike.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 WINDOW = 10  # updates that a running mean remembers, and that a game has on a level before it may leave it
+_FAST = 3  # updates that the fast one remembers
+_FLOOR = 0.2  # share of the odds that is not up to progress: no game is forgotten
 
 
 class Standing(NamedTuple):
@@ -15,6 +20,8 @@ class Standing(NamedTuple):
     level: int = 0  # index of the level that its boards are of
     here: int = 0  # updates since it came to that level
     success: float = 0.0  # running mean, since then, of the share of replies that are good moves
+    reward: float = 0.0  # running mean, since then
+    recent: float = 0.0  # a faster one of the same
 
 
 def begin(standing: Standing, level: int) -> Standing:
@@ -22,11 +29,16 @@ def begin(standing: Standing, level: int) -> Standing:
     return Standing(updates=standing.updates, level=level)
 
 
-def record(standing: Standing, success: float) -> Standing:
+def record(standing: Standing, success: float, reward: float) -> Standing:
     """Take down an update of a game."""
     here = standing.here + 1
-    return standing._replace(
-        updates=standing.updates + 1, here=here, success=running(standing.success, success, here, WINDOW)
+    return Standing(
+        updates=standing.updates + 1,
+        level=standing.level,
+        here=here,
+        success=running(standing.success, success, here, WINDOW),
+        reward=running(standing.reward, reward, here, WINDOW),
+        recent=running(standing.recent, reward, here, _FAST),
     )
 
 
@@ -47,3 +59,20 @@ def climb(standing: Standing, levels: int, promote: float) -> Standing:
     if standing.success < promote / 2 and standing.level > 0:
         return begin(standing, standing.level - 1)
     return standing
+
+
+def odds(weights: Sequence[float], standings: Sequence[Standing], *, progress: bool) -> np.ndarray:
+    """The probability of each game to be drawn first: float64 [n].
+
+    By fixed weights; and by learning progress, the absolute difference of what a game earned lately and over a longer
+    time: a game that is getting better is worth playing, and one that is getting worse as well (arXiv 1707.00183; two
+    running means as in arXiv 2106.14876). Where it is not known yet a game is taken to progress as much as the best
+    known; a share of the odds is by weights alone.
+    """
+    fixed = np.asarray(weights, np.float64) / np.sum(weights)
+    if not progress:
+        return fixed
+    known = np.asarray([each.here > _FAST for each in standings])
+    made = np.abs([each.recent - each.reward for each in standings])
+    led = fixed * np.where(known, made, np.max(made, where=known, initial=0.0))
+    return (1 - _FLOOR) * led / np.sum(led) + _FLOOR * fixed if led.any() else fixed

@@ -119,7 +119,6 @@ class Trainer:
     def events(self) -> Iterator[Event]:
         """Go through the phases, from wherever the run stands, and evaluate."""
         phases = self.config.phases
-        top = len(self.config.states.levels) - 1
         before = ("base", *phases)[phases.index("grpo")] if "grpo" in phases else None  # what RL begins with
         for phase in phases[phases.index(self.phase) :] if phases else ():
             if phase != self.phase:
@@ -128,9 +127,8 @@ class Trainer:
                 yield from self.evaluate(before)
             total = self.config.length(phase)
             while self.step < total:
-                hardest = phase == "grpo" and all(s.level == top for s in self.standings.values())
                 values = self._reinforce() if phase == "grpo" else self._supervise(phase)
-                self.earned += [values["reward"]] if hardest else []  # with what easier boards give it has no measure
+                self.earned += self._worth(values["reward"]) if phase == "grpo" else []
                 yield Event(phase, self.step, total, values)
                 if time.monotonic() - self.saved >= self.config.save.every or self.step == total:
                     self.save()
@@ -230,30 +228,52 @@ class Trainer:
             moved[name] = advance(game, old, actions, luck_key, course.limit)[0]
         return moved
 
+    def _worth(self, reward: float) -> list[float]:
+        """What an update says of how good the model is: nothing while a game's boards are easier than they will be.
+
+        reward: the mean of those games that the update took.
+        """
+        standings, top = self.standings.values(), len(self.config.states.levels) - 1
+        if not all(each.here and each.level == top for each in standings):
+            return []
+        return [float(np.mean([each.recent for each in standings]))] if self.config.mix.games else [reward]
+
+    def _draw(self) -> tuple[list[str], dict[str, float]]:
+        """The games of the next update of RL, and the odds that each game of the run had; none where all are taken."""
+        mix, names = self.config.mix, list(self.standings)
+        if not mix.games:
+            return names, {}
+        odds = curriculum.odds([*map(mix.weight, names)], [*self.standings.values()], progress=mix.progress)
+        key = self._key("grpo", self.step, len(names) + 1)
+        drawn = jax.random.choice(key, len(names), (mix.games,), replace=False, p=jnp.asarray(odds, jnp.float32))
+        return [names[i] for i in sorted(drawn.tolist())], dict(zip(names, odds.tolist(), strict=True))
+
     def _reinforce(self) -> dict[str, float]:
         """One update of GRPO."""
         began = time.monotonic()
         got: dict[str, reinforce.Collected] = {}
-        boards, levels = dict(self.boards), self.config.states.levels
-        for i, (name, standing) in enumerate(self.standings.items()):
-            key, on = self._key("grpo", self.step, i), course_name(name, levels[standing.level])
+        boards, standings, levels = dict(self.boards), dict(self.standings), self.config.states.levels
+        drawn, odds = self._draw()
+        for name in drawn:
+            level = levels[standings[name].level]
+            key, on = self._key("grpo", self.step, [*standings].index(name)), course_name(name, level)
             got[name] = reinforce.collect(
-                self.config, self.frame, self.params, self.every[on], boards[on], standing.updates, key
+                self.config, self.frame, self.params, self.every[on], boards[on], standings[name].updates, key
             )
             boards[on] = got[name].boards
         batches = {name: each.tried for name, each in got.items()}
-        key = self._key("grpo", self.step, len(got))
+        key = self._key("grpo", self.step, len(standings))
         rate = self._rate()
         state, learned, norm = reinforce.learn(
             self.config, self.frame, self.rule, self.state, self.fixed, self._before_rl, batches, rate, key
         )
         reports = {name: each.report | learned[name] for name, each in got.items()}
-        standings = {}
-        for name, standing in self.standings.items():
-            on = course_name(name, levels[standing.level])
-            self._watch_for_trouble(name, reinforce.trouble(got[name].report, self.every[on].language.room))
-            reports[name] |= {"level": standing.level} if len(levels) > 1 else {}
-            after = curriculum.record(standing, float(reports[name]["success"]))
+        for name, report in reports.items():
+            on = course_name(name, levels[standings[name].level])
+            self._watch_for_trouble(name, reinforce.trouble(report, self.every[on].language.room))
+            report |= {"level": standings[name].level} if len(levels) > 1 else {}
+            report |= {"odds": odds[name]} if odds else {}
+            after = curriculum.record(standings[name], float(report["success"]), float(report["reward"]))
             standings[name] = curriculum.climb(after, len(levels), self.config.states.promote)
         count = sum(each.written for each in got.values())
         run = {"grad_norm": float(norm), "lr": float(rate), "replies_per_second": count / (time.monotonic() - began)}

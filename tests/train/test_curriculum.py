@@ -1,4 +1,4 @@
-"""How hard RL's boards are, by how well it goes."""
+"""How hard RL's boards are, by how well it goes, and which games an update takes."""
 
 import json
 
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from train import curriculum
-from train.config import Grpo, Sight, States, Supervised
+from train.config import Grpo, Mix, Sight, States, Supervised
 from train.curriculum import WINDOW, Standing
 from train.loop import Trainer
 
@@ -16,7 +16,7 @@ def after(successes, levels=3, promote=0.7, standing=None):
     """Where a game stands after some updates."""
     standing = standing or Standing()
     for success in successes:
-        standing = curriculum.climb(curriculum.record(standing, success), levels, promote)
+        standing = curriculum.climb(curriculum.record(standing, success, 0.0), levels, promote)
     return standing
 
 
@@ -80,7 +80,8 @@ def test_boards_become_harder_and_a_run_goes_on_where_it_stood(tmp_path, small, 
         assert moved == {"2048/easy"} if done == 0 else {"2048/easy", "2048"}
     assert [row["level"] for row in rows(whole.run)] == [0, 1]
     assert all(0 <= row["success"] <= 1 for row in rows(whole.run))
-    assert whole.standings == {"2048": Standing(updates=2, level=1, here=1, success=rows(whole.run)[1]["success"])}
+    (standing,) = whole.standings.values()
+    assert standing[:4] == (2, 1, 1, rows(whole.run)[1]["success"])
 
     part = only_rl(tmp_path / "part", small, **changes)
     for _ in zip(range(1), part.events(), strict=False):
@@ -94,3 +95,64 @@ def test_boards_become_harder_and_a_run_goes_on_where_it_stood(tmp_path, small, 
     assert rows(again.run) == rows(whole.run) and again.standings == whole.standings
     for a, b in zip(*(jax.tree.leaves((t.state, t.boards)) for t in (whole, again)), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def earned(*rewards):
+    """Where a game stands that earned these rewards."""
+    standing = Standing()
+    for reward in rewards:
+        standing = curriculum.record(standing, 0.0, reward)
+    return standing
+
+
+def test_the_odds_follow_progress_and_forget_no_game():
+    better, worse, stuck = earned(*range(20)), earned(*range(20, 0, -1)), earned(*[5.0] * 20)
+    odds = curriculum.odds([1, 1, 1], [better, worse, stuck], progress=True)
+    assert odds.sum() == pytest.approx(1) and odds[0] == pytest.approx(odds[1]) and odds[2] == pytest.approx(0.2 / 3)
+    weighed = curriculum.odds([1, 3, 0], [better, worse, stuck], progress=True)
+    assert weighed == pytest.approx([0.25, 0.75, 0.0])
+    assert curriculum.odds([1, 3, 0], [better, worse, stuck], progress=False) == pytest.approx([0.25, 0.75, 0.0])
+
+
+def test_a_game_that_is_hardly_known_may_progress_as_much_as_any():
+    better, stuck = earned(*range(20)), earned(*[5.0] * 20)
+    odds = curriculum.odds([1, 1, 1], [better, stuck, earned(3.0)], progress=True)
+    assert odds[0] == pytest.approx(odds[2]) and odds[0] > 5 * odds[1]
+    assert curriculum.odds([1, 1], [stuck, earned()], progress=True) == pytest.approx([0.5, 0.5])
+    climbed = curriculum.begin(better, 1)
+    assert (climbed.here, climbed.reward, climbed.recent) == (0, 0.0, 0.0)  # another level earns otherwise
+
+
+def drawn(folder, small, mix, standings=None):
+    """Of two games, which one each of 64 updates would take."""
+    trainer = only_rl(folder, small, games=("2048", "swap"), mix=mix)
+    trainer.standings |= standings or {}
+    found = []
+    for trainer.step in range(64):
+        (name,), odds = trainer._draw()
+        assert sum(odds.values()) == pytest.approx(1)
+        found.append(name)
+    return trainer, found
+
+
+def test_an_update_takes_the_games_that_were_drawn(tmp_path, small):
+    trainer, first = drawn(tmp_path / "1", small, Mix(games=1))
+    assert set(first) == {"2048", "swap"} and 20 < first.count("swap") < 44
+    trainer.step, before = 0, dict(trainer.boards)
+    trainer._reinforce()
+    (row,) = rows(trainer.run)
+    assert row["game"] == first[0] and row["odds"] == 0.5
+    other = "swap" if first[0] == "2048" else "2048"
+    assert trainer.boards[other] is before[other] and trainer.boards[first[0]] is not before[first[0]]
+    assert [trainer.standings[name].updates for name in (first[0], other)] == [1, 0]
+    assert trainer._worth(1.0) == []  # while one is not known
+    trainer.standings[other] = earned(trainer.standings[first[0]].reward + 1)
+    assert trainer._worth(7.0) == [pytest.approx(trainer.standings[first[0]].reward + 0.5)]
+
+
+def test_the_draw_follows_weights_and_progress(tmp_path, small):
+    _, weighed = drawn(tmp_path / "1", small, Mix(games=1, weights=("swap=0",)))
+    assert set(weighed) == {"2048"}
+    standings = {"2048": earned(*[1.0] * 20), "swap": earned(*range(20))}
+    _, followed = drawn(tmp_path / "2", small, Mix(games=1, progress=True), standings)
+    assert followed.count("swap") > 48
