@@ -77,7 +77,7 @@ def _add(group: Any, name: str, field: Any, default: Any) -> None:
     elif isinstance(default, tuple):
         kind = {"type": lambda text: tuple(text.split(",")), "metavar": "NAME,..."}
     text = field.metadata["help"].replace("%", "%%") + (f" (default: {shown})" if shown != "" else "")
-    group.add_argument(f"--{name}", default=argparse.SUPPRESS, help=text, **kind)
+    group.add_argument("--" + name.replace("_", "-"), default=argparse.SUPPRESS, help=text, **kind)
 
 
 def read_config(flags: dict[str, Any], base: Config) -> Config:

@@ -175,6 +175,7 @@ def test_help_lists_every_flag():
         "--base-steps",
         "--coldstart-lr",
         "--grpo-group",
+        "--grpo-clip-high",
         "--evaluation-boards",
     ):
         assert flag in out.stdout

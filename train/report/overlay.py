@@ -80,7 +80,9 @@ def _flatten(config: dict[str, Any], before: str = "") -> dict[str, str]:
         if isinstance(value, dict):
             flat |= _flatten(value, f"{before}{key}-")
         else:
-            flat[before + key] = ",".join(map(_plain, value)) if isinstance(value, list) else _plain(value)
+            flat[before + key.replace("_", "-")] = (
+                ",".join(map(_plain, value)) if isinstance(value, list) else _plain(value)
+            )
     return flat
 
 
