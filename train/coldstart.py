@@ -21,6 +21,7 @@ from train import dense, rollout
 from train.dense import Tables, divergence, normalise
 from train.grpo import masked_mean
 from train.language import Language, take
+from train.memory import Prompts
 
 _GLANCES = 2.0  # how much the decoder's glances count in the phase that teaches the tower
 
@@ -104,20 +105,25 @@ def _ranges(values: jax.Array) -> jax.Array:
 
 
 def write(language: Language, lesson: Lesson, *, guess: bool) -> Written:
+    """Write the replies of a lesson in tokens."""
+    ids, lengths = language.encode_replies(compose(language.game, lesson, guess=guess))
+    actions = jax.device_get(lesson.action)
+    decision = language.named.decision(ids, actions) if language.named else np.full(len(ids), -1, np.int32)
+    return Written(*map(jnp.asarray, (ids, lengths, language.blocks(ids, lengths), decision)))
+
+
+def compose(game: Game[Any], lesson: Lesson, *, guess: bool) -> list[str]:
     """Write the replies of a lesson, on the host: the exact board, a reason, the action drawn.
 
     A guess gives its action without a reason: what the base model learns to write.
     """
-    game = language.game
     states, tiles, actions = jax.device_get((lesson.state, lesson.tiles, lesson.action))
     texts = []
     for i, action in enumerate(actions.tolist()):
         answer = game.actions.format(action)
         reason = f"{answer}: a guess." if guess else game.explain(take(states, i), action)
         texts.append(jaxgym.write_reply(jaxgym.describe(game.sheet, tiles[i]), reason, answer))
-    ids, lengths = language.encode_replies(texts)
-    decision = language.named.decision(ids, actions) if language.named else np.full(len(ids), -1, np.int32)
-    return Written(*map(jnp.asarray, (ids, lengths, language.blocks(ids, lengths), decision)))
+    return texts
 
 
 def tables(language: Language) -> Tables | None:
@@ -155,18 +161,15 @@ def words_loss(
     graphdef: nnx.GraphDef[Model],
     params: Params,
     _: dict[str, jax.Array],
-    prompt: jax.Array,
-    pictures: jax.Array,
+    prompts: Prompts,
     written: Written,
     share: jax.Array,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Cross-entropy of written replies alone: for a model with a tokenizer of its own.
+    """Cross-entropy of written replies alone: for a model with a tokenizer of its own, and for replies on disk.
 
-    prompt int32 [P], pictures uint8 [n, H, W, 3], share float32 [n, R]: how much each token counts.
+    share float32 [n, R]: how much each token counts.
     """
-    count = pictures.shape[0]
-    prompts, lengths = jnp.broadcast_to(prompt[None], (count, len(prompt))), jnp.full(count, len(prompt), jnp.int32)
-    said = nnx.merge(graphdef, params).answered(prompts, lengths, pictures, written.ids)
+    said = nnx.merge(graphdef, params).answered(*prompts, written.ids)
     perception = written.blocks == 0
     loss = -jnp.sum(jnp.where(share > 0, share * said.logprobs, 0.0))
     return loss, {

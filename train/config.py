@@ -98,6 +98,23 @@ class Supervised:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Coldstart(Supervised):
+    """Learning from the teacher's replies, or from replies on disk."""
+
+    data: str = flag("", "a .jsonl file of replies (see train.export), or a folder with such files")
+    data_share: float = flag(1.0, "weight of these replies in a step, against as many boards of the teacher's; to 1")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.data_share <= 1:
+            raise ValueError(f"coldstart data_share={self.data_share}: must be above 0 and at most 1")
+        if self.data_share < 1 and not self.data:
+            raise ValueError(
+                f"coldstart data_share={self.data_share}: there is no data to count, give --coldstart-data"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
 class States:
     """The boards that RL answers."""
 
@@ -313,7 +330,7 @@ class Config:
     lora: Lora = Lora()
     sight: Sight = Sight(steps=500)
     base: Supervised = Supervised(steps=50)
-    coldstart: Supervised = Supervised(steps=400)
+    coldstart: Coldstart = Coldstart(steps=400)
     states: States = States()
     reward: Reward = Reward()
     mix: Mix = Mix()
@@ -369,6 +386,8 @@ class Config:
         if self.model in PRESETS and (self.lora.rank or self.freeze != "nothing"):
             given = f"lora rank={self.lora.rank}" if self.lora.rank else f"freeze={self.freeze}"
             raise ValueError(f"{given} needs a saved model: {self.model!r} is a preset, which has learned nothing yet")
+        if self.coldstart.data and "coldstart" not in self.phases:
+            raise ValueError(f"coldstart data={self.coldstart.data!r}: this run has no cold start to learn from it in")
         if self.photos != "digits" and not Path(self.photos).exists():
             raise ValueError(f"photos {self.photos!r} is neither 'digits' nor a path that exists")
 

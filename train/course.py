@@ -47,6 +47,12 @@ def prepare(config: Config, key: jax.Array) -> tuple[policy.VLM, dict[str, Cours
     return vlm, courses, dict(zip(names, pools, strict=True))
 
 
+def make(name: str, level: str, picture: int, side: int, photos: str) -> jaxgym.Game[Any]:
+    """A game whose pictures are made of blocks of `side` pixels, what a model sees as one image token."""
+    options = {"photos": photos} if name == "shisen_sho_photo" else {}
+    return jaxgym.make(name, level=level, picture=picture, patch=side, **options)
+
+
 def _wanted(config: Config) -> list[tuple[str, str]]:
     """The courses of a run, each by its game and level."""
     levels = [PAPER, *(level for level in config.states.levels if level != PAPER)]
@@ -61,12 +67,8 @@ def _model_and_games(config: Config, key: jax.Array) -> tuple[policy.VLM, list[j
             part = config.lora
             loaded = loaded.with_lora(rank=part.rank, alpha=part.alpha, modules=part.modules, key=key)
     vision = loaded.config.vision if loaded else policy.PRESETS[config.model].vision
-    games = []
-    for name, level in _wanted(config):
-        options = {"photos": config.photos} if name == "shisen_sho_photo" else {}
-        games.append(
-            jaxgym.make(name, level=level, picture=config.picture, patch=vision.patch * vision.merge, **options)
-        )
+    side = vision.patch * vision.merge
+    games = [make(name, level, config.picture, side, config.photos) for name, level in _wanted(config)]
     pools = [wander(game, jax.random.fold_in(key, i), BATCH, protocol(game).steps) for i, game in enumerate(games)]
     if loaded:
         return loaded, games, pools

@@ -17,13 +17,14 @@ import policy
 from jaxgym.engine import random_legal
 from policy.model import Params
 from policy.weights import OWN
-from train import coldstart, curriculum, dense, learner, reinforce
+from train import coldstart, curriculum, dataset, dense, learner, reinforce
 from train.checkpoint import Checkpoints
 from train.config import Config, Grpo, Sight, Supervised
 from train.course import Course, course_name, prepare
 from train.curriculum import Standing
 from train.evaluate import anchors, evaluate
 from train.learner import Frame, TrainState
+from train.memory import Prompts
 from train.metrics import Records
 from train.reinforce import every
 from train.rollout import BATCH, Boards, act, advance, try_replies
@@ -78,6 +79,9 @@ class Trainer:
         self.reference: Params = learned
         self._computed: tuple[Params, Params] = (None, None)
         self.lessons: dict[str, coldstart.Lesson] = {}
+        self.shelves: dict[str, list[dataset.Shelf]] = {}  # by game, what the cold start reads
+        if config.coldstart.data:
+            self.shelves = dataset.shelve(Path(config.coldstart.data), self.vlm, config.names(), config.reply)
         self.standings: dict[str, Standing] = {}  # of the games, in RL
         if self.phase:
             self._enter(self.phase)
@@ -150,15 +154,20 @@ class Trainer:
         part: Sight | Supervised = getattr(self.config, phase)
         turns = BATCH // part.boards
         boards, lessons = self.boards, self.lessons
-        if self.step % turns == 0 or not lessons:
+        read = self.config.coldstart.data_share if phase == "coldstart" and self.shelves else 0.0
+        if read < 1 and (self.step % turns == 0 or not lessons):
             lessons = self._prepare(phase, self.step // turns)
         gradients: list[Any] = []
         reports: dict[str, Any] = {}
-        for name, course in self.courses.items():
-            lesson = every(lessons[name], self.step % turns, turns)
-            (_, reports[name]), (params, head) = self._taught(phase, name, course, lesson)
+        for i, (name, course) in enumerate(self.courses.items()):
+            found = []
+            if read < 1:
+                found.append(self._taught(phase, name, course, every(lessons[name], self.step % turns, turns)))
+            if read:
+                found.append(self._recalled(name, course, self._key(phase, self.step, len(self.courses) + i)))
+            reports[name], (params, head) = _mixed(found, read)
             gradients.append((params, {name: head}))
-        if (self.step + 1) % turns == 0:
+        if read < 1 and (self.step + 1) % turns == 0:
             boards = boards | self._move_on(phase, self.step // turns, lessons)
         rate = self._rate()
         state, norm = learner.apply(self.rule, self.state, tuple(gradients), rate)
@@ -170,29 +179,41 @@ class Trainer:
         return self._log(phase, reports, {"loss": loss, "grad_norm": float(norm), "lr": float(rate)})
 
     def _taught(self, phase: str, name: str, course: Course, lesson: coldstart.Lesson) -> Any:
-        """What to report of one game's lesson, with its gradients: the mean over its parts where memory is short."""
+        """What to report of one game's lesson, and its gradients."""
         part: Sight | Supervised = getattr(self.config, phase)
-        bare, count = lesson._replace(state=()), self.config.accumulate
-        constants: tuple[Any, ...]
-        batch: tuple[Any, ...]
+        bare = lesson._replace(state=())
         if isinstance(part, Sight):
-            gradients, constants, batch = learner.sight_gradients, (course.tables,), (bare,)
-        else:
-            written = coldstart.write(course.language, lesson, guess=phase == "base")
-            if course.tables is None:
-                share = count * coldstart.word_shares(written.blocks, part.perception)
-                constants, batch = (jnp.asarray(course.language.prompt),), (lesson.pictures, written, share)
-                gradients = learner.words_gradients
-            else:
-                weights = coldstart.Weights(*map(jnp.float32, (part.perception, part.decision, part.dense)))
-                constants, batch = (course.tables, weights), (bare, written)
-                gradients = learner.supervised_gradients
+            return self._by_parts(learner.sight_gradients, name, (course.tables,), (bare,))
+        written = coldstart.write(course.language, lesson, guess=phase == "base")
+        if course.tables is None:
+            prompt = jnp.asarray(course.language.prompt)
+            prompts = jnp.broadcast_to(prompt[None], (part.boards, len(prompt)))
+            lengths = jnp.full(part.boards, len(prompt), jnp.int32)
+            return self._by_words(name, Prompts(prompts, lengths, lesson.pictures), written, part.perception)
+        weights = coldstart.Weights(*map(jnp.float32, (part.perception, part.decision, part.dense)))
+        return self._by_parts(learner.supervised_gradients, name, (course.tables, weights), (bare, written))
+
+    def _recalled(self, name: str, course: Course, key: jax.Array) -> Any:
+        """What to report of as many of a game's replies on disk, and their gradients."""
+        part = self.config.coldstart
+        prompts, written = dataset.draw(self.shelves[name], course.language, part.boards, key)
+        return self._by_words(name, prompts, written, part.perception)
+
+    def _by_words(self, name: str, prompts: Prompts, written: coldstart.Written, perception: float) -> Any:
+        share = self.config.accumulate * coldstart.word_shares(written.blocks, perception)
+        return self._by_parts(learner.words_gradients, name, (), (prompts, written, share))
+
+    def _by_parts(self, gradients: Any, name: str, constants: tuple[Any, ...], batch: tuple[Any, ...]) -> Any:
+        """What to report of a game's batch, and its gradients: the mean over its parts where memory is short."""
         model = (self.frame, self.state.params, self.state.heads[name], self.fixed)
+        count, boards = self.config.accumulate, len(jax.tree.leaves(batch)[0])
         if count == 1:
-            return gradients(*model, *constants, *batch)
-        rows = np.split(np.arange(part.boards), count)
-        found = [gradients(*model, *constants, *learner.cut(batch, part.boards, some)) for some in rows]
-        return jax.tree.map(lambda *each: sum(each[1:], each[0]) / count, *found)
+            (_, report), found = gradients(*model, *constants, *batch)
+            return report, found
+        rows = np.split(np.arange(boards), count)
+        parts = [gradients(*model, *constants, *learner.cut(batch, boards, some)) for some in rows]
+        (_, report), found = jax.tree.map(lambda *each: sum(each[1:], each[0]) / count, *parts)
+        return report, found
 
     def _prepare(self, phase: str, turn: int) -> dict[str, coldstart.Lesson]:
         """A lesson on all boards, for as many steps as it has slices."""
@@ -406,3 +427,12 @@ class Trainer:
             self.notes.append(f"{self.records.damaged}; {kept_as}")
             self.records.table |= kept
             self.records.keep_table()
+
+
+def _mixed(found: list[Any], share: float) -> Any:
+    """What to report, and gradients: of the teacher's replies or those on disk, or of both; the latter have a share."""
+    if len(found) == 1:
+        return found[0]
+    (taught, ours), (read, theirs) = found
+    report = taught | {f"data_{name}": value for name, value in read.items()}
+    return report, jax.tree.map(lambda a, b: (1 - share) * a + share * b, ours, theirs)

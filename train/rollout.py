@@ -108,14 +108,20 @@ def advance(
     return after, played
 
 
-def wander(game: Game[Any], key: jax.Array, n: int, limit: int) -> Boards:
-    """Boards at every stage of random play: each has had its own number of moves, from none to the limit."""
+def wander(
+    game: Game[Any],
+    key: jax.Array,
+    n: int,
+    limit: int,
+    player: Callable[[Game[Any]], engine.Player] = engine.random_legal,
+) -> Boards:
+    """Boards at every stage of play, random or another player's: each has had its own number of moves, to the limit."""
     deal_key, play_key = jax.random.split(key)
     boards = fresh(game, deal_key, n)
     due = jnp.arange(n, dtype=jnp.int32) * limit // n
     for step in range(limit):
         act_key, luck_key = jax.random.split(jax.random.fold_in(play_key, step))
-        moved, _ = advance(game, boards, act(game, engine.random_legal, boards.state, act_key), luck_key, limit)
+        moved, _ = advance(game, boards, act(game, player, boards.state, act_key), luck_key, limit)
         boards = choose(boards.steps < due, moved, boards)
     return boards
 

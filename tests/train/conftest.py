@@ -6,7 +6,7 @@ import pytest
 from filelock import FileLock
 
 from train import main as program
-from train.config import Config, Evaluation, Grpo, Save, Sight, Supervised
+from train.config import Coldstart, Config, Evaluation, Grpo, Save, Sight, Supervised
 
 _FLAGS = [
     "--model", "tiny", "--sight-steps", "4", "--sight-boards", "8",
@@ -28,7 +28,7 @@ def _small(**changes) -> Config:
         "model": "tiny",
         "sight": Sight(steps=4, boards=8),
         "base": Supervised(steps=6, boards=8),
-        "coldstart": Supervised(steps=4, boards=8),
+        "coldstart": Coldstart(steps=4, boards=8),
         "grpo": Grpo(updates=4, states=4, group=4),
         "evaluation": Evaluation(boards=4),
         "save": Save(every=1000),

@@ -19,7 +19,7 @@ import policy
 from train import checkpoint, files
 from train import main as program
 from train.checkpoint import Checkpoints
-from train.config import Grpo, Save, Sight, Supervised
+from train.config import Coldstart, Grpo, Save, Sight, Supervised
 from train.loop import Trainer
 
 
@@ -151,7 +151,7 @@ def test_the_best_of_rl_becomes_a_model_of_its_own(tmp_path, small, monkeypatch)
     without_evaluation(monkeypatch)
     earned, reinforce = iter([0.0, 2.0, 1.0]), Trainer._reinforce
     monkeypatch.setattr(Trainer, "_reinforce", lambda self: reinforce(self) | {"reward": next(earned)})
-    few = {"sight": Sight(), "base": Supervised(), "coldstart": Supervised(), "save": Save(every=0, keep=1)}
+    few = {"sight": Sight(), "base": Supervised(), "coldstart": Coldstart(), "save": Save(every=0, keep=1)}
     trainer = Trainer(small(grpo=Grpo(updates=3, states=4, group=4), **few), tmp_path)
     models = [jax.tree.leaves(trainer.params) for _ in trainer.events()]
     trainer.checkpoints.close()

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from train import curriculum
-from train.config import Grpo, Mix, Sight, States, Supervised
+from train.config import Coldstart, Grpo, Mix, Sight, States, Supervised
 from train.curriculum import WINDOW, Standing
 from train.loop import Trainer
 
@@ -52,7 +52,7 @@ def only_rl(folder, small, **changes):
     few = {
         "sight": Sight(),
         "base": Supervised(),
-        "coldstart": Supervised(),
+        "coldstart": Coldstart(),
         "grpo": Grpo(updates=2, states=4, group=4),
     }
     trainer = Trainer(small(**(few | changes)), folder)

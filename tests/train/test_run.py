@@ -16,7 +16,7 @@ from jaxgym.engine import random_legal
 from policy.sample import generate
 from train import evaluate, folder, learner, loop, reinforce
 from train import main as program
-from train.config import Config, Evaluation, Grpo, Reward, States, Supervised
+from train.config import Coldstart, Config, Evaluation, Grpo, Reward, States, Supervised
 from train.course import prepare
 from train.loop import Trainer
 from train.rewards import Reading
@@ -127,7 +127,7 @@ def test_own_boards_stand_still_after_a_reply_that_is_no_legal_move(tmp_path, sm
 
 
 def test_later_in_the_cold_start_boards_are_moved_by_the_models_own_replies(tmp_path, small, monkeypatch):
-    trainer = Trainer(small(coldstart=Supervised(steps=6, boards=256)), tmp_path / "run")
+    trainer = Trainer(small(coldstart=Coldstart(steps=6, boards=256)), tmp_path / "run")
     trainer._enter("coldstart")
     asked = []
 
@@ -212,7 +212,7 @@ def test_a_small_model_learns_to_read_and_play(tmp_path):
     config = Config(
         games=("2048",),
         base=Supervised(steps=150, boards=32),
-        coldstart=Supervised(steps=150, boards=32),
+        coldstart=Coldstart(steps=150, boards=32),
         grpo=Grpo(updates=10),
         evaluation=Evaluation(boards=128),
     )

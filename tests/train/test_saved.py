@@ -18,7 +18,7 @@ from tests.policy import qwen_folders as folders
 from tests.policy.test_qwen import CASES, given
 from train import learner
 from train import main as program
-from train.config import Config, Grpo, Lora, Supervised
+from train.config import Coldstart, Config, Grpo, Lora
 from train.language import build_tokenizer, speak
 from train.loop import Trainer
 
@@ -67,7 +67,7 @@ def test_a_folder_trains_from_start_to_end_and_becomes_a_folder(folder, tmp_path
 
 
 def test_a_frozen_tower_stays_and_written_replies_are_learned(one, tmp_path):
-    part = Supervised(steps=30, boards=4, lr=1e-2)
+    part = Coldstart(steps=30, boards=4, lr=1e-2)
     trainer = Trainer(Config(games=("2048",), model=str(one), freeze="vision", coldstart=part), tmp_path)
     losses = [values["loss"] for _ in range(30) for values in [trainer._supervise("coldstart")] if values]
     assert losses[-1] < 0.7 * losses[0]
@@ -213,7 +213,7 @@ def test_what_cannot_be_trained_is_told_in_one_line(flags, message, tmp_path, ca
     [(0, 2e-3, 1e-4, ["1e-05", "1e-06"]), (0, 1e-5, 1e-6, []), (16, 1e-4, 1e-4, []), (16, 1e-4, 1e-3, ["1e-05"])],
 )
 def test_rates_that_would_undo_what_was_learned_are_told(one, tmp_path, rank, cold, rl, told):
-    parts = {"coldstart": Supervised(steps=1, boards=4, lr=cold), "grpo": Grpo(updates=1, lr=rl)}
+    parts = {"coldstart": Coldstart(steps=1, boards=4, lr=cold), "grpo": Grpo(updates=1, lr=rl)}
     trainer = Trainer(Config(games=("2048",), model=str(one), lora=Lora(rank=rank), **parts), tmp_path)
     assert [note.split()[-3] for note in trainer.notes] == told
 

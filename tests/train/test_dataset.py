@@ -1,0 +1,203 @@
+"""Replies on disk: what is written is what is read, and what cannot be read is told with its line."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+import jaxgym
+from train import dataset, export
+from train import main as program
+from train.config import Coldstart, Config, Grpo, Sight, States, Supervised
+from train.loop import Trainer
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A few boards of 2048 in two sizes, in the pictures of the presets."""
+    out = tmp_path_factory.mktemp("written") / "set"
+    flags = ["--games", "2048", "--levels", "paper,easy", "--boards", "6", "--block", "16", "--out", str(out)]
+    assert export.main(flags) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def trainer(tmp_path_factory, small, folder):
+    """One that reads all day."""
+    parts = {
+        "sight": Sight(),
+        "base": Supervised(),
+        "grpo": Grpo(updates=0),
+        "states": States(levels=("paper", "easy")),
+    }
+    config = small(coldstart=Coldstart(steps=100, boards=4, data=str(folder)), **parts)
+    return Trainer(config, tmp_path_factory.mktemp("run"))
+
+
+def lines(folder):
+    return (folder / dataset.NAME).read_text().splitlines()
+
+
+def test_what_is_written_is_what_is_read(folder, trainer):
+    """The ids that the trainer's own language makes of a reply, its prompt, and the pixels of the board described."""
+    paper, easy = trainer.shelves["2048"]
+    assert len(paper.records) == len(easy.records) == 6 and len(lines(folder)) == 12
+    for shelf, course in ((paper, trainer.every["2048"]), (easy, trainer.every["2048/easy"])):
+        game, language = course.language.game, course.language
+        ids, lengths = language.encode_replies([each.reply for each in shelf.records])
+        np.testing.assert_array_equal(shelf.lengths, lengths)
+        for mine, theirs, length in zip(shelf.ids, ids, lengths, strict=True):
+            np.testing.assert_array_equal(mine[:length], theirs[:length])
+        np.testing.assert_array_equal(shelf.prompts, np.tile(language.prompt, (6, 1)))
+        for each in shelf.records:
+            reply = jaxgym.read_reply(game, each.reply)
+            assert reply.formatted and reply.action >= 0
+            grid = np.asarray([[game.sheet.names.index(word) for word in row.split(" | ")]
+                               for row in reply.perception.split("\n")])  # fmt: skip
+            drawn = np.asarray(jaxgym.render(game.sheet, jax.numpy.asarray(grid, jax.numpy.int32)))
+            np.testing.assert_array_equal(dataset._open(each), drawn)
+
+
+def test_a_batch_holds_whole_records(trainer):
+    shelves, language = trainer.shelves["2048"], trainer.courses["2048"].language
+    sizes = set()
+    for seed in range(8):
+        prompts, written = dataset.draw(shelves, language, 4, jax.random.key(seed))
+        (shelf,) = (shelf for shelf in shelves if dataset._open(shelf.records[0]).shape == prompts.pictures.shape[1:])
+        sizes.add(prompts.pictures.shape)
+        texts = language.decode_replies(np.asarray(written.ids), np.asarray(written.lengths))
+        for text, picture in zip(texts, np.asarray(prompts.pictures), strict=True):
+            assert any(np.array_equal(picture, dataset._open(r)) for r in shelf.records if r.reply == text)
+    assert len(sizes) == 2
+    again, _ = dataset.draw(shelves, language, 4, jax.random.key(7))
+    np.testing.assert_array_equal(again.pictures, prompts.pictures)
+    assert len(dataset.draw(shelves, language, 9, jax.random.key(0))[1].ids) == 9  # more than there are
+
+
+def test_replies_on_disk_are_learned_and_boards_stay(trainer):
+    """Alone: no teacher is asked."""
+    before = trainer.boards
+    losses = [values["loss"] for _ in range(40) for values in [trainer._supervise("coldstart")] if values]
+    assert losses[-1] < 0.8 * losses[0] and not trainer.lessons
+    for a, b in zip(*map(jax.tree.leaves, (before, trainer.boards)), strict=True):
+        assert a is b
+
+
+def test_replies_on_disk_are_mixed_with_the_teachers(trainer, monkeypatch):
+    """The gradient lies between both by the share; in parts that of replies on disk is the same."""
+    found = {}
+    for name, share, parts in (("data", 1.0, 1), ("both", 0.25, 1), ("parts", 1.0, 2), ("teacher", 1e-9, 1)):
+        part = replace(trainer.config.coldstart, data_share=share)
+        monkeypatch.setattr(trainer, "config", replace(trainer.config, coldstart=part, accumulate=parts))
+        monkeypatch.setattr("train.learner.apply", lambda rule, state, gradients, lr, name=name: (
+            found.setdefault(name, gradients[0][0]) and state, 0.0))  # fmt: skip
+        monkeypatch.setattr(trainer, "step", 19)
+        trainer._supervise("coldstart")
+    for data, teacher, both, parts in zip(
+        *(jax.tree.leaves(found[name]) for name in ("data", "teacher", "both", "parts")), strict=True
+    ):
+        np.testing.assert_allclose(both, 0.25 * data + 0.75 * teacher, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(parts, data, rtol=1e-4, atol=1e-5)
+    rows = [json.loads(line) for line in (trainer.run / "metrics.jsonl").read_text().splitlines()]
+    assert {"data_loss", "data_cells", "dense_cells", "loss"} <= rows[-2].keys()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda row: "{", ":2 is no JSON: "),
+        (lambda row: [row], ":2 is no record of a game, a picture and a reply"),
+        (lambda row: row | {"game": "2049"}, ":2: no game is called '2049' (did you mean 2048?)"),
+        (lambda row: row | {"reply": None}, ":2 has no reply: it must be a text"),
+        (lambda row: row | {"prompt": 3}, ":2 has a prompt that is no text"),
+        (lambda row: row | {"picture": "none.png"}, ":2: there is no picture"),
+        (lambda row: row | {"picture": dataset.NAME}, ":2: cannot identify image file"),
+        (lambda row: row | {"picture": "odd.png"}, ":2: a picture of 40x40 pixels is not made of 16x16 blocks"),
+        (lambda row: row | {"reply": row["reply"] * 9}, "tokens: raise --reply, which is 60"),
+    ],
+)
+def test_a_line_that_cannot_be_learned_from_is_told(folder, tmp_path, trainer, change, message):
+    shutil.copytree(folder, tmp_path / "set")
+    Image.new("RGB", (40, 40)).save(tmp_path / "set" / "odd.png")
+    first, second, *rest = lines(folder)
+    changed = change(json.loads(second))
+    second = changed if isinstance(changed, str) else json.dumps(changed)
+    (tmp_path / "set" / dataset.NAME).write_text("\n".join([first, second, *rest]))
+    with pytest.raises(ValueError, match=f"{dataset.NAME}:2") as told:
+        dataset.shelve(tmp_path / "set", trainer.vlm, ["2048"], 60)
+    assert str(told.value).startswith(str(tmp_path / "set")) and message in str(told.value)
+    assert "\n" not in str(told.value)
+
+
+def test_a_picture_that_is_damaged_inside_is_told(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "set")
+    first = dataset.read(tmp_path / "set")[0]
+    first.picture.write_bytes(first.picture.read_bytes()[:60])
+    with pytest.raises(ValueError, match=r"replies.jsonl:1: .* cannot be read"):
+        dataset._open(first)
+
+
+def test_without_a_prompt_it_is_the_games(folder, tmp_path):
+    row = json.loads(lines(folder)[0])
+    told = row.pop("prompt")
+    (tmp_path / "one.jsonl").write_text(json.dumps(row | {"picture": str(folder / row["picture"])}) + "\n\n")
+    (only,) = dataset.read(tmp_path / "one.jsonl")
+    assert only.prompt == told
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (
+            ["--coldstart-data", "nowhere"],
+            "coldstart data 'nowhere' is neither a .jsonl file nor a folder that has one",
+        ),
+        (["--coldstart-data", "."], "coldstart data '.' is neither a .jsonl file nor a folder that has one"),
+        (["--games", "swap", "--coldstart-data", "SET"], "has no record of swap: leave it out of --games"),
+        (["--coldstart-data", "SET", "--recipe", "g0"], "this run has no cold start to learn from it in"),
+        (
+            ["--coldstart-data-share", "0.5"],
+            "coldstart data_share=0.5: there is no data to count, give --coldstart-data",
+        ),
+        (["--coldstart-data", "SET", "--coldstart-data-share", "0"], "data_share=0.0: must be above 0 and at most 1"),
+    ],
+)
+def test_mistakes_about_data_are_told_in_one_line(flags, message, folder, tmp_path, tiny, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    given = [str(folder) if flag == "SET" else flag for flag in flags]
+    assert program.main(["--games", "2048", "--model", "tiny", *given]) == 2
+    told = capsys.readouterr().err
+    assert message in told and told.count("\n") == 1 and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--levels", "papper"], "did you mean paper"),
+        (["--games", "2049"], "did you mean 2048"),
+        (["--play", "own"], "--play own: must be some of random,teacher"),
+        (["--boards", "0"], "must both be at least 1"),
+        (["--out", "."], "exists already: give another --out"),
+    ],
+)
+def test_mistakes_of_export_are_told_in_one_line(flags, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert export.main(["--out", "set", *flags]) == 2
+    told = capsys.readouterr().err
+    assert message in told and told.count("\n") == 1 and not list(tmp_path.iterdir())
+
+
+def test_boards_come_from_whose_play_is_asked_for():
+    """The teacher leads to larger tiles than chance does."""
+    game = jaxgym.make("2048", patch=8)
+    largest = {}
+    for play in (("random",), ("teacher",), ("random", "teacher")):
+        texts = [text for _, text in export.boards(game, play, 256, jax.random.key(0))]
+        words = [jaxgym.read_reply(game, text).perception.replace("\n", " | ").split(" | ") for text in texts]
+        largest[play] = np.mean([max(int(word) for word in board if word != "empty") for board in words])
+    assert largest[("random",)] < largest[("random", "teacher")] < largest[("teacher",)]
+    assert Config().coldstart == Coldstart(steps=400)

@@ -1,0 +1,164 @@
+"""Replies on disk: .jsonl files with a record a line, which the cold start learns from by their words alone.
+
+{"game": "2048", "picture": "pictures/2048-0.png", "prompt": "What is beside the picture.", "reply": "<perception>..."}
+
+The picture's path is relative to the file; without a prompt it is that of the game. `train.export` writes such files.
+"""
+
+import functools
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+
+import jaxgym
+from jaxgym import registry
+from policy import VLM
+from policy import tokenizer as tokens
+from train.coldstart import Written
+from train.language import Language
+from train.memory import Prompts
+
+NAME = "replies.jsonl"  # what `train.export` calls its file
+
+
+class Record(NamedTuple):
+    """A line of a file."""
+
+    where: str  # FILE:LINE
+    game: str
+    picture: Path
+    height: int  # pixels
+    width: int
+    prompt: str
+    reply: str
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Shelf:
+    """Records of one game that can be learned from at once: their pictures have one size. On the host, axis [n]."""
+
+    records: Sequence[Record]
+    prompts: np.ndarray  # int32 [n, P], right-padded
+    prompt_lengths: np.ndarray  # int32 [n]
+    ids: np.ndarray  # int32 [n, R]: the replies, right-padded
+    lengths: np.ndarray  # int32 [n]
+
+
+def read(place: Path) -> list[Record]:
+    """The records of a file, or of all .jsonl files of a folder.
+
+    Raises ValueError, one line that names file and line, for one that is none or whose picture cannot be opened.
+    """
+    found = sorted(place.glob("*.jsonl")) if place.is_dir() else [place]
+    if not found or not all(file.is_file() for file in found):
+        raise ValueError(f"coldstart data {str(place)!r} is neither a .jsonl file nor a folder that has one")
+    records = []
+    for file in found:
+        lines = file.read_bytes().split(b"\n")
+        records += [_record(file, number, line) for number, line in enumerate(lines, 1) if line.strip()]
+    return records
+
+
+def _record(file: Path, number: int, line: bytes) -> Record:
+    where = f"{file}:{number}"
+    try:
+        given = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{where} is no JSON: {error}") from None
+    if not isinstance(given, dict):
+        raise ValueError(f"{where} is no record of a game, a picture and a reply")
+    for key in ("game", "picture", "reply"):
+        if not isinstance(given.get(key), str) or not given[key]:
+            raise ValueError(f"{where} has no {key}: it must be a text that is not empty")
+    if not isinstance(given.get("prompt", ""), str):
+        raise ValueError(f"{where} has a prompt that is no text")
+    picture = file.parent / given["picture"]
+    try:
+        registry.find(given["game"])
+        with Image.open(picture) as opened:
+            width, height = opened.size
+    except (ValueError, OSError) as error:
+        missing = isinstance(error, FileNotFoundError)
+        raise ValueError(f"{where}: " + (f"there is no picture {picture}" if missing else str(error))) from None
+    prompt = given.get("prompt") or _prompt(given["game"])
+    return Record(where, given["game"], picture, height, width, prompt, given["reply"])
+
+
+@functools.cache
+def _prompt(game: str) -> str:
+    return jaxgym.prompt(jaxgym.make(game))
+
+
+def shelve(place: Path, vlm: VLM, games: Sequence[str], room: int) -> dict[str, list[Shelf]]:
+    """By game, what there is to learn from; records of other games are passed over.
+
+    room: tokens that a reply may have (0: as many as it needs). Raises ValueError, one line, where a game has no
+    record, or a record's picture or reply does not fit.
+    """
+    alike: dict[str, dict[tuple[int, int], list[Record]]] = {name: {} for name in games}
+    for each in read(place):
+        if each.game in alike:
+            alike[each.game].setdefault((each.height, each.width), []).append(each)
+    for name, found in alike.items():
+        if not found:
+            raise ValueError(f"coldstart data {str(place)!r} has no record of {name}: leave it out of --games")
+    return {name: [_shelf(records, vlm, room) for records in found.values()] for name, found in alike.items()}
+
+
+def _shelf(records: list[Record], vlm: VLM, room: int) -> Shelf:
+    first = records[0]
+    try:
+        rows, columns = vlm.config.image_tokens(first.height, first.width)
+    except ValueError as error:
+        raise ValueError(f"{first.where}: {error}") from None
+    asked = {
+        prompt: tokens.prompt_ids(vlm.tokenizer, prompt, rows * columns, vlm.config.image_id)
+        for prompt in {each.prompt for each in records}
+    }
+    said = vlm.tokenizer([each.reply for each in records], add_special_tokens=False).input_ids
+    said = [[*row, vlm.config.stop_id] for row in said]
+    for each, row in zip(records, said, strict=True):
+        if 0 < room < len(row):
+            raise ValueError(f"{each.where}: the reply has {len(row)} tokens: raise --reply, which is {room}")
+    prompts, prompt_lengths = _pad([asked[each.prompt] for each in records], vlm.config.pad_id)
+    ids, lengths = _pad(said, vlm.config.pad_id)
+    return Shelf(records=records, prompts=prompts, prompt_lengths=prompt_lengths, ids=ids, lengths=lengths)
+
+
+def _pad(rows: Sequence[Sequence[int]], pad: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of ids as one array, padded on the right, and their lengths."""
+    lengths = np.asarray([len(row) for row in rows], np.int32)
+    ids = np.full((len(rows), lengths.max()), pad, np.int32)
+    for target, row in zip(ids, rows, strict=True):
+        target[: len(row)] = row
+    return ids, lengths
+
+
+def draw(shelves: Sequence[Shelf], language: Language, count: int, key: jax.Array) -> tuple[Prompts, Written]:
+    """A batch from one shelf of a game, each as likely as it has records; no record twice where there are enough."""
+    chance = np.random.default_rng(jax.device_get(jax.random.key_data(key)))
+    sizes = np.asarray([len(shelf.records) for shelf in shelves])
+    shelf = shelves[chance.choice(len(shelves), p=sizes / sizes.sum())]
+    rows = chance.choice(len(shelf.records), count, replace=len(shelf.records) < count)
+    pictures = np.stack([_open(shelf.records[row]) for row in rows])
+    ids, lengths = shelf.ids[rows], shelf.lengths[rows]
+    undecided = np.full(count, -1, np.int32)
+    written = Written(*map(jnp.asarray, (ids, lengths, language.blocks(ids, lengths), undecided)))
+    prompts, prompt_lengths = map(jnp.asarray, (shelf.prompts[rows], shelf.prompt_lengths[rows]))
+    return Prompts(prompts, prompt_lengths, jnp.asarray(pictures)), written
+
+
+def _open(record: Record) -> np.ndarray:
+    """A picture, uint8 [H, W, 3]."""
+    try:
+        with Image.open(record.picture) as opened:
+            return np.asarray(opened.convert("RGB"))
+    except (OSError, ValueError, SyntaxError) as error:  # Pillow has a SyntaxError for a broken PNG
+        raise ValueError(f"{record.where}: {record.picture} cannot be read: {error}") from None
