@@ -35,7 +35,7 @@ def generate(
     ids: jax.Array,  # int32 [S, P]
     lengths: jax.Array,  # int32 [S]
     pictures: Pictures,  # uint8 [M, H, W, 3]
-    key: jax.Array,
+    key: jax.Array,  # one for all, or one for each prompt: [S], of `jax.random.key`
     temperature: jax.Array,  # float32 []; 0: greedy
     max_new_tokens: int,
     samples: int,
@@ -49,7 +49,7 @@ def generate(
     prompt = model.prefill(ids, lengths, pictures)
     rows = ids.shape[0] * samples
     position = jnp.repeat(prompt.position, samples)
-    luck = jax.random.uniform(key, (max_new_tokens, rows), jnp.float32)
+    luck = _luck(key, max_new_tokens, samples, rows)
     stops = jnp.asarray((config.stop_id, *config.stops), jnp.int32)
 
     def more(loop: _Loop) -> jax.Array:
@@ -88,6 +88,14 @@ def generate(
     no = (prompt.hidden[0, 0] > 0) & (jnp.ravel(seed)[0] > 0) & (temperature > 0) & False
     start = jax.tree.map(lambda leaf: leaf | no if leaf.dtype == jnp.bool_ else leaf + no.astype(leaf.dtype), start)
     return jax.lax.while_loop(more, write, start).reply
+
+
+def _luck(key: jax.Array, length: int, samples: int, rows: int) -> jax.Array:
+    """A number in [0, 1) for every token: float32 [length, rows]. What a prompt's own key draws depends on no other."""
+    if not (key.ndim and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)):
+        return jax.random.uniform(key, (length, rows), jnp.float32)
+    each = jax.vmap(lambda own: jax.random.uniform(own, (length, samples), jnp.float32))(key)
+    return each.swapaxes(0, 1).reshape(length, rows)
 
 
 def draw(

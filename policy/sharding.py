@@ -4,15 +4,21 @@
 `tensor` cuts the model inside its layers, heads and hidden units apart.
 """
 
+import functools
 import math
 import re
 from collections.abc import Sequence
+from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 AXES = ("data", "fsdp", "tensor")
 ROWS = PartitionSpec(("data", "fsdp"))  # how a batch is cut
+Tree = TypeVar("Tree")
 
 _RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"embedding\.embedding$", ("tensor", "fsdp")),
@@ -57,9 +63,70 @@ def place(path: str, shape: tuple[int, ...], mesh: Mesh | None) -> NamedSharding
     return None if mesh is None else NamedSharding(mesh, spec(path, shape, mesh))
 
 
-def cut_rows(batch: jax.Array, mesh: Mesh | None) -> jax.Array:
-    """A batch cut along its first axis where the mesh divides it, else repeated; without a mesh: as it is."""
+def path_of(path: Any) -> str:
+    """A leaf's dotted path, from that of `jax.tree_util`."""
+    return ".".join(
+        str(getattr(step, "key", getattr(step, "idx", step))) for step in path if getattr(step, "name", "") != "value"
+    )
+
+
+def places(tree: Any, mesh: Mesh) -> Any:
+    """Where every leaf of a tree lives: parameters, or what an optimizer keeps of each under the same path."""
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: place(path_of(path), leaf.shape, mesh), tree)
+
+
+def spread(tree: Tree, mesh: Mesh | None) -> Tree:
+    """Parameters where they live on a mesh; without one as they are. Every process has them whole, or there already."""
+    return tree if mesh is None else jax.tree.map(_put, tree, places(tree, mesh))
+
+
+def hold(tree: Tree, mesh: Mesh | None) -> Tree:
+    """The same inside a jitted function: what comes out of it lives where it lived."""
+    return tree if mesh is None else jax.lax.with_sharding_constraint(tree, places(tree, mesh))
+
+
+def cut_rows(batch: Tree, mesh: Mesh | None) -> Tree:
+    """Arrays cut along their first axes where the mesh divides them, else repeated; without a mesh: as they are.
+
+    Every process has them whole.
+    """
     if mesh is None:
         return batch
     parts = mesh.shape["data"] * mesh.shape["fsdp"]
-    return jax.device_put(batch, NamedSharding(mesh, ROWS if batch.shape[0] % parts == 0 else PartitionSpec()))
+
+    def cut(leaf: Any) -> jax.Array:
+        return _put(leaf, NamedSharding(mesh, PartitionSpec() if leaf.shape[0] % parts else ROWS))
+
+    return jax.tree.map(cut, batch)
+
+
+def gather(tree: Tree, mesh: Mesh | None) -> Tree:
+    """What a program on a mesh gave, whole on the first device of every process; without a mesh as it is."""
+    return tree if mesh is None else jax.tree.map(jnp.asarray, jax.device_get(_repeat(mesh)(tree)))
+
+
+def to_host(leaf: jax.Array) -> np.ndarray:
+    """A whole array in the memory of every process, wherever its parts are: all processes ask at the same time."""
+    whole = leaf.is_fully_addressable or leaf.is_fully_replicated
+    return np.asarray(leaf if whole else multihost_utils.process_allgather(leaf, tiled=True))
+
+
+def mesh_of(params: Any) -> Mesh | None:
+    """The mesh that parameters are spread over, if any."""
+    homes = (getattr(leaf, "sharding", None) for leaf in jax.tree.leaves(params))
+    meshes = (home.mesh for home in homes if isinstance(home, NamedSharding))
+    return next((mesh for mesh in meshes if isinstance(mesh, Mesh)), None)
+
+
+def _put(leaf: Any, home: NamedSharding) -> jax.Array:
+    if home.is_fully_addressable or getattr(leaf, "sharding", None) == home:
+        return jax.device_put(leaf, home)
+    parts = home.addressable_devices_indices_map(leaf.shape)  # `device_put` would compare what the processes have
+    return jax.make_array_from_single_device_arrays(
+        leaf.shape, home, [jax.device_put(leaf[index], device) for device, index in parts.items()]
+    )
+
+
+@functools.cache
+def _repeat(mesh: Mesh) -> Any:
+    return jax.jit(lambda tree: tree, out_shardings=NamedSharding(mesh, PartitionSpec()))

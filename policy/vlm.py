@@ -5,7 +5,6 @@ import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -79,7 +78,7 @@ class VLM:
         """
         drawn = jax.random.key(0) if key is None else key
         graphdef, params = lora.add(self.graphdef, self.params, rank, alpha, modules, drawn)
-        return replace(self, graphdef=graphdef, params=_spread(params, self.mesh))
+        return replace(self, graphdef=graphdef, params=sharding.spread(params, self.mesh))
 
     def merged(self) -> "VLM":
         """The same model without adapters: what they do is added to what they stand beside."""
@@ -104,8 +103,7 @@ class VLM:
         wanted, found = sum(rows * columns for rows, columns in grids), int(np.sum(said == self.config.image_id))
         if wanted != found:
             raise ValueError(f"{len(grids)} pictures need {wanted} image tokens, the ids have {found}")
-        cut = functools.partial(sharding.cut_rows, mesh=self.mesh)
-        return cut(ids), cut(lengths), jax.tree.map(cut, seen)
+        return sharding.cut_rows((ids, lengths, seen), self.mesh)
 
 
 def _pictures(pictures: Pictures | Sequence[jax.Array] | None) -> Pictures:
@@ -146,7 +144,7 @@ def load(
         config = replace(PRESETS[str(source)], vocab=-(-len(words) // 16) * 16, remat=remat)
         graphdef, params = model.create(config, jax.random.key(0) if key is None else key)
         params = jax.tree.map(lambda leaf: leaf.astype(kind), params)
-        return VLM(config, graphdef, _spread(params, mesh), words, mesh=mesh)
+        return VLM(config, graphdef, sharding.spread(params, mesh), words, mesh=mesh)
     folder = Path(str(source))
     if not folder.is_dir():
         raise ValueError(f"{source} is neither a folder nor one of the presets {', '.join(PRESETS)}")
@@ -159,20 +157,10 @@ def save(vlm: VLM, folder: str | Path) -> None:
 
     A model that came from a Hugging Face folder goes into one that `transformers` reads; adapters are merged. Every
     file is written aside and then renamed, so a write that fails leaves a model that was there as it was. Raises
-    ValueError, and writes nothing, when a parameter is not finite.
+    ValueError, and writes nothing, when a parameter is not finite. Where several processes share the model, all of them
+    call this, and the first writes.
     """
     weights.write(Path(folder), vlm.config, vlm.merged().params, vlm.tokenizer, vlm.origin)
-
-
-def _spread(params: Params, mesh: jax.sharding.Mesh | None) -> Params:
-    """Parameters where they live on a mesh; without one as they are."""
-    if mesh is None:
-        return params
-
-    def move(path: Any, leaf: jax.Array) -> jax.Array:
-        return jax.device_put(leaf, sharding.place(weights.path_of(path), leaf.shape, mesh))
-
-    return jax.tree_util.tree_map_with_path(move, params)
 
 
 def _bytes() -> PreTrainedTokenizerFast:

@@ -20,6 +20,7 @@ from transformers import PreTrainedTokenizerFast
 from policy import qwen, tensors, tokenizer
 from policy.config import VLMConfig
 from policy.model import Model, Params, outline
+from policy.sharding import path_of, to_host
 from policy.tensors import read_json, some
 
 OWN = "jaxgym_vlm"
@@ -66,6 +67,10 @@ def write(
 ) -> None:
     """Write a model into a folder, every file aside first; see `policy.save`."""
     _check_finite(named(params))
+    if jax.process_index():  # it only gives its parts of the tensors to the first process, which writes
+        for _ in _laid_out(params, origin.kind, config):
+            pass
+        return
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".part-", dir=folder) as draft:
         aside = Path(draft)
@@ -91,13 +96,6 @@ def write(
 def named(params: Params) -> dict[str, Any]:
     """The leaves of a tree of parameters by dotted path."""
     return {path_of(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
-
-
-def path_of(path: Any) -> str:
-    """A leaf's dotted path, from that of `jax.tree_util`."""
-    return ".".join(
-        str(getattr(step, "key", getattr(step, "idx", step))) for step in path if getattr(step, "name", "") != "value"
-    )
 
 
 def _read_own(folder: Path, record: dict[str, Any]) -> tuple[VLMConfig, PreTrainedTokenizerFast]:
@@ -215,7 +213,7 @@ def _laid_out(params: Params, kind: str, config: VLMConfig) -> Iterator[tuple[st
     """The tensors of a folder, one by one, from a tree of parameters."""
     for path, leaf in named(params).items():
         source = _source(path, leaf.shape, kind, config)
-        yield qwen.published(source.name, kind) if kind != OWN else path, source.lay(np.asarray(leaf))
+        yield qwen.published(source.name, kind) if kind != OWN else path, source.lay(to_host(leaf))
 
 
 def _with_dtype(record: dict[str, Any], dtype: str) -> dict[str, Any]:
@@ -226,7 +224,7 @@ def _with_dtype(record: dict[str, Any], dtype: str) -> dict[str, Any]:
 
 
 def _check_finite(params: dict[str, jax.Array]) -> None:
-    """Each device looks at what it has: nothing is sent between them."""
-    parts = {name: [jnp.isfinite(part.data).all() for part in leaf.addressable_shards] for name, leaf in params.items()}
-    if broken := [name for name, sound in jax.device_get(parts).items() if not all(sound)]:
+    """Each device looks at what it has: only what it found is sent between them."""
+    found = {name: jnp.isfinite(leaf).all() for name, leaf in params.items()}
+    if broken := [name for name, sound in jax.device_get(found).items() if not sound]:
         raise ValueError(f"the model has {len(broken)} tensors that are not finite: {some(broken)}")
