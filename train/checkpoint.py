@@ -11,7 +11,7 @@ from typing import Any
 
 import orbax.checkpoint as ocp
 
-from train import files
+from train import devices, files
 
 _SUMS = "sums.json"  # beside what Orbax writes: the size and CRC-32 of each of its files; what lacks it is unfinished
 
@@ -27,7 +27,7 @@ class Checkpoints:
     def __init__(self, run: Path, keep: int = 2, *, best: bool = False) -> None:
         self._folder = (run / "checkpoints").resolve()
         self._keep, self._keep_best = keep, best
-        self.damaged = _set_aside(self._folder, self._folder.with_name("checkpoints-damaged"))
+        self.damaged: list[int] = devices.first(self._begin)
         # Without OCDBT: merging its parts reads the folder's name as a pattern, and finds none under `runs/[lr=1]`.
         handlers = {"tree": ocp.StandardCheckpointHandler(use_ocdbt=False), "progress": ocp.JsonCheckpointHandler()}
         logging.getLogger("absl").addFilter(_is_news)
@@ -35,7 +35,6 @@ class Checkpoints:
         self._thread = ThreadPoolExecutor(1)
         self._writing: Future[str] | None = None
         self._scores: dict[int, float | None] = {}  # of every checkpoint that is there, by its number
-        self._tidy()
         for number in sorted(int(p.parent.name) for p in self._folder.glob(f"*/{_SUMS}")):
             self._scores[number] = self._score(number)
 
@@ -55,7 +54,8 @@ class Checkpoints:
         return max(scores, key=lambda number: (scores[number], number), default=None)
 
     def save(self, number: int, progress: dict[str, Any], tree: Any, score: float | None = None) -> str:
-        """Begin to write a pytree of arrays, which must not change, and a JSON record of where the run stands.
+        """Begin to write a pytree of arrays, which must not change, and a JSON record of where the run stands. Each
+        process writes what it has of them.
 
         Waits for the write before, if that is still under way. Returns what went wrong with it, in one line, "" if
         nothing did. score: by which the best is known.
@@ -93,7 +93,8 @@ class Checkpoints:
     def close(self) -> None:
         """Wait until all is written, and let go; raises OSError, one line, when it cannot be."""
         try:
-            self.wait()
+            if failed := self._writing.result() if self._writing else "":  # no word to the others: they may have failed
+                raise OSError(failed)
         finally:
             self._thread.shutdown()
             self._orbax.close()
@@ -113,9 +114,12 @@ class Checkpoints:
         place = self._folder / str(number)
         try:
             self._orbax.wait_until_finished()
+            if not devices.is_first():
+                return ""  # the first sees to the rest, and `_settle` tells what came of it
             files.write(place / _SUMS, files.to_json(_sums(place, sync=True)))
         except (OSError, ValueError) as error:  # Orbax has a ValueError for a full disk
-            self._tidy()
+            if devices.is_first():
+                self._tidy()
             return _failure(number, error)
         self._scores[number] = score
         kept = {*sorted(self._scores)[-self._keep :]} | ({self.best()} if self._keep_best else set())
@@ -126,9 +130,18 @@ class Checkpoints:
         return ""
 
     def _settle(self) -> str:
-        """Wait for the write under way; what went wrong with it."""
+        """Wait for the write under way; what went wrong with it. What the first process found there counts for all."""
         writing, self._writing = self._writing, None
-        return writing.result() if writing else ""
+        found = writing.result() if writing else ""
+        failed, scores = devices.first(lambda: (found, [*self._scores.items()]))
+        self._scores = dict(scores)
+        return str(failed)
+
+    def _begin(self) -> list[int]:
+        """Move aside what is damaged, remove what is unfinished; the numbers of what was damaged."""
+        damaged = _set_aside(self._folder, self._folder.with_name("checkpoints-damaged"))
+        self._tidy()
+        return damaged
 
     def _tidy(self) -> None:
         """Remove what is no checkpoint, or not yet."""

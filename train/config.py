@@ -311,6 +311,20 @@ class Save:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Mesh:
+    """The devices that a run is spread over, of all processes: data x fsdp x tensor of them."""
+
+    data: int = flag(1, "parts that a batch is cut into; -1: as many as there are devices for")
+    fsdp: int = flag(1, "parts that the batch and the model, its optimizer too, are cut into")
+    tensor: int = flag(1, "parts that layers are cut into, heads and hidden units apart")
+
+    def __post_init__(self) -> None:
+        _check(self, data=-1, fsdp=1, tensor=1)
+        if not self.data:
+            raise ValueError("mesh data=0: must be at least 1, or -1 for what there is")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Config:
     """A whole run."""
 
@@ -327,6 +341,7 @@ class Config:
     freeze: Literal["nothing", "vision"] = flag("nothing", "what does not learn of a saved model")
     run: str = flag("", "folder of the run, made anew (default: runs/ and the date)")
     track: tuple[str, ...] = flag((), "where else measurements go: tensorboard, wandb, or both, separated by commas")
+    mesh: Mesh = Mesh()
     lora: Lora = Lora()
     sight: Sight = Sight(steps=500)
     base: Supervised = Supervised(steps=50)

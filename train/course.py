@@ -7,7 +7,7 @@ import jax
 
 import jaxgym
 import policy
-from train import coldstart, dense, rewards
+from train import coldstart, dense, devices, rewards
 from train.config import Config
 from train.evaluate import protocol
 from train.language import Language, build_tokenizer, speak, take
@@ -60,9 +60,9 @@ def _wanted(config: Config) -> list[tuple[str, str]]:
 
 
 def _model_and_games(config: Config, key: jax.Array) -> tuple[policy.VLM, list[jaxgym.Game[Any]], list[Boards]]:
-    loaded = None
+    loaded, mesh = None, devices.make_mesh(config)
     if config.model not in policy.PRESETS:
-        loaded = policy.load(config.model, dtype=config.dtype, remat=config.remat)
+        loaded = policy.load(config.model, dtype=config.dtype, mesh=mesh, remat=config.remat)
         if config.lora.rank:
             part = config.lora
             loaded = loaded.with_lora(rank=part.rank, alpha=part.alpha, modules=part.modules, key=key)
@@ -73,4 +73,4 @@ def _model_and_games(config: Config, key: jax.Array) -> tuple[policy.VLM, list[j
     if loaded:
         return loaded, games, pools
     tokenizer = build_tokenizer(games, [jax.device_get(pool.state) for pool in pools])
-    return policy.load(config.model, remat=config.remat, tokenizer=tokenizer, key=key), games, pools
+    return policy.load(config.model, mesh=mesh, remat=config.remat, tokenizer=tokenizer, key=key), games, pools

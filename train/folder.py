@@ -7,8 +7,9 @@ import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from train import files
+from train import devices, files
 from train.checkpoint import Checkpoints
 from train.config import Config
 
@@ -17,18 +18,25 @@ from train.config import Config
 def new(config: Config) -> Iterator[Path]:
     """A folder for a new run. If the run fails before it has a checkpoint, what was made is removed again.
 
-    Raises ValueError when there is something of that name already.
+    The first process makes it, for all. Raises ValueError when there is something of that name already.
     """
-    run = Path(config.run or time.strftime("runs/%Y-%m-%d-%H%M%S"))
-    if run.exists() or run.is_symlink():
-        raise ValueError(f"{run} exists already: give another --run, or go on with it: --resume {quoted(run)}")
-    made = [folder for folder in (run, *run.parents) if not folder.exists()]
-    run.mkdir(parents=True)
+    made: list[Path] = []
+
+    def make() -> str:
+        run = Path(config.run or time.strftime("runs/%Y-%m-%d-%H%M%S"))
+        if run.exists() or run.is_symlink():
+            raise ValueError(f"{run} exists already: give another --run, or go on with it: --resume {quoted(run)}")
+        made.extend(folder for folder in (run, *run.parents) if not folder.exists())
+        run.mkdir(parents=True)
+        return str(run)
+
+    run = Path(devices.first(make))
     try:
-        write_config(run, config)
+        if devices.is_first():
+            write_config(run, config)
         yield run
     except BaseException:
-        if not any((run / "checkpoints").glob("[0-9]*")):
+        if made and not any((run / "checkpoints").glob("[0-9]*")):
             shutil.rmtree(run, ignore_errors=True)
             with contextlib.suppress(OSError):  # another run may stand there by now
                 for folder in made[1:]:
@@ -39,21 +47,29 @@ def new(config: Config) -> Iterator[Path]:
 def old(run: Path) -> tuple[Config, list[str]]:
     """The configuration of a run that was begun before, and what had to be mended in order to read it.
 
-    Raises ValueError when there is none.
+    The first process reads it, for all. Raises ValueError when there is none.
     """
     file = run / "config.json"
-    try:
-        return read_config(file), []
-    except FileNotFoundError:
-        raise ValueError(f"{run} is not the folder of a run: it has no config.json") from None
-    except ValueError as error:
-        kept, damaged = _kept(run)
-        if kept is None:
-            raise
+
+    def read() -> tuple[dict[str, Any] | None, str]:
+        try:
+            return read_config(file).to_dict(), ""
+        except FileNotFoundError:
+            raise ValueError(f"{run} is not the folder of a run: it has no config.json") from None
+        except ValueError as error:
+            return None, str(error)
+
+    record, wrong = devices.first(read)
+    if record is not None:
+        return Config.from_dict(record), []
+    kept, damaged = _kept(run)
+    if kept is None:
+        raise ValueError(wrong)
+    if devices.is_first():
         file.replace(run / "config-damaged.json")
         write_config(run, kept)
-        mended = [f"{error}; it is kept as config-damaged.json, and the last checkpoint's own configuration stands"]
-        return kept, mended + ([damaged] if damaged else [])
+    mended = [f"{wrong}; it is kept as config-damaged.json, and the last checkpoint's own configuration stands"]
+    return kept, mended + ([damaged] if damaged else [])
 
 
 def write_config(run: Path, config: Config) -> None:

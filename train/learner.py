@@ -10,7 +10,7 @@ import optax
 import optax.contrib
 from flax import nnx
 
-from policy import lora
+from policy import lora, sharding
 from policy.model import Model, Params
 from train import coldstart, grpo
 from train.advantages import Credit
@@ -65,12 +65,14 @@ def _matrices(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(judge, params)
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(jax.jit, static_argnums=0, static_argnames="mesh")
 def apply(
     rule: optax.GradientTransformation,
     state: TrainState,
     gradients: tuple[tuple[Params, dict[str, Any]], ...],
     lr: jax.Array,
+    *,
+    mesh: jax.sharding.Mesh | None = None,
 ) -> tuple[TrainState, jax.Array]:
     """One update, at a learning rate float32 [], from the mean of the games' gradients; heads belong to one game each.
     Also the gradient's norm.
@@ -89,12 +91,26 @@ def apply(
         params, changed = optax.apply_updates(trained, optax.tree.scale(lr, updates))
         return TrainState(params, {**state.heads, **changed}, inner, state.skipped * jnp.asarray([1, 0], jnp.int32))
 
-    return jax.lax.cond(jnp.isfinite(norm), learn, lambda: state._replace(skipped=state.skipped + 1)), norm
+    after = jax.lax.cond(jnp.isfinite(norm), learn, lambda: state._replace(skipped=state.skipped + 1))
+    return sharding.hold(after, mesh), norm
 
 
-def start(rule: optax.GradientTransformation, params: Params, heads: dict[str, Any], *, with_heads: bool) -> TrainState:
-    """A phase begins with a fresh optimizer."""
-    return TrainState(params, heads, jax.jit(rule.init)((params, heads if with_heads else {})), jnp.zeros(2, jnp.int32))
+def start(
+    rule: optax.GradientTransformation,
+    params: Params,
+    heads: dict[str, Any],
+    *,
+    with_heads: bool,
+    mesh: jax.sharding.Mesh | None = None,
+) -> TrainState:
+    """A phase begins with a fresh optimizer, whose moments live where their parameters do."""
+    moments = _begin(rule, (params, heads if with_heads else {}), mesh)
+    return TrainState(params, heads, moments, sharding.spread(jnp.zeros(2, jnp.int32), mesh))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 2))
+def _begin(rule: optax.GradientTransformation, trained: Any, mesh: jax.sharding.Mesh | None) -> optax.OptState:
+    return sharding.hold(rule.init(trained), mesh)
 
 
 class Frame(NamedTuple):
@@ -102,6 +118,7 @@ class Frame(NamedTuple):
 
     graphdef: nnx.GraphDef[Model]
     dtype: jnp.dtype  # of the computation
+    mesh: jax.sharding.Mesh | None = None  # the devices it is spread over
 
 
 def divide(params: Params, *, adapters: bool, tower: bool) -> tuple[Params, Params]:
@@ -138,7 +155,8 @@ def _gradients(loss: Any) -> Any:
         def lost(learned: Params, heads: dict[str, jax.Array]) -> Any:
             return loss(frame.graphdef, whole(learned, fixed, frame.dtype), heads, *given)
 
-        return jax.value_and_grad(lost, argnums=(0, 1), has_aux=True)(learned, heads)
+        said, slopes = jax.value_and_grad(lost, argnums=(0, 1), has_aux=True)(learned, heads)
+        return said, sharding.hold(slopes, frame.mesh)
 
     return gradients
 
@@ -244,4 +262,4 @@ def grpo_gradients(
         return grpo_loss(frame.graphdef, whole(learned, fixed, frame.dtype), tried, share, rule, hyper)
 
     (_, report), gradient = jax.value_and_grad(lost, has_aux=True)(learned)
-    return report, gradient
+    return report, sharding.hold(gradient, frame.mesh)

@@ -15,9 +15,10 @@ import numpy as np
 
 import policy
 from jaxgym.engine import random_legal
+from policy import sharding
 from policy.model import Params
 from policy.weights import OWN
-from train import coldstart, curriculum, dataset, dense, learner, reinforce
+from train import coldstart, curriculum, dataset, dense, devices, learner, reinforce
 from train.checkpoint import Checkpoints
 from train.config import Config, Grpo, Sight, Supervised
 from train.course import Course, course_name, prepare
@@ -70,12 +71,12 @@ class Trainer:
         }
         if self.vlm.origin.kind != OWN:
             self.notes += config.high_rates()
-        self.frame = Frame(self.vlm.graphdef, jnp.dtype(config.dtype))
+        self.frame = Frame(self.vlm.graphdef, jnp.dtype(config.dtype), self.vlm.mesh)
         learned, self.fixed = learner.divide(
             self.vlm.params, adapters=config.lora.rank > 0, tower=config.freeze != "vision"
         )
         self.phase, self.step = config.phases[0] if config.phases else "", 0
-        self.state = TrainState(learned, heads, (), jnp.zeros(2, jnp.int32))
+        self.state = TrainState(learned, sharding.spread(heads, self.vlm.mesh), (), jnp.zeros(2, jnp.int32))
         self.reference: Params = learned
         self._computed: tuple[Params, Params] = (None, None)
         self.lessons: dict[str, coldstart.Lesson] = {}
@@ -87,6 +88,7 @@ class Trainer:
             self._enter(self.phase)
         self.saved = time.monotonic()
         self.earned: list[float] = []  # mean rewards of the updates of RL since then
+        devices.meet()  # from here on the first process changes what the others have read
 
     def _enter(self, phase: str) -> None:
         """Begin a phase: fresh optimizer, fresh boards; GRPO keeps what it began with as its reference."""
@@ -95,7 +97,9 @@ class Trainer:
         supervised = not isinstance(part, Grpo)
         muon = supervised and self.vlm.origin.kind == OWN  # what Adam has learned over months is best left to it
         self.rule = learner.optimizer(muon=muon)
-        self.state = learner.start(self.rule, self.state.params, self.state.heads, with_heads=supervised)
+        self.state = learner.start(
+            self.rule, self.state.params, self.state.heads, with_heads=supervised, mesh=self.frame.mesh
+        )
         self.reference = self.state.params
         if phase == "grpo":
             self.standings = dict.fromkeys(self.courses, Standing())
@@ -134,7 +138,8 @@ class Trainer:
                 values = self._reinforce() if phase == "grpo" else self._supervise(phase)
                 self.earned += self._worth(values["reward"]) if phase == "grpo" else []
                 yield Event(phase, self.step, total, values)
-                if time.monotonic() - self.saved >= self.config.save.every or self.step == total:
+                late = time.monotonic() - self.saved >= self.config.save.every
+                if devices.any_of(late) or self.step == total:
                     self.save()
         yield from self.anchors()
         yield from self.evaluate(phases[-1] if phases else "base")
@@ -170,7 +175,7 @@ class Trainer:
         if read < 1 and (self.step + 1) % turns == 0:
             boards = boards | self._move_on(phase, self.step // turns, lessons)
         rate = self._rate()
-        state, norm = learner.apply(self.rule, self.state, tuple(gradients), rate)
+        state, norm = learner.apply(self.rule, self.state, tuple(gradients), rate, mesh=self.frame.mesh)
         self.state, self.boards, self.lessons, self.step = state, boards, lessons, self.step + 1
         if self.step % 10 and self.step != self.config.length(phase):
             return {}
@@ -208,10 +213,11 @@ class Trainer:
         model = (self.frame, self.state.params, self.state.heads[name], self.fixed)
         count, boards = self.config.accumulate, len(jax.tree.leaves(batch)[0])
         if count == 1:
-            (_, report), found = gradients(*model, *constants, *batch)
+            (_, report), found = gradients(*model, *constants, *sharding.cut_rows(batch, self.frame.mesh))
             return report, found
         rows = np.split(np.arange(boards), count)
-        parts = [gradients(*model, *constants, *learner.cut(batch, boards, some)) for some in rows]
+        some = (sharding.cut_rows(learner.cut(batch, boards, few), self.frame.mesh) for few in rows)
+        parts = [gradients(*model, *constants, *each) for each in some]
         (_, report), found = jax.tree.map(lambda *each: sum(each[1:], each[0]) / count, *parts)
         return report, found
 
@@ -363,8 +369,8 @@ class Trainer:
                 yield Event(f"anchors of {name}", done + 1, 3, {})
             self.scores.keep()
 
-    def _tree(self) -> dict[str, jax.Array]:
-        leaves = jax.tree.leaves((self.state, self.reference, self.boards))
+    def _tree(self) -> dict[str, Any]:
+        leaves = jax.tree.leaves((self.state, self.reference, jax.device_get(self.boards)))  # all have the same boards
         return {f"{i:05d}": leaf for i, leaf in enumerate(leaves)}
 
     def save(self) -> None:
@@ -415,8 +421,7 @@ class Trainer:
 
     def _restore(self, number: int | None) -> None:
         """Take what a checkpoint of this phase holds."""
-        # Through the host: what Orbax pins to a device would have every program compiled once more.
-        tree = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), self.checkpoints.restore(self._tree(), number))
+        tree = jax.tree.map(_unpinned, self.checkpoints.restore(self._tree(), number))
         structure = jax.tree.structure((self.state, self.reference, self.boards))
         self.state, self.reference, self.boards = jax.tree.unflatten(structure, [tree[k] for k in sorted(tree)])
 
@@ -436,3 +441,9 @@ def _mixed(found: list[Any], share: float) -> Any:
     (taught, ours), (read, theirs) = found
     report = taught | {f"data_{name}": value for name, value in read.items()}
     return report, jax.tree.map(lambda a, b: (1 - share) * a + share * b, ours, theirs)
+
+
+def _unpinned(leaf: Any) -> jax.Array:
+    """Through the host, but for what is spread: what Orbax pins to a device would have every program compiled again."""
+    spread = isinstance(getattr(leaf, "sharding", None), jax.sharding.NamedSharding)
+    return leaf if spread else jnp.asarray(np.asarray(leaf))

@@ -4,6 +4,7 @@ python -m train.main --games all                    all games, from scratch, on 
 python -m train.main --games 2048,swap --seed 1     some of them
 python -m train.main --config FILE --seed 1         what a run's config.json holds, or some of it, and changes
 python -m train.main --resume runs/2026-01-31-1200  go on where a run stopped
+python -m train.main --games all --mesh-data -1     on all devices of the machine
 """
 
 import argparse
@@ -23,7 +24,7 @@ from typing import Any, Literal, NoReturn, get_args, get_origin
 from rich.console import Console
 
 try:
-    from train import folder, trackers
+    from train import devices, folder, trackers
     from train.config import Config
     from train.terminal import Display, say, show_results
     from train.watch import Watch
@@ -49,13 +50,21 @@ def parser() -> argparse.ArgumentParser:
     out = _Parser(
         prog="python -m train.main", description="Train a vision-language model on visual games.", allow_abbrev=False
     )
-    out.add_argument("--resume", metavar="RUN", help="go on with a run that was stopped; takes no other flag")
+    out.add_argument(
+        "--resume", metavar="RUN", help="go on with a run that was stopped; takes no other flag but --mesh-..."
+    )
     out.add_argument(
         "--config",
         metavar="FILE",
         default=argparse.SUPPRESS,
         help="JSON as a run's config.json, or some of it; flags change it",
     )
+    out.add_argument(
+        "--distributed", metavar="SECONDS", type=int, nargs="?", const=300,
+        help="this is one of several processes of one run (jax.distributed), which wait so long for one another to "
+        "begin (default: 300): of a cluster that JAX knows, or as JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and "
+        "JAX_PROCESS_ID say",
+    )  # fmt: skip
     for field in dataclasses.fields(Config):
         if dataclasses.is_dataclass(field.default):
             part = field.default
@@ -133,17 +142,25 @@ class _Console(Console):
 
 def start(flags: dict[str, Any], console: Console, stop: Stop) -> int:
     """Run what the flags ask for; returns the exit status."""
-    resumed = flags.pop("resume", None)
+    resumed, patience = flags.pop("resume", None), flags.pop("distributed", None)
+    if patience is not None:
+        devices.connect(patience)
     if resumed is None:
         base = flags.pop("config", None)
         config = read_config(flags, Config() if base is None else folder.read_base(Path(base)))
         config.check()
         trackers.check(config.track)
+        _wake(console)
         with folder.new(config) as run:
             return _train(config, run, console, stop, resume=False)
+    where = {name.removeprefix("mesh_"): flags.pop(name) for name in [*flags] if name.startswith("mesh_")}
     if flags:
-        raise ValueError("--resume takes no other flag: a run goes on with the configuration it began with")
+        raise ValueError(
+            "--resume takes no other flag but --mesh-...: a run goes on with the configuration it began with"
+        )
+    _wake(console)
     config, mended = folder.old(Path(resumed))
+    config = dataclasses.replace(config, mesh=dataclasses.replace(config.mesh, **where))
     for note in mended:
         say(console, note)
     config.check()
@@ -153,13 +170,14 @@ def start(flags: dict[str, Any], console: Console, stop: Stop) -> int:
 
 def _train(config: Config, run: Path, console: Console, stop: Stop, *, resume: bool) -> int:
     """Train and evaluate, in a run's folder."""
-    _keep_programs()
-    devices = _devices()
+    import jax
 
     from train import report  # after the flags have been read: a mistake in them is told at once
     from train.loop import Trainer
 
-    say(console, f"run {folder.quoted(run)}: {', '.join(config.names())} on {len(devices)} x {devices[0].device_kind}")
+    mesh = devices.make_mesh(config)
+    where = f"{mesh.size if mesh else 1} x {jax.devices()[0].device_kind}"
+    say(console, f"run {folder.quoted(run)}: {', '.join(config.names())} on {where}")
     trainer = Trainer(config, run)
     found = resume and trainer.resume()
     while trainer.notes:
@@ -167,7 +185,8 @@ def _train(config: Config, run: Path, console: Console, stop: Stop, *, resume: b
     if resume:
         where = f"{trainer.phase} step {trainer.step}" if found else "the beginning: there is no checkpoint yet"
         say(console, f"going on from {where}")
-    following = trackers.Trackers(config, trainer.records, lambda line: say(console, line))
+    tracked = config if devices.is_first() else dataclasses.replace(config, track=())
+    following = trackers.Trackers(tracked, trainer.records, lambda line: say(console, line))
     display, stop.patient = Display(console), True
     try:
         with display.progress, Watch(lambda line: say(console, line)) as watch:
@@ -176,7 +195,7 @@ def _train(config: Config, run: Path, console: Console, stop: Stop, *, resume: b
                 display.show(*event)
                 while trainer.notes:
                     say(console, trainer.notes.pop(0))
-                if stop.signal:
+                if devices.any_of(bool(stop.signal)):
                     raise KeyboardInterrupt
     except KeyboardInterrupt:
         say(console, f"stopped at {trainer.phase} step {trainer.step}")
@@ -195,10 +214,11 @@ def _train(config: Config, run: Path, console: Console, stop: Stop, *, resume: b
         raise ValueError(f"out of memory in {trainer.phase or 'the evaluation'}: in a new run {less}") from None
     finally:
         trainer.checkpoints.close()
-        page = report.write(run)
+        if devices.is_first():
+            report.write(run)
         following.close()
     show_results(console, trainer.records.table)
-    paths = f"Report: {folder.quoted(page)}  Model: {folder.quoted(run / 'model')}"
+    paths = f"Report: {folder.quoted(run / 'report.html')}  Model: {folder.quoted(run / 'model')}"
     say(console, f"{time.monotonic() - trainer.began:.0f} s in all. {paths}")
     return 0
 
@@ -214,12 +234,11 @@ def _keep_programs() -> None:
             jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
-def _devices() -> Sequence[Any]:
-    """The devices there are; raises ValueError when JAX cannot start the back end that it is told to use."""
-    import jax
-
+def _wake(console: Console) -> None:
+    """Start JAX; of several processes the first alone prints. Raises ValueError when the back end does not start."""
+    _keep_programs()
     try:
-        return jax.devices()
+        console.quiet = not devices.is_first()
     except Exception as error:  # a back end that does not start raises a RuntimeError, an AssertionError, anything
         asked = os.environ.get("JAX_PLATFORMS")
         mend = f"unset JAX_PLATFORMS (now {asked!r})" if asked else "check the installation of jax"

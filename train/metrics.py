@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
-from train import files
+from train import devices, files
 
 Table = dict[str, Any]  # {"games": {name: {"columns": ..., "extra": ...}}, "order": [column, ...]}
 
@@ -24,14 +24,16 @@ class Follower(Protocol):
 
 
 class Records:
-    """Writes what a run measures into its folder, as it goes. `table` holds the results so far."""
+    """Writes what a run measures into its folder, as it goes; the first process does. `table`: the results so far."""
 
     def __init__(self, run: Path) -> None:
         self.run = run
         self.follower: Follower | None = None
-        (run / "samples").mkdir(parents=True, exist_ok=True)
-        for name in ("metrics.jsonl", "samples.jsonl"):
-            _end_line(run / name)
+        self._writes = devices.is_first()
+        if self._writes:
+            (run / "samples").mkdir(parents=True, exist_ok=True)
+            for name in ("metrics.jsonl", "samples.jsonl"):
+                _end_line(run / name)
         self.table, self.damaged = _read_table(run / "table.json")  # and what is wrong with it, "" if nothing is
 
     def log(self, phase: str, step: int, seconds: float, game: str | None, values: dict[str, Any]) -> None:
@@ -45,19 +47,21 @@ class Records:
     def forget_after(self, steps: dict[str, int]) -> None:
         """Drop metrics of steps that a resumed run will do again: keep, of every phase, those up to its step."""
         file = self.run / "metrics.jsonl"
-        if file.exists():
+        if self._writes and file.exists():
             rows = [row for row in files.read_lines(file) if isinstance(row.get("step"), int)]
             kept = [files.to_json(row) + "\n" for row in rows if row["step"] <= steps.get(str(row.get("phase")), 0)]
             files.write(file, "".join(kept))
 
     def sync(self) -> None:
         """Have the disk hold the metrics so far: a checkpoint that outlives a loss of power relies on them."""
-        if (file := self.run / "metrics.jsonl").exists():
+        if self._writes and (file := self.run / "metrics.jsonl").exists():
             with file.open("a") as out:
                 os.fsync(out.fileno())
 
     def sample(self, name: str, picture: np.ndarray, row: dict[str, Any]) -> None:
         """A reply beside its picture: uint8 [H, W, 3]."""
+        if not self._writes:
+            return
         file, scale, packed = f"samples/{name}.png", max(1, 224 // picture.shape[0]), io.BytesIO()
         picture = picture.repeat(scale, 0).repeat(scale, 1)
         Image.fromarray(picture).save(packed, "PNG")
@@ -69,6 +73,8 @@ class Records:
 
     def keep_table(self) -> None:
         """Write the results as they are now; one that was damaged is kept aside."""
+        if not self._writes:
+            return
         file = self.run / "table.json"
         if self.damaged and file.exists():
             file.rename(file.with_name("table-damaged.json"))
@@ -78,8 +84,9 @@ class Records:
             self.follower.scored(self.table)
 
     def _append(self, file: str, row: dict[str, Any]) -> None:
-        with (self.run / file).open("a", encoding="utf-8") as out:
-            out.write(files.to_json(row) + "\n")
+        if self._writes:
+            with (self.run / file).open("a", encoding="utf-8") as out:
+                out.write(files.to_json(row) + "\n")
 
 
 def _read_table(file: Path) -> tuple[Table, str]:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgym import engine
+from policy import sharding
 from policy.model import Params
 from train import advantages, episodes, grpo, learner
 from train.advantages import Rewards
@@ -173,14 +174,13 @@ def learn(
     if part.kl:
         params = reference()
         batches = {
-            name: [t._replace(reference=learner.score(frame, params, t, heat)) for t in turns]
+            name: [t._replace(reference=_score(frame, params, t, heat)) for t in turns]
             for name, turns in batches.items()
         }
     if not once:
         params = learner.whole(state.params, fixed, frame.dtype)
         batches = {
-            name: [t._replace(old=learner.score(frame, params, t, heat)) for t in turns]
-            for name, turns in batches.items()
+            name: [t._replace(old=_score(frame, params, t, heat)) for t in turns] for name, turns in batches.items()
         }
     reports: dict[str, list[Report]] = {name: [] for name in batches}
     norms = []
@@ -199,9 +199,15 @@ def learn(
                 moving = moving or any(bool(jnp.any(tried.credit.advantage != 0)) for tried in few)
             norms.append(jnp.float32(0))
             if moving:  # else there is nothing to learn: the optimizer would make a full step of what rounding leaves
-                state, norms[-1] = learner.apply(rule, state, tuple(gradients), lr)
+                state, norms[-1] = learner.apply(rule, state, tuple(gradients), lr, mesh=frame.mesh)
     mean = {name: {k: jnp.mean(jnp.stack([r[k] for r in each])) for k in each[0]} for name, each in reports.items()}
     return state, mean, jnp.mean(jnp.stack(norms))
+
+
+def _score(frame: Frame, params: Params, tried: Tried, temperature: jax.Array) -> jax.Array:
+    """The log-probabilities that a model gives to replies, float32 [B, R], back from the devices it is spread over."""
+    there = sharding.cut_rows(tried, frame.mesh)
+    return sharding.gather(learner.score(frame, params, there, temperature), frame.mesh)
 
 
 def gradient_of(
@@ -220,6 +226,7 @@ def gradient_of(
     for whole in zip(turns, each, strict=True):
         for rows in np.split(np.arange(count), config.accumulate):
             some = whole if config.accumulate == 1 else learner.cut(whole, count, rows)
+            some = sharding.cut_rows(some, frame.mesh)
             found = learner.grpo_gradients(frame, learned, fixed, rule, *some, hyper)
             total = found if total is None else jax.tree.map(jnp.add, total, found)
     return total

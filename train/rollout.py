@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxgym import describe, engine, read_reply, render
 from jaxgym.game import Game
-from policy import Reply
+from policy import Reply, sharding
 from policy.sample import generate
 from train import rewards
 from train.config import POOL
@@ -143,19 +143,23 @@ class Replies(NamedTuple):
 def write_replies(
     graphdef: Any, params: Any, prompts: Prompts, key: jax.Array, group: int, temperature: float, room: int
 ) -> Reply:
-    """Write `group` replies to every prompt. On a CPU in parts, side by side: small products leave cores idle, and
-    two parts at a time take little more than half as long.
+    """Write `group` replies to every prompt, on the devices that the parameters are spread over.
+
+    On a single CPU in parts, side by side: small products leave cores idle, and two parts at a time take little more
+    than half as long. Every prompt has a key of its own: the replies are the same in however many parts.
     """
-    n = prompts.ids.shape[0]
-    parts = _PARTS if jax.default_backend() == "cpu" and n % _PARTS == 0 else 1
+    n, mesh = prompts.ids.shape[0], sharding.mesh_of(params)
+    parts = _PARTS if jax.default_backend() == "cpu" and mesh is None and n % _PARTS == 0 else 1
     heat = jnp.float32(temperature)
 
-    def write(given: tuple[jax.Array, ...], key: jax.Array) -> Reply:
-        return jax.block_until_ready(generate(graphdef, params, *given, key, heat, room, group))
+    def write(given: tuple[jax.Array, ...]) -> Reply:
+        there = sharding.cut_rows(given, mesh)
+        written = generate(graphdef, params, *there, heat, room, group)
+        return jax.block_until_ready(sharding.gather(written, mesh))
 
-    given = zip(*(jnp.split(leaf, parts) for leaf in prompts), strict=True)
+    given = zip(*(jnp.split(leaf, parts) for leaf in (*prompts, jax.random.split(key, n))), strict=True)
     with ThreadPoolExecutor(parts) as pool:
-        replies = list(pool.map(write, given, jax.random.split(key, parts)))
+        replies = list(pool.map(write, given))
     return replies[0] if parts == 1 else jax.tree.map(lambda *rows: jnp.concatenate(rows), *replies)
 
 

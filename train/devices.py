@@ -1,0 +1,123 @@
+"""The devices and processes of a run. All processes run the same program on the same boards; the first alone writes.
+
+Only the model's work is spread over devices (`policy.sharding`); what joins the processes is JAX's own runtime.
+"""
+
+import json
+import math
+import os
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from policy import sharding
+from train.config import Config
+
+_WHERE, _COUNT, _NUMBER = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
+
+
+def connect(seconds: float) -> None:
+    """Join the processes of a run, before anything else is asked of JAX; each waits so long for the others.
+
+    Where they are is known from JAX_COORDINATOR_ADDRESS (HOST:PORT of the first), JAX_NUM_PROCESSES and JAX_PROCESS_ID,
+    or else from the cluster (Slurm, Open MPI, Kubernetes, a TPU pod; see `jax.distributed`). Raises ValueError for what
+    cannot be; when they do not come together the process ends, with one line and status 2.
+    """
+    if seconds <= 0:
+        raise ValueError(f"distributed={seconds:g}: must be more than 0 seconds")
+    address = os.environ.get(_WHERE)
+    if address and not address.rpartition(":")[2].isdecimal():
+        raise ValueError(f"{_WHERE}={address!r}: must be HOST:PORT")
+    try:
+        count, number = (int(os.environ[name]) if name in os.environ else None for name in (_COUNT, _NUMBER))
+    except ValueError:
+        raise ValueError(f"{_COUNT} and {_NUMBER} must be whole numbers") from None
+
+    def give_up() -> None:
+        where = f"at {_WHERE}={address}" if address else "where the cluster said"
+        sys.stderr.write(f"error: the processes of this run did not come together {where} within {seconds:g} s\n")
+        sys.stderr.flush()
+        os._exit(2)
+
+    alarm = threading.Timer(seconds, give_up)  # before JAX's own, which ends in a dump of its stack
+    alarm.daemon = True
+    alarm.start()
+    try:
+        jax.distributed.initialize(
+            num_processes=count, process_id=number, initialization_timeout=math.ceil(seconds) + 60
+        )  # fmt: skip
+    except (ValueError, RuntimeError) as error:
+        why = " ".join(str(error).split())[:200]
+        raise ValueError(f"{why} Outside a cluster that JAX knows set {_WHERE}, {_COUNT} and {_NUMBER}") from None
+    finally:
+        alarm.cancel()
+
+
+def make_mesh(config: Config) -> jax.sharding.Mesh | None:
+    """The mesh of a run; None where it has one device.
+
+    One process may leave devices alone. Raises ValueError, with what to change, for sizes that do not fit the devices
+    or the batches.
+    """
+    part, devices = config.mesh, jax.devices()
+    wanted = part.data * part.fsdp * part.tensor
+    if jax.process_count() == 1 and 0 < wanted <= len(devices):
+        devices = devices[:wanted]
+    try:
+        mesh = sharding.make_mesh(part.data, part.fsdp, part.tensor, devices=devices)
+    except ValueError as error:
+        raise ValueError(f"mesh {error}; --mesh-data -1 takes those that the others leave") from None
+    if mesh.size == 1:
+        return None
+    parts = mesh.shape["data"] * mesh.shape["fsdp"]
+    for phase in config.phases:
+        rows = config.grpo.states // config.grpo.minibatches if phase == "grpo" else getattr(config, phase).boards
+        if rows // config.accumulate % parts:
+            raise ValueError(
+                f"mesh data x fsdp = {parts}: must divide the {rows // config.accumulate} boards that {phase} works "
+                "on at a time"
+            )
+    return mesh
+
+
+def is_first() -> bool:
+    """Whether this process is the one that writes."""
+    return jax.process_index() == 0
+
+
+def meet() -> None:
+    """Wait until every process is here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("meet")
+
+
+def any_of(here: bool) -> bool:
+    """Whether something is so in any process."""
+    if jax.process_count() == 1:
+        return here
+    return bool(np.any(multihost_utils.process_allgather(np.asarray(here))))
+
+
+def first(work: Callable[[], Any]) -> Any:
+    """What `work`, done by the first process alone, gave: JSON. Where it fails with ValueError or OSError all fail."""
+    if jax.process_count() == 1:
+        return work()
+    failure: Exception | None = None
+    said: dict[str, Any] = {}
+    if is_first():
+        try:
+            said = {"gave": work()}
+        except (OSError, ValueError) as error:
+            failure, said = error, {"failed": str(error)}
+    text = np.frombuffer(json.dumps(said).encode(), np.uint8)
+    length = int(multihost_utils.broadcast_one_to_all(np.int32(len(text))))
+    text = multihost_utils.broadcast_one_to_all(np.resize(text, length))
+    said = json.loads(np.asarray(text, np.uint8).tobytes())
+    if "failed" in said:
+        raise failure or ValueError(said["failed"])
+    return said["gave"]
