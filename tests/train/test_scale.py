@@ -1,0 +1,227 @@
+"""The same run on one device, on eight and on two processes: the same losses."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import policy
+from policy.weights import named
+from train import devices
+from train import main as program
+from train.config import Config, Mesh
+from train.loop import Trainer
+from train.reinforce import every
+
+FLAGS = [
+    "--games", "2048", "--model", "tiny", "--sight-steps", "2", "--sight-boards", "8", "--base-steps", "2",
+    "--base-boards", "8", "--coldstart-steps", "2", "--coldstart-boards", "8", "--grpo-updates", "2",
+    "--grpo-states", "8", "--grpo-group", "4", "--grpo-lr", "1e-3", "--grpo-epochs", "2", "--evaluation-boards", "4",
+    "--reward-own", "tests.train.test_scale:own",
+]  # fmt: skip
+
+
+def own(replies, game):
+    """A reward that a model which has learned nothing yet earns now and then."""
+    return np.asarray([len(text) % 7 for text in replies.texts], np.float32)
+
+
+def config(**changes) -> Config:
+    return replace(program.read_config(vars(program.parser().parse_args(FLAGS))), **changes)
+
+
+def learn(config: Config, run: Path) -> Trainer:
+    """A whole run, without evaluation."""
+    trainer = Trainer(config, run)
+    trainer.evaluate, trainer.anchors = lambda column: iter(()), lambda: iter(())  # type: ignore[method-assign]
+    for _ in trainer.events():
+        pass
+    return trainer
+
+
+def measured(run: Path) -> list[dict[str, float]]:
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if k not in ("seconds", "replies_per_second")} for row in rows]
+
+
+def assert_alike(run: Path, other: Path) -> None:
+    """The same rows of metrics, losses to 1e-5."""
+    mine, theirs = measured(run), measured(other)
+    assert [(r["phase"], r["step"], r["game"], *r) for r in mine] == [
+        (r["phase"], r["step"], r["game"], *r) for r in theirs
+    ]
+    assert {row["phase"] for row in mine} == {"sight", "base", "coldstart", "grpo"}
+    for row, same in zip(mine, theirs, strict=True):
+        for name, value in row.items():
+            if isinstance(value, float):
+                assert value == pytest.approx(same[name], rel=1e-5, abs=3e-6), (row["phase"], row["step"], name)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """The run on one device."""
+    return learn(config(), tmp_path_factory.mktemp("alone") / "run")
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [(2, 2, 2), pytest.param((-1, 1, 1), marks=pytest.mark.slow), pytest.param((1, 8, 1), marks=pytest.mark.slow)],
+)
+def test_eight_devices_learn_as_one(alone, tmp_path, sizes):
+    trainer = learn(config(mesh=Mesh(data=sizes[0], fsdp=sizes[1], tensor=sizes[2])), tmp_path / "run")
+    assert trainer.frame.mesh.size == 8
+    assert_alike(trainer.run, alone.run)
+    saved, other = (named(policy.load(t.run / "model").params) for t in (trainer, alone))
+    for path, leaf in saved.items():
+        np.testing.assert_allclose(leaf, other[path], atol=2e-4, err_msg=path)
+
+
+def cut(tree) -> list[int]:
+    """In how many parts the matrices of blocks lie on the devices."""
+    leaves = [leaf for path, leaf in named(tree).items() if leaf.ndim == 2 and "blocks" in path]
+    return [leaf.size // leaf.addressable_shards[0].data.size for leaf in leaves]
+
+
+def test_what_learns_and_its_moments_are_cut(tmp_path):
+    """Every device has an eighth of matrices, gradients, moments and reference, also after an update."""
+    trainer = Trainer(config(mesh=Mesh(fsdp=8)), tmp_path / "run")
+    for _ in range(2):
+        for tree in (trainer.state.params, trainer.state.optimizer, trainer.reference):
+            assert set(cut(tree)) == {8} and len(cut(tree)) >= len(cut(trainer.state.params)) > 20
+        lesson = every(trainer._prepare("sight", 0)["2048"], 0, 32)
+        _, (gradient, _) = trainer._taught("sight", "2048", trainer.courses["2048"], lesson)
+        assert set(cut(gradient)) == {8}
+        trainer._supervise("sight")
+
+
+@pytest.mark.parametrize(("before", "after"), [(Mesh(fsdp=8), Mesh()), (Mesh(), Mesh(fsdp=8))])
+def test_a_run_goes_on_on_other_devices(tmp_path, before, after):
+    """What was saved comes back to the bit, to where it lives now, and is learned on from."""
+    trainer = Trainer(config(mesh=before), tmp_path / "run")
+    trainer._supervise("sight")
+    trainer.save()
+    trainer.checkpoints.close()
+    again = Trainer(config(mesh=after), tmp_path / "run")
+    assert again.resume() and (again.phase, again.step) == ("sight", 1)
+    for mine, kept in zip(jax.tree.leaves(again.state), jax.tree.leaves(trainer.state), strict=True):
+        np.testing.assert_array_equal(mine, kept)
+    assert set(cut(again.state)) == {after.fsdp} and set(cut(trainer.state)) == {before.fsdp}
+    losses = [t._supervise("sight")["loss"] for t in (trainer, again)]
+    np.testing.assert_allclose(*losses, rtol=1e-5)
+    assert set(cut(again.state)) == {after.fsdp}
+
+
+def test_resuming_may_name_other_devices(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(program, "_train", lambda config, *_, resume: asked.append((config.mesh, resume)) or 0)
+    assert program.main([*FLAGS, "--run", str(tmp_path / "run"), "--mesh-data", "4"]) == 0
+    assert program.main(["--resume", str(tmp_path / "run")]) == 0
+    assert program.main(["--resume", str(tmp_path / "run"), "--mesh-data", "-1", "--mesh-fsdp", "2"]) == 0
+    assert asked == [(Mesh(data=4), False), (Mesh(data=4), True), (Mesh(data=-1, fsdp=2), True)]
+
+
+@pytest.mark.parametrize(
+    ("part", "size"), [(Mesh(), 1), (Mesh(data=-1), 8), (Mesh(fsdp=4), 4), (Mesh(data=-1, fsdp=2, tensor=2), 8)]
+)
+def test_one_process_may_leave_devices_alone(part, size):
+    mesh = devices.make_mesh(Config(mesh=part))
+    assert (mesh.size if mesh else 1) == size
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--mesh-data", "0"], "mesh data=0: must be at least 1, or -1 for what there is"),
+        (["--mesh-data", "-2"], "mesh data=-2: must be at least -1"),
+        (["--mesh-fsdp", "0"], "mesh fsdp=0: must be at least 1"),
+        (["--mesh-data", "16"], "mesh data=16 x fsdp=1 x tensor=1 do not make up 8 devices; --mesh-data -1 takes"),
+        (["--mesh-data", "-1", "--mesh-tensor", "3"], "mesh data=-1 x fsdp=1 x tensor=3 do not make up 8 devices"),
+        (
+            ["--mesh-fsdp", "8", "--grpo-states", "4"],
+            "mesh data x fsdp = 8: must divide the 4 boards that grpo works on",
+        ),
+        (
+            ["--mesh-data", "8", "--accumulate", "4"],
+            "mesh data x fsdp = 8: must divide the 4 boards that base works on",
+        ),
+        (["--distributed", "0"], "distributed=0: must be more than 0 seconds"),
+    ],
+)
+def test_devices_that_do_not_fit_are_told_in_one_line(flags, message, tmp_path, capsys):
+    assert program.main(["--run", str(tmp_path / "run"), "--model", "tiny", *flags]) == 2
+    told = capsys.readouterr().err
+    assert message in told and told.count("\n") == 1 and not (tmp_path / "run").exists()
+
+
+def start(number: int, count: int, port: int, *flags: str, **environment: str) -> subprocess.Popen[str]:
+    """One of several processes, each with a device of its own."""
+    where = {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}", "JAX_NUM_PROCESSES": str(count)}
+    where |= {"JAX_PROCESS_ID": str(number), "JAX_NUM_CPU_DEVICES": "1", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    words = [sys.executable, "-m", "train.main", *flags]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(words, env=os.environ | where | environment, **pipes)
+
+
+def free_port() -> int:
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        return held.getsockname()[1]
+
+
+def finish(processes: list[subprocess.Popen[str]]) -> list[tuple[int, str, str]]:
+    said = [process.communicate(timeout=500) for process in processes]
+    return [(process.returncode, *texts) for process, texts in zip(processes, said, strict=True)]
+
+
+@pytest.mark.slow
+def test_two_processes_learn_as_one_and_stop_together(alone, tmp_path):
+    """Stopped by a signal to the second, and gone on with by both: nothing stands twice, and nothing is different."""
+    run, port = tmp_path / "run", free_port()
+    both = [start(i, 2, port, *FLAGS, "--mesh-fsdp", "2", "--distributed", "--run", str(run)) for i in range(2)]
+    log = run / "metrics.jsonl"
+    while not (log.exists() and "sight" in log.read_text()) and all(each.poll() is None for each in both):
+        time.sleep(0.1)
+    both[1].send_signal(signal.SIGTERM)
+    first, second = finish(both)
+    assert (first[0], second[0]) == (130, 143), (first, second)
+    assert "saved. To go on" in first[1] and "saved" not in second[1]
+    port = free_port()
+    again = [start(i, 2, port, "--resume", str(run), "--distributed") for i in range(2)]
+    first, second = finish(again)
+    assert (first[0], second[0]) == (0, 0), (first, second)
+    assert "going on from" in first[1] and "Report" in first[1] and "Report" not in second[1]
+    assert_alike(run, alone.run)
+    saved = named(policy.load(run / "model").params)
+    for path, leaf in named(policy.load(alone.run / "model").params).items():
+        np.testing.assert_allclose(leaf, saved[path], atol=2e-4, err_msg=path)
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_processes_that_do_not_come_are_told_in_one_line(number, tmp_path):
+    """The second process waits in vain for the first, or the first for the second."""
+    flags = [*FLAGS, "--run", str(tmp_path / "run"), "--distributed", "1"]
+    ((status, _, told),) = finish([start(number, 2, free_port(), *flags)])
+    assert status == 2 and told.count("\n") == 1 and not (tmp_path / "run").exists()
+    assert "error: the processes of this run did not come together at JAX_COORDINATOR_ADDRESS=127.0.0.1:" in told
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("JAX_COORDINATOR_ADDRESS", "host", "JAX_COORDINATOR_ADDRESS='host': must be HOST:PORT"),
+        ("JAX_NUM_PROCESSES", "two", "JAX_NUM_PROCESSES and JAX_PROCESS_ID must be whole numbers"),
+    ],
+)
+def test_an_environment_that_cannot_be_is_told(name, value, message, monkeypatch):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=message):
+        devices.connect(1)
