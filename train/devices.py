@@ -44,6 +44,7 @@ def connect(seconds: float) -> None:
         sys.stderr.flush()
         os._exit(2)
 
+    jax.config.update("jax_enable_preemption_service", False)  # it takes SIGTERM for itself; here `main.Stop` has it
     alarm = threading.Timer(seconds, give_up)  # before JAX's own, which ends in a dump of its stack
     alarm.daemon = True
     alarm.start()
