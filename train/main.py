@@ -60,7 +60,7 @@ def parser() -> argparse.ArgumentParser:
         help="JSON as a run's config.json, or some of it; flags change it",
     )
     out.add_argument(
-        "--distributed", metavar="SECONDS", type=int, nargs="?", const=300,
+        "--distributed", metavar="SECONDS", type=int, nargs="?", const=300, default=argparse.SUPPRESS,
         help="this is one of several processes of one run (jax.distributed), which wait so long for one another to "
         "begin (default: 300): of a cluster that JAX knows, or as JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and "
         "JAX_PROCESS_ID say",

@@ -26,7 +26,7 @@ FLAGS = [
     "--games", "2048", "--model", "tiny", "--sight-steps", "2", "--sight-boards", "8", "--base-steps", "2",
     "--base-boards", "8", "--coldstart-steps", "2", "--coldstart-boards", "8", "--grpo-updates", "2",
     "--grpo-states", "8", "--grpo-group", "4", "--grpo-lr", "1e-3", "--grpo-epochs", "2", "--evaluation-boards", "4",
-    "--reward-own", "tests.train.test_scale:own",
+    "--reward-own", "tests.train.test_scale:own", "--no-save-best",
 ]  # fmt: skip
 
 
@@ -36,7 +36,8 @@ def own(replies, game):
 
 
 def config(**changes) -> Config:
-    return replace(program.read_config(vars(program.parser().parse_args(FLAGS))), **changes)
+    flags = vars(program.parser().parse_args(FLAGS))
+    return replace(program.read_config({k: v for k, v in flags.items() if v is not None}, Config()), **changes)
 
 
 def learn(config: Config, run: Path) -> Trainer:
