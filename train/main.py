@@ -230,8 +230,8 @@ def _keep_programs() -> None:
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         jax.config.update("jax_compilation_cache_dir", str(Path(caches) / "jaxgym"))
-        if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
-            jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # hundreds of small ones add up to seconds
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 def _wake(console: Console) -> None:
