@@ -66,6 +66,7 @@ def rows(folder):
     return [{k: v for k, v in row.items() if k != "seconds"} for row in found if row["game"]]
 
 
+@pytest.mark.slow
 def test_boards_become_harder_and_a_run_goes_on_where_it_stood(tmp_path, small, monkeypatch):
     """With nothing to reach, every update leads to the next level; stopped after the first of two."""
     monkeypatch.setattr(curriculum, "WINDOW", 1)

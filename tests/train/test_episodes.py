@@ -16,6 +16,7 @@ from train.config import Config, Episodes, Grpo
 from train.course import prepare
 from train.language import MOVE, NEWS
 from train.learner import Frame
+from train.loop import Trainer
 from train.memory import Memory, Prompts
 from train.rounds import Round
 
@@ -171,15 +172,12 @@ def test_episodes_that_cannot_be_are_told(changes, told):
         Episodes(**changes)
 
 
-@pytest.mark.parametrize("same_board", [0.0, 1.0])
-def test_an_update_of_whole_episodes(one, tmp_path, small, same_board):
-    """From the command's own configuration to a changed model, and an evaluation that remembers."""
-    from train.loop import Trainer
-
+def test_an_update_of_whole_episodes(one, tmp_path):
+    """From the command's own configuration to a changed model."""
     config = replace(
         one[0],
-        grpo=Grpo(updates=9, states=2, group=3, keep=2, lr=1e-3, minibatches=2),
-        episodes=Episodes(turns=3, history=2, pictures=2, same_board=same_board),
+        grpo=Grpo(updates=9, states=2, group=3, keep=2, lr=1e-3, minibatches=2, kl=0.0),
+        episodes=Episodes(turns=2, history=1, pictures=2, same_board=1.0),
     )
     trainer = Trainer(config, tmp_path / "run")
     trainer.step = 5  # the first step is one of the warm-up, at a rate of 0
@@ -187,4 +185,4 @@ def test_an_update_of_whole_episodes(one, tmp_path, small, same_board):
     told = trainer._reinforce()
     assert np.isfinite(list(told.values())).all()
     changed = [bool((a != b).any()) for a, b in zip(*map(jax.tree.leaves, (before, trainer.state.params)), strict=True)]
-    assert any(changed) == (told["grad_norm"] > 0)
+    assert any(changed) and told["grad_norm"] > 0

@@ -73,10 +73,8 @@ def alone(tmp_path_factory):
     return learn(config(), tmp_path_factory.mktemp("alone") / "run")
 
 
-@pytest.mark.parametrize(
-    "sizes",
-    [(2, 2, 2), pytest.param((-1, 1, 1), marks=pytest.mark.slow), pytest.param((1, 8, 1), marks=pytest.mark.slow)],
-)
+@pytest.mark.slow  # of the daily suite, `test_a_run_goes_on_on_other_devices` compares losses
+@pytest.mark.parametrize("sizes", [(2, 2, 2), (-1, 1, 1), (1, 8, 1)])
 def test_eight_devices_learn_as_one(alone, tmp_path, sizes):
     trainer = learn(config(mesh=Mesh(data=sizes[0], fsdp=sizes[1], tensor=sizes[2])), tmp_path / "run")
     assert trainer.frame.mesh.size == 8
