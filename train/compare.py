@@ -4,29 +4,21 @@ python -m train.compare runs/a runs/b                      scores, measures, and
 python -m train.compare runs/a runs/b --html compared.html the same on a page, with the curves of all of them
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from train import files
+from train.flags import Parser, finish
 from train.report import overlay
 from train.report.record import COLUMNS, Run, finite, read
 from train.terminal import amount, narrowest, number, say
 
 _SHARES = {"cells": "cells\nread", "legal": "legal", "sight": "first\nsight", "formatted": "format"}
-
-
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong with the arguments in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message} (--help tells more)\n")
 
 
 def open_run(folder: Path) -> Run:
@@ -97,16 +89,11 @@ def compare(folders: Sequence[Path], page: Path | None, console: Console) -> Non
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Read the arguments and compare; what is wrong with them is told in one line."""
-    parser = _Parser(prog="python -m train.compare", description="Runs side by side.", allow_abbrev=False)
+    parser = Parser("python -m train.compare", "Runs side by side.")
     parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="the folder of a run")
     parser.add_argument("--html", metavar="FILE", type=Path, help="a page to write, with the curves of all runs")
     given = parser.parse_args(arguments)
-    try:
-        compare(given.runs, given.html, Console(width=None if sys.stdout.isatty() else 200))
-    except (ValueError, OSError) as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
-    return 0
+    return finish(lambda: compare(given.runs, given.html, Console(width=None if sys.stdout.isatty() else 200)))
 
 
 if __name__ == "__main__":

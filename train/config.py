@@ -358,7 +358,11 @@ class Config:
         _check(self, seed=0, picture=0, reply=0, accumulate=1)
         if self.grpo.states // self.grpo.minibatches % self.accumulate:
             raise ValueError(f"accumulate={self.accumulate}: must divide the boards of a minibatch of GRPO")
-        if self.episodes.turns > 1 and self.grpo.refill:
+        several, given = self.episodes.turns > 1, self.episodes
+        if not several and (given.same_board or (given.history and self.grpo.updates)):
+            name = f"same_board={given.same_board:g}" if given.same_board else f"history={given.history}"
+            raise ValueError(f"episodes {name}: RL has no turns before, give --episodes-turns (now 1) as well")
+        if several and self.grpo.refill:
             raise ValueError("grpo refill and episodes turns: boards are refilled only where each is answered once")
         for phase in ("sight", "base", "coldstart"):
             if (boards := getattr(self, phase).boards) % self.accumulate:

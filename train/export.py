@@ -5,6 +5,7 @@ python -m train.main --games all --model Qwen2.5-VL-3B-Instruct --picture 224 --
 """
 
 import argparse
+import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ from train.config import Config, States
 from train.course import PAPER, course_name, make
 from train.dataset import NAME
 from train.evaluate import protocol
+from train.flags import Parser, finish
 from train.rollout import BATCH, choose, wander
 from train.terminal import say
 
@@ -49,9 +51,19 @@ def boards(game: jaxgym.Game[Any], play: Sequence[str], count: int, key: jax.Arr
 def export(config: Config, play: Sequence[str], count: int, side: int, out: Path) -> Iterator[str]:
     """Write `count` boards of every game and level of a configuration; yields the name of each when it is done.
 
-    The list of records is written last: a folder without it is not finished.
+    Raises ValueError where there is something of that name. What could not be finished is removed again.
     """
+    if out.exists():
+        raise ValueError(f"{out} exists already: give another --out")
     (out / "pictures").mkdir(parents=True)
+    try:
+        yield from _fill(config, play, count, side, out)
+    except BaseException:  # Ctrl-C as well: half a folder is of no use, and would stand in the way
+        shutil.rmtree(out, ignore_errors=True)
+        raise
+
+
+def _fill(config: Config, play: Sequence[str], count: int, side: int, out: Path) -> Iterator[str]:
     rows = []
     for i, (name, level) in enumerate((n, level) for n in config.names() for level in config.states.levels):
         game = make(name, level, config.picture, side, config.photos)
@@ -68,7 +80,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     def names(text: str) -> tuple[str, ...]:
         return tuple(text.split(","))
 
-    parser = argparse.ArgumentParser(prog="python -m train.export", description="Replies for a cold start.")
+    parser = Parser("python -m train.export", "Replies for a cold start.")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="to write, made anew")
     parser.add_argument("--games", type=names, default=("all",), help="names separated by commas (default: all)")
     parser.add_argument("--levels", type=names, default=(PAPER,), help=f"how hard they are (default: {PAPER})")
@@ -92,25 +104,22 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+def _write(given: argparse.Namespace) -> None:
+    states = States(levels=given.levels)
+    config = Config(games=given.games, seed=given.seed, picture=given.picture, photos=given.photos, states=states)
+    config.check()
+    if given.boards < 1 or given.block < 1:
+        raise ValueError(f"--boards {given.boards} and --block {given.block}: must both be at least 1")
+    if not set(given.play) <= PLAYERS.keys():
+        raise ValueError(f"--play {','.join(given.play)}: must be some of {','.join(PLAYERS)}")
+    for done in export(config, given.play, given.boards, given.block, given.out):
+        say(Console(width=200), f"{done}: {given.boards} boards")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Read the arguments and write; what is wrong with them is told in one line."""
-    given, console = _parse(arguments), Console(width=200)
-    try:
-        states = States(levels=given.levels)
-        config = Config(games=given.games, seed=given.seed, picture=given.picture, photos=given.photos, states=states)
-        config.check()
-        if given.boards < 1 or given.block < 1:
-            raise ValueError(f"--boards {given.boards} and --block {given.block}: must both be at least 1")
-        if not set(given.play) <= PLAYERS.keys():
-            raise ValueError(f"--play {','.join(given.play)}: must be some of {','.join(PLAYERS)}")
-        if given.out.exists():
-            raise ValueError(f"{given.out} exists already: give another --out")
-        for done in export(config, given.play, given.boards, given.block, given.out):
-            say(console, f"{done}: {given.boards} boards")
-    except (ValueError, OSError) as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
-    return 0
+    given = _parse(arguments)
+    return finish(lambda: _write(given))
 
 
 if __name__ == "__main__":

@@ -62,17 +62,23 @@ def cispo_gain(
 def gspo_gain(
     logprobs: jax.Array, old: jax.Array, advantage: jax.Array, clip: Clip, mask: jax.Array | bool = True
 ) -> jax.Array:
-    """min(s A, clip(s) A) with one ratio s a reply, the geometric mean of its tokens' (GSPO, arXiv 2507.18071, eq. 7).
+    """min(s A, clip(s) A) with one ratio s a reply (GSPO, arXiv 2507.18071, eq. 7).
 
     As in its eq. 15 (GSPO-token), each token carries its own part of the gradient of s, so that tokens of a reply may
     have advantages of their own; where they have the same, the gradient is that of GSPO.
     """
-    kept = jnp.broadcast_to(jnp.asarray(mask), logprobs.shape)
-    change = apart(logprobs, old, kept)
-    length = jnp.maximum(jnp.sum(kept, axis=1, keepdims=True), 1)
-    whole = jnp.sum(change, axis=1, keepdims=True) / length
-    s = jnp.exp(jax.lax.stop_gradient(whole) + change - jax.lax.stop_gradient(change))
+    s = reply_ratio(logprobs, old, jnp.broadcast_to(jnp.asarray(mask), logprobs.shape))
     return jnp.minimum(s * advantage, clip(s) * advantage)
+
+
+def reply_ratio(logprobs: jax.Array, old: jax.Array, mask: jax.Array) -> jax.Array:
+    """The geometric mean of the ratios of a reply's tokens, at each of them: float32 [B, R].
+
+    Its gradient at a token is that of the token's own ratio.
+    """
+    change = apart(logprobs, old, mask)
+    whole = jnp.sum(change, axis=1, keepdims=True) / jnp.maximum(jnp.sum(mask, axis=1, keepdims=True), 1)
+    return jnp.exp(jax.lax.stop_gradient(whole) + change - jax.lax.stop_gradient(change))
 
 
 GAINS = {"clip": clipped_gain, "cispo": cispo_gain, "gspo": gspo_gain}

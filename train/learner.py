@@ -241,7 +241,7 @@ def grpo_loss(
             advantage = advantage - hyper.kl * jax.lax.stop_gradient(grpo.k1(old, tried.reference, mask))
     gain = grpo.GAINS[rule.objective](now.logprobs, old, advantage, hyper.clip, mask)
     gain = gain * jnp.where(jnp.isfinite(hyper.cap), grpo.correction(old, tried.sampler, hyper.cap, mask), 1.0)
-    ratio = grpo.ratio(now.logprobs, old, mask)
+    ratio = (grpo.reply_ratio if rule.objective == "gspo" else grpo.ratio)(now.logprobs, old, mask)
     loss = -hyper.weight * jnp.sum(share.gain * gain) + (0.0 if rule.kl_in_advantage else hyper.kl * kl)
     return loss, {
         "loss": loss,

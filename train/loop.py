@@ -14,22 +14,21 @@ import jax.numpy as jnp
 import numpy as np
 
 import policy
-from jaxgym.engine import random_legal
 from policy import sharding
 from policy.model import Params
 from policy.weights import OWN
-from train import coldstart, curriculum, dataset, dense, devices, learner, reinforce
+from train import coldstart, curriculum, dataset, dense, devices, learner, reinforce, supervise
 from train.checkpoint import Checkpoints
 from train.config import Config, Grpo, Sight, Supervised
-from train.course import Course, course_name, prepare
+from train.course import course_name, prepare
 from train.curriculum import Standing
 from train.evaluate import anchors, evaluate
 from train.learner import Frame, TrainState
-from train.memory import Prompts
 from train.metrics import Records
 from train.reinforce import every
-from train.rollout import BATCH, Boards, act, advance, try_replies
+from train.rollout import BATCH, Boards
 from train.scoreboard import Scoreboard
+from train.supervise import Pupil
 
 _TROUBLE = 3  # updates in a row in which a game's replies are of no use, before that is told
 _ROW, _SHARE = 3, 0.1  # so many updates in a row, or such a share of a phase's, that are not finite end a run
@@ -60,8 +59,8 @@ class Trainer:
         self._troubles: dict[str, list[str]] = {}
         self.notes: list[str] = []  # what a user should know before it goes on: rates, damage
         self.key = jax.random.key(config.seed)
-        self.vlm, self.every, self.boards = prepare(config, self.key)
-        self.courses = {name: self.every[name] for name in config.names()}  # of the paper's level
+        self.vlm, self.ladders, self.boards = prepare(config, self.key)
+        self.courses = {name: self.ladders[name] for name in config.names()}  # of the paper's level
         width = self.vlm.config.decoder.width
         heads: dict[str, dict[str, jax.Array]] = {
             name: dense.create_heads(c.language.game, c.tables, width, jax.random.fold_in(self.key, i))
@@ -103,7 +102,7 @@ class Trainer:
         self.reference = self.state.params
         if phase == "grpo":
             self.standings = dict.fromkeys(self.courses, Standing())
-            for i, (name, course) in enumerate(self.every.items()):
+            for i, (name, course) in enumerate(self.ladders.items()):
                 key = self._key("grpo", -1, i)
                 self.boards[name] = reinforce.begin(self.config, course, self.boards[name], key)
 
@@ -165,12 +164,15 @@ class Trainer:
         gradients: list[Any] = []
         reports: dict[str, Any] = {}
         for i, (name, course) in enumerate(self.courses.items()):
+            pupil = Pupil(self.frame, self.state.params, self.state.heads[name], self.fixed)
             found = []
             if read < 1:
-                found.append(self._taught(phase, name, course, every(lessons[name], self.step % turns, turns)))
+                lesson = every(lessons[name], self.step % turns, turns)
+                found.append(supervise.taught(self.config, phase, pupil, course, lesson))
             if read:
-                found.append(self._recalled(name, course, self._key(phase, self.step, len(self.courses) + i)))
-            reports[name], (params, head) = _mixed(found, read)
+                key = self._key(phase, self.step, len(self.courses) + i)
+                found.append(supervise.recalled(self.config, pupil, course, self.shelves[name], key))
+            reports[name], (params, head) = supervise.mixed(found, read)
             gradients.append((params, {name: head}))
         if read < 1 and (self.step + 1) % turns == 0:
             boards = boards | self._move_on(phase, self.step // turns, lessons)
@@ -182,44 +184,6 @@ class Trainer:
         reports = jax.device_get(reports)
         loss = float(np.mean([report["loss"] for report in reports.values()]))
         return self._log(phase, reports, {"loss": loss, "grad_norm": float(norm), "lr": float(rate)})
-
-    def _taught(self, phase: str, name: str, course: Course, lesson: coldstart.Lesson) -> Any:
-        """What to report of one game's lesson, and its gradients."""
-        part: Sight | Supervised = getattr(self.config, phase)
-        bare = lesson._replace(state=())
-        if isinstance(part, Sight):
-            return self._by_parts(learner.sight_gradients, name, (course.tables,), (bare,))
-        written = coldstart.write(course.language, lesson, guess=phase == "base")
-        if course.tables is None:
-            prompt = jnp.asarray(course.language.prompt)
-            prompts = jnp.broadcast_to(prompt[None], (part.boards, len(prompt)))
-            lengths = jnp.full(part.boards, len(prompt), jnp.int32)
-            return self._by_words(name, Prompts(prompts, lengths, lesson.pictures), written, part.perception)
-        weights = coldstart.Weights(*map(jnp.float32, (part.perception, part.decision, part.dense)))
-        return self._by_parts(learner.supervised_gradients, name, (course.tables, weights), (bare, written))
-
-    def _recalled(self, name: str, course: Course, key: jax.Array) -> Any:
-        """What to report of as many of a game's replies on disk, and their gradients."""
-        part = self.config.coldstart
-        prompts, written = dataset.draw(self.shelves[name], course.language, part.boards, key)
-        return self._by_words(name, prompts, written, part.perception)
-
-    def _by_words(self, name: str, prompts: Prompts, written: coldstart.Written, perception: float) -> Any:
-        share = self.config.accumulate * coldstart.word_shares(written.blocks, perception)
-        return self._by_parts(learner.words_gradients, name, (), (prompts, written, share))
-
-    def _by_parts(self, gradients: Any, name: str, constants: tuple[Any, ...], batch: tuple[Any, ...]) -> Any:
-        """What to report of a game's batch, and its gradients: the mean over its parts where memory is short."""
-        model = (self.frame, self.state.params, self.state.heads[name], self.fixed)
-        count, boards = self.config.accumulate, len(jax.tree.leaves(batch)[0])
-        if count == 1:
-            (_, report), found = gradients(*model, *constants, *sharding.cut_rows(batch, self.frame.mesh))
-            return report, found
-        rows = np.split(np.arange(boards), count)
-        some = (sharding.cut_rows(learner.cut(batch, boards, few), self.frame.mesh) for few in rows)
-        parts = [gradients(*model, *constants, *each) for each in some]
-        (_, report), found = jax.tree.map(lambda *each: sum(each[1:], each[0]) / count, *parts)
-        return report, found
 
     def _prepare(self, phase: str, turn: int) -> dict[str, coldstart.Lesson]:
         """A lesson on all boards, for as many steps as it has slices."""
@@ -235,25 +199,19 @@ class Trainer:
         }
 
     def _move_on(self, phase: str, turn: int, lessons: dict[str, coldstart.Lesson]) -> dict[str, Boards]:
-        """After a lesson: every other board takes the lesson's move, the rest a random legal one.
-
-        Later in the cold start three of four boards are the model's own: they take its reply, and stay after a wrong
-        one, so that it is taught what to do where it gets stuck (DAgger, arXiv 1011.0686).
-        """
-        moved = {}
-        graphdef, heat = self.frame.graphdef, self.config.evaluation.temperature
+        """The boards after a lesson; later in the cold start most are the model's own."""
         alone = phase == "coldstart" and self.step >= self.config.coldstart.steps // 3
-        for i, (name, course) in enumerate(self.courses.items()):
-            act_key, luck_key, reply_key = jax.random.split(self._key(phase, 2 * turn + 1, i), 3)
-            game, old = course.language.game, self.boards[name]
-            aimless = act(game, random_legal, old.state, act_key)
-            follow = (jnp.arange(BATCH) % 2 == 0) & (phase != "base")
-            actions = jnp.where(follow, lessons[name].action, aimless)
-            if alone:
-                tried = try_replies(graphdef, self.params, course.language, old.state, reply_key, 1, heat)
-                actions = jnp.where(jnp.arange(BATCH) % 4 > 0, jnp.asarray(tried.reading.actions), actions)
-            moved[name] = advance(game, old, actions, luck_key, course.limit)[0]
-        return moved
+        model = (self.frame.graphdef, self.params, self.config.evaluation.temperature) if alone else None
+        return {
+            name: supervise.moved_on(
+                course,
+                self.boards[name],
+                self._key(phase, 2 * turn + 1, i),
+                None if phase == "base" else lessons[name],
+                model,
+            )
+            for i, (name, course) in enumerate(self.courses.items())
+        }
 
     def _worth(self, reward: float) -> list[float]:
         """What an update says of how good the model is: nothing while a game's boards are easier than they will be.
@@ -285,7 +243,7 @@ class Trainer:
             level = levels[standings[name].level]
             key, on = self._key("grpo", self.step, [*standings].index(name)), course_name(name, level)
             got[name] = reinforce.collect(
-                self.config, self.frame, self.params, self.every[on], boards[on], standings[name].updates, key
+                self.config, self.frame, self.params, self.ladders[on], boards[on], standings[name].updates, key
             )
             boards[on] = got[name].boards
         batches = {name: each.tried for name, each in got.items()}
@@ -297,7 +255,7 @@ class Trainer:
         reports = {name: each.report | learned[name] for name, each in got.items()}
         for name, report in reports.items():
             on = course_name(name, levels[standings[name].level])
-            self._watch_for_trouble(name, reinforce.trouble(report, self.every[on].language.room))
+            self._watch_for_trouble(name, reinforce.trouble(report, self.ladders[on].language.room))
             report |= {"level": standings[name].level} if len(levels) > 1 else {}
             report |= {"odds": odds[name]} if odds else {}
             after = curriculum.record(standings[name], float(report["success"]), float(report["reward"]))
@@ -432,15 +390,6 @@ class Trainer:
             self.notes.append(f"{self.records.damaged}; {kept_as}")
             self.records.table |= kept
             self.records.keep_table()
-
-
-def _mixed(found: list[Any], share: float) -> Any:
-    """What to report, and gradients: of the teacher's replies or those on disk, or of both; the latter have a share."""
-    if len(found) == 1:
-        return found[0]
-    (taught, ours), (read, theirs) = found
-    report = taught | {f"data_{name}": value for name, value in read.items()}
-    return report, jax.tree.map(lambda a, b: (1 - share) * a + share * b, ours, theirs)
 
 
 def _unpinned(leaf: Any) -> jax.Array:

@@ -10,7 +10,6 @@ python -m train.main --games all --mesh-data -1     on all devices of the machin
 import argparse
 import contextlib
 import dataclasses
-import difflib
 import os
 import signal
 import sys
@@ -19,37 +18,23 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal, NoReturn, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 from rich.console import Console
 
 try:
     from train import devices, folder, trackers
     from train.config import Config
+    from train.flags import Parser
     from train.terminal import Display, say, show_results
     from train.watch import Watch
 except ValueError as wrong:  # JAX reads its environment when it is imported
     sys.exit(f"error: {wrong}")
 
 
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong with the flags in one line, with near misses."""
-
-    def error(self, message: str) -> NoReturn:
-        known = [option for action in self._actions for option in action.option_strings]
-        for word in message.split():
-            if word.startswith("--") and "unrecognized" in message:
-                near = difflib.get_close_matches(word.split("=")[0], known, n=2)
-                message = f"no flag {word}" + (f": did you mean {' or '.join(near)}?" if near else "")
-                break
-        self.exit(2, f"error: {message} (--help lists all flags)\n")
-
-
 def parser() -> argparse.ArgumentParser:
     """Every field of Config as a flag; those of its parts with the part's name in front."""
-    out = _Parser(
-        prog="python -m train.main", description="Train a vision-language model on visual games.", allow_abbrev=False
-    )
+    out = Parser("python -m train.main", "Train a vision-language model on visual games.")
     out.add_argument(
         "--resume", metavar="RUN", help="go on with a run that was stopped; takes no other flag but --mesh-..."
     )

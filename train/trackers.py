@@ -147,7 +147,7 @@ class Trackers:
         for name in dict.fromkeys(config.track):
             try:
                 self._open[name] = KINDS[name](config, records.run)
-            except Exception as error:
+            except Exception as error:  # of a package and a service that are not ours
                 self._fail(name, error)
         for entry in self._past() if self._open else ():
             self._write(entry)
@@ -159,7 +159,7 @@ class Trackers:
         for name, tracker in [*self._open.items()]:
             try:
                 tracker.close()
-            except Exception as error:
+            except Exception as error:  # of a package and a service that are not ours
                 self._fail(name, error)
 
     def measured(self, row: dict[str, Any]) -> None:
@@ -229,7 +229,7 @@ class Trackers:
         for name, tracker in [*self._open.items()]:
             try:
                 tracker.write(entry)
-            except Exception as error:
+            except Exception as error:  # of a package and a service that are not ours
                 self._fail(name, error)
 
     def _fail(self, name: str, error: Exception) -> None:

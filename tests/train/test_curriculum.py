@@ -73,7 +73,7 @@ def test_boards_become_harder_and_a_run_goes_on_where_it_stood(tmp_path, small, 
     changes = {"states": States(levels=("easy", "paper"), promote=0.0)}
     whole = only_rl(tmp_path / "whole", small, **changes)
     assert [whole.boards[name].state.board.shape[1] for name in ("2048/easy", "2048")] == [5, 4]
-    for name in whole.every["2048/easy"].language.game.sheet.names:  # larger ones than the paper's
+    for name in whole.ladders["2048/easy"].language.game.sheet.names:  # larger ones than the paper's
         assert len(whole.vlm.tokenizer.encode(f"{name}\n", add_special_tokens=False)) == 1
     before = {name: np.asarray(boards.steps) for name, boards in whole.boards.items()}
     for done, _ in enumerate(whole.events()):

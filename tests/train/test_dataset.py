@@ -46,7 +46,7 @@ def test_what_is_written_is_what_is_read(folder, trainer):
     """The ids that the trainer's own language makes of a reply, its prompt, and the pixels of the board described."""
     paper, easy = trainer.shelves["2048"]
     assert len(paper.records) == len(easy.records) == 6 and len(lines(folder)) == 12
-    for shelf, course in ((paper, trainer.every["2048"]), (easy, trainer.every["2048/easy"])):
+    for shelf, course in ((paper, trainer.ladders["2048"]), (easy, trainer.ladders["2048/easy"])):
         game, language = course.language.game, course.language
         ids, lengths = language.encode_replies([each.reply for each in shelf.records])
         np.testing.assert_array_equal(shelf.lengths, lengths)

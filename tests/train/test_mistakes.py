@@ -148,6 +148,8 @@ def test_an_update_in_which_no_group_differs_changes_nothing(tmp_path, small, mo
         (["--game", "swap"], "did you mean --games"),
         (["--seed", "x"], "invalid int value"),
         (["--states-play", "mine"], "must be some of own,random,teacher"),
+        (["--episodes-same-board", "1"], "give --episodes-turns"),
+        (["--episodes-history", "2"], "episodes history=2: RL has no turns before"),
         (
             ["--states-levels", "easy,papper"],
             "2048 has no level 'papper' (did you mean paper?); it has easy, paper, hard",

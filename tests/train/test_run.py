@@ -14,7 +14,7 @@ import pytest
 import policy
 from jaxgym.engine import random_legal
 from policy.sample import generate
-from train import evaluate, folder, learner, loop, reinforce
+from train import evaluate, folder, learner, reinforce, supervise
 from train import main as program
 from train.config import Coldstart, Config, Evaluation, Grpo, Reward, States, Supervised
 from train.course import prepare
@@ -135,7 +135,7 @@ def test_later_in_the_cold_start_boards_are_moved_by_the_models_own_replies(tmp_
         asked.append(trainer.step)
         return SimpleNamespace(reading=SimpleNamespace(actions=np.full(BATCH, -1)))
 
-    monkeypatch.setattr(loop, "try_replies", stuck)
+    monkeypatch.setattr(supervise, "try_replies", stuck)
     before = []
     for _ in range(4):
         before.append(np.asarray(trainer.boards["2048"].state.board))

@@ -21,6 +21,7 @@ from train import main as program
 from train.config import Config, Mesh
 from train.loop import Trainer
 from train.reinforce import every
+from train.supervise import Pupil, taught
 
 FLAGS = [
     "--games", "2048", "--model", "tiny", "--sight-steps", "2", "--sight-boards", "8", "--base-steps", "2",
@@ -97,7 +98,8 @@ def test_what_learns_and_its_moments_are_cut(tmp_path):
         for tree in (trainer.state.params, trainer.state.optimizer, trainer.reference):
             assert set(cut(tree)) == {8} and len(cut(tree)) >= len(cut(trainer.state.params)) > 20
         lesson = every(trainer._prepare("sight", 0)["2048"], 0, 32)
-        _, (gradient, _) = trainer._taught("sight", "2048", trainer.courses["2048"], lesson)
+        pupil = Pupil(trainer.frame, trainer.state.params, trainer.state.heads["2048"], trainer.fixed)
+        _, (gradient, _) = taught(trainer.config, "sight", pupil, trainer.courses["2048"], lesson)
         assert set(cut(gradient)) == {8}
         trainer._supervise("sight")
 
