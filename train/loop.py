@@ -19,12 +19,13 @@ from policy.model import Params
 from policy.weights import OWN
 from train import coldstart, curriculum, dataset, dense, devices, learner, reinforce, supervise
 from train.checkpoint import Checkpoints
-from train.config import Config, Grpo, Sight, Supervised
+from train.config import Config
 from train.course import course_name, prepare
 from train.curriculum import Standing
 from train.evaluate import anchors, evaluate
 from train.learner import Frame, TrainState
 from train.metrics import Records
+from train.parts import Grpo, Sight, Supervised
 from train.reinforce import every
 from train.rollout import BATCH, Boards
 from train.scoreboard import Scoreboard

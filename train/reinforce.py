@@ -14,10 +14,11 @@ from policy import sharding
 from policy.model import Params
 from train import advantages, episodes, grpo, learner
 from train.advantages import Rewards
-from train.config import Config, Grpo
+from train.config import Config
 from train.course import Course
 from train.learner import Frame, Hyper, Rule, Shares, TrainState, Tried
 from train.memory import Prompts
+from train.parts import Grpo
 from train.rollout import BATCH, Boards, act, advance, choose, try_replies, wander
 from train.rounds import Report, Round, earn
 

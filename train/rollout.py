@@ -14,9 +14,9 @@ from jaxgym.game import Game
 from policy import Reply, sharding
 from policy.sample import generate
 from train import rewards
-from train.config import POOL
 from train.language import Language
 from train.memory import Memory, Prompts
+from train.parts import POOL
 from train.rewards import Reading
 
 _PARTS = 4  # of a batch of replies, on a CPU

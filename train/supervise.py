@@ -12,10 +12,11 @@ from policy import sharding
 from policy.model import Params
 from train import coldstart, dataset, learner
 from train.coldstart import Lesson, Written
-from train.config import Config, Sight, Supervised
+from train.config import Config
 from train.course import Course
 from train.learner import Frame
 from train.memory import Prompts
+from train.parts import Sight, Supervised
 from train.rollout import BATCH, Boards, act, advance, try_replies
 
 Found = tuple[dict[str, Any], Any]  # what to report of a game's batch, and gradients: of what learns, of the heads

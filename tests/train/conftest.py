@@ -6,7 +6,8 @@ import pytest
 from filelock import FileLock
 
 from train import main as program
-from train.config import Coldstart, Config, Evaluation, Grpo, Save, Sight, Supervised
+from train.config import Config
+from train.parts import Coldstart, Evaluation, Grpo, Save, Sight, Supervised
 
 _FLAGS = [
     "--model", "tiny", "--sight-steps", "4", "--sight-boards", "8",

@@ -19,8 +19,8 @@ import policy
 from train import checkpoint, files
 from train import main as program
 from train.checkpoint import Checkpoints
-from train.config import Coldstart, Grpo, Save, Sight, Supervised
 from train.loop import Trainer
+from train.parts import Coldstart, Grpo, Save, Sight, Supervised
 
 
 def tree(value):

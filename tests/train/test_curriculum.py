@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from train import curriculum
-from train.config import Coldstart, Grpo, Mix, Sight, States, Supervised
 from train.curriculum import WINDOW, Standing
 from train.loop import Trainer
+from train.parts import Coldstart, Grpo, Mix, Sight, States, Supervised
 
 
 def after(successes, levels=3, promote=0.7, standing=None):

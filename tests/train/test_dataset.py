@@ -12,8 +12,9 @@ from PIL import Image
 import jaxgym
 from train import dataset, export
 from train import main as program
-from train.config import Coldstart, Config, Grpo, Sight, States, Supervised
+from train.config import Config
 from train.loop import Trainer
+from train.parts import Coldstart, Grpo, Sight, States, Supervised
 
 
 @pytest.fixture(scope="module")

@@ -12,12 +12,13 @@ from policy import Reply
 from policy.tokenizer import STOP, TURN
 from train import episodes, reinforce
 from train.advantages import Rewards
-from train.config import Config, Episodes, Grpo
+from train.config import Config
 from train.course import prepare
 from train.language import MOVE, NEWS
 from train.learner import Frame
 from train.loop import Trainer
 from train.memory import Memory, Prompts
+from train.parts import Episodes, Grpo
 from train.rounds import Round
 
 

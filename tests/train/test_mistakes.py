@@ -22,9 +22,10 @@ from rich.console import Console
 import policy
 from train import advantages, folder, learner, rewards, terminal
 from train import main as program
-from train.config import Config, Evaluation, Grpo
+from train.config import Config
 from train.loop import Trainer
 from train.metrics import Records
+from train.parts import Evaluation, Grpo
 
 # Stopping
 

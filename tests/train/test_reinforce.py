@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from train import learner, reinforce, rollout
-from train.config import Config, Grpo, Reward, States
+from train.config import Config
 from train.course import prepare
 from train.learner import Frame, TrainState
+from train.parts import Grpo, Reward, States
 from train.rollout import BATCH
 
 

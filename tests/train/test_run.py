@@ -16,9 +16,10 @@ from jaxgym.engine import random_legal
 from policy.sample import generate
 from train import evaluate, folder, learner, reinforce, supervise
 from train import main as program
-from train.config import Coldstart, Config, Evaluation, Grpo, Reward, States, Supervised
+from train.config import Config
 from train.course import prepare
 from train.loop import Trainer
+from train.parts import Coldstart, Evaluation, Grpo, Reward, States, Supervised
 from train.rewards import Reading
 from train.rollout import BATCH, act
 

@@ -18,9 +18,10 @@ from tests.policy import qwen_folders as folders
 from tests.policy.test_qwen import CASES, given
 from train import learner
 from train import main as program
-from train.config import Coldstart, Config, Grpo, Lora
+from train.config import Config
 from train.language import build_tokenizer, speak
 from train.loop import Trainer
+from train.parts import Coldstart, Grpo, Lora
 
 SHORT = [
     "--games", "shisen_sho", "--coldstart-boards", "4", "--grpo-states", "2", "--grpo-group", "4",

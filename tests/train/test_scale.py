@@ -18,8 +18,9 @@ import policy
 from policy.weights import named
 from train import devices
 from train import main as program
-from train.config import Config, Mesh
+from train.config import Config
 from train.loop import Trainer
+from train.parts import Mesh
 from train.reinforce import every
 from train.supervise import Pupil, taught
 
