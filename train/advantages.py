@@ -72,6 +72,11 @@ class Credit(NamedTuple):
     units: jax.Array  # int32 [B, R]: tokens of a unit are averaged, units count alike; -1: of none
 
 
+def moving(credit: Credit) -> jax.Array:
+    """Which tokens would have their odds changed: bool [B, R], those that count and have an advantage."""
+    return (credit.units >= 0) & (credit.advantage != 0)
+
+
 def credit_by_reply(rewards: Rewards, blocks: jax.Array, *, scale: Scale) -> Credit:
     """All tokens of a reply share the advantage of the sum of its rewards, and are one unit (arXiv 2402.03300)."""
     advantage = jnp.broadcast_to(advantages(rewards.total, scale=scale).reshape(-1, 1), blocks.shape)

@@ -197,7 +197,7 @@ def learn(
                 report, gradient = gradient_of(config, frame, state.params, fixed, few, len(rows), name)
                 reports[name].append(report)
                 gradients.append((gradient, {}))
-                moving = moving or any(bool(jnp.any(tried.credit.advantage != 0)) for tried in few)
+                moving = moving or any(bool(jnp.any(advantages.moving(tried.credit))) for tried in few)
             norms.append(jnp.float32(0))
             if moving:  # else there is nothing to learn: the optimizer would make a full step of what rounding leaves
                 state, norms[-1] = learner.apply(rule, state, tuple(gradients), lr, mesh=frame.mesh)

@@ -1,10 +1,12 @@
 """Runs of a few steps of a tiny model: as flags, as a configuration, and one that has been done."""
 
 import os
+from dataclasses import replace
 
 import pytest
 from filelock import FileLock
 
+from train import evaluate
 from train import main as program
 from train.config import Config
 from train.parts import Coldstart, Evaluation, Grpo, Save, Sight, Supervised
@@ -15,6 +17,13 @@ _FLAGS = [
     "--grpo-updates", "4", "--grpo-states", "4", "--grpo-group", "4", "--evaluation-boards", "4",
     "--save-every", "1000",  # only at the end of a phase, however slow the machine
 ]  # fmt: skip
+
+
+@pytest.fixture(scope="session", autouse=True)
+def short_protocols():
+    """Games are over after a few steps: with a tiny model to play takes longer than to learn."""
+    for name, rules in evaluate.PROTOCOLS.items():
+        evaluate.PROTOCOLS[name] = replace(rules, steps=12)
 
 
 @pytest.fixture(scope="session")

@@ -177,7 +177,7 @@ def test_an_update_of_whole_episodes(one, tmp_path):
     """From the command's own configuration to a changed model."""
     config = replace(
         one[0],
-        grpo=Grpo(updates=9, states=2, group=3, keep=2, lr=1e-3, minibatches=2, kl=0.0),
+        grpo=Grpo(updates=9, states=2, group=3, keep=2, lr=1e-3, minibatches=2, kl=0.0, temperature=2.0),
         episodes=Episodes(turns=2, history=1, pictures=2, same_board=1.0),
     )
     trainer = Trainer(config, tmp_path / "run")

@@ -183,6 +183,16 @@ def test_credit_by_block_judges_reading_by_what_was_read_and_answering_by_what_i
     np.testing.assert_allclose(shares(unread.units, "token").sum(), 1, rtol=1e-6)
 
 
+def test_what_lies_past_the_end_moves_nothing():
+    """Two replies that read alike and were cut off while they read: what their answers would be worth is of no one."""
+    alike, apart = jnp.asarray([[1.0, 1.0]]), jnp.asarray([[1.0, -1.0]])
+    cut_off = jnp.where(BLOCKS == 0, 0, -1)
+    credit = advantages.credit_by_block(advantages.Rewards(apart, alike, alike), cut_off, scale="none")
+    assert (credit.advantage != 0).any() and not advantages.moving(credit).any()
+    credit = advantages.credit_by_block(advantages.Rewards(alike, alike, apart), cut_off, scale="none")
+    np.testing.assert_array_equal(advantages.moving(credit), BLOCKS == 0)
+
+
 @pytest.mark.parametrize("scale", ["none", "group", "game"])
 def test_groups_of_any_size_are_compared_as_rows_are(scale):
     rng = np.random.default_rng(0)

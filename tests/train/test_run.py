@@ -163,7 +163,8 @@ def test_a_good_move_at_first_sight_is_one_on_a_board_not_answered_before(finish
     monkeypatch.setattr(evaluate, "try_replies", scripted)
     *_, result = evaluate.evaluate(None, None, language, jax.random.key(0), 2, 0.5)
     assert result.legal == 0.5 and result.temperature == 0.5
-    np.testing.assert_allclose(result.sight, 1 / 51)  # the first step, and the 50 after a move
+    moves = evaluate.protocol(language.game).steps // 2
+    np.testing.assert_allclose(result.sight, 1 / (1 + moves))  # the first step, and those after a move
 
 
 def test_help_lists_every_flag():
