@@ -125,7 +125,7 @@ class Result(NamedTuple):
     cells: float  # share of cells read right
     board: float  # share of boards read exactly
     legal: float  # share of replies that are legal moves
-    reason: float  # P(legal and scoring move | board read exactly)
+    reason: float | None  # P(legal and scoring move | board read exactly); None when none was
     formatted: float
     sight: float  # share of good moves at first sight: on boards that this reply is the first to answer
     temperature: float  # of sampling
@@ -184,7 +184,7 @@ def _summary(
         cells=float(cells.mean()),
         board=float(board.mean()),
         legal=float(legal.mean()),
-        reason=float(good[board > 0].mean()) if board.any() else 0.0,
+        reason=float(good[board > 0].mean()) if board.any() else None,
         formatted=float(formatted.mean()),
         sight=float(good[new].mean()),
         temperature=temperature,

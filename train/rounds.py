@@ -61,7 +61,7 @@ def earn(
         "board": r.board[rows].mean(),
         "legal": tried.legal[rows].mean(),
         "success": (good[rows] > 0).mean(),
-        "reason": (good[rows] > 0)[read].mean() if read.any() else 0.0,
+        "reason": (good[rows] > 0)[read].mean() if read.any() else np.nan,
         "length": lengths[rows].mean(),
         "truncated": 1 - whole[rows].mean(),
         "differ": float(jnp.mean(advantages.differ(earned.total))),
