@@ -28,6 +28,14 @@ class Cache(NamedTuple):
     values: tuple[jax.Array, ...]  # layers x [rows, kv_heads, length, head_dim]
     valid: jax.Array  # bool [rows, length]: which entries may be attended to
 
+    def followed_by(self, other: "Cache") -> "Cache":
+        """What as many rows have read before and after."""
+        return Cache(
+            tuple(jnp.concatenate(pair, axis=3) for pair in zip(self.keys, other.keys, strict=True)),
+            tuple(jnp.concatenate(pair, axis=2) for pair in zip(self.values, other.values, strict=True)),
+            jnp.concatenate([self.valid, other.valid], axis=1),
+        )
+
 
 def empty_cache(config: DecoderConfig, rows: int, length: int, dtype: jnp.dtype) -> Cache:
     """Room for so many tokens a row, none of them valid."""

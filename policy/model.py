@@ -134,17 +134,20 @@ class Model(nnx.Module):
         judged = jax.lax.map(jax.checkpoint(judge), (states, tokens))
         return jax.tree.map(lambda leaf: leaf.reshape(-1)[: count * length].reshape(count, length), judged)
 
-    def continued(self, prompt: Prompt, replies: jax.Array) -> jax.Array:
-        """Hidden states before each token of replies to prompts: int32 [S * G, R] -> [S * G, R, width]."""
+    def continued(self, prompt: Prompt, replies: jax.Array) -> tuple[jax.Array, Cache]:
+        """Hidden states before each token of replies to prompts: int32 [S * G, R] -> [S * G, R, width].
+
+        Also the cache of all tokens but the last, the prompts' apart.
+        """
         rows, length = replies.shape[0], replies.shape[1] - 1
         group = rows // prompt.position.shape[0]
         ahead = jnp.repeat(prompt.position, group)[:, None] + jnp.arange(length, dtype=jnp.int32)[None]
         positions = jnp.broadcast_to(ahead[None], (3, rows, length))
-        hidden, _ = self.decoder.read(
+        hidden, cache = self.decoder.read(
             self.embedding(replies[:, :-1]), positions, jnp.ones((rows, length), jnp.bool_), prompt.cache
         )
         first = jnp.repeat(prompt.hidden, group, axis=0)[:, None]
-        return jnp.concatenate([first, hidden], axis=1)
+        return jnp.concatenate([first, hidden], axis=1), cache
 
     def answered(
         self,
@@ -155,7 +158,8 @@ class Model(nnx.Module):
         temperature: jax.Array | float = 1.0,
     ) -> Said:
         """What the model makes of replies, int32 [S * G, R], to prompts int32 [S, P] of lengths int32 [S]."""
-        return self.said(self.continued(self.prefill(prompts, lengths, pictures), replies), replies, temperature)
+        prompt = self.prefill(prompts, lengths, pictures)
+        return self.said(self.continued(prompt, replies)[0], replies, temperature)
 
 
 def entropy(logprobs: jax.Array) -> jax.Array:
@@ -202,4 +206,4 @@ def reply_logits(
 ) -> jax.Array:
     """Logits float32 [S * G, R, V] of replies; every prompt is read once for its group of G."""
     model = nnx.merge(graphdef, params)
-    return model.project(model.continued(model.prefill(ids, lengths, pictures), replies))
+    return model.project(model.continued(model.prefill(ids, lengths, pictures), replies)[0])

@@ -6,11 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-Scale = Literal["none", "group", "game"]
+Scale = Literal["none", "group", "game", "success"]
 Average = Literal["token", "sequence", "constant"]
 
 _ALIKE = 1e-5  # of the largest reward: closer together than this, the rewards of a group differ by rounding only
 _LEAST = 1e-4  # added to a deviation before it divides
+_NOTHING = -1.0  # what the game gives for a move that is not legal
+_RAREST = 0.2  # a mean is taken to lie so far above that at least: no group counts more than that allows
 
 
 def differ(rewards: jax.Array) -> jax.Array:
@@ -19,21 +21,31 @@ def differ(rewards: jax.Array) -> jax.Array:
     return spread > _ALIKE * jnp.maximum(jnp.max(jnp.abs(rewards), axis=1), 1)
 
 
-def advantages(rewards: jax.Array, *, scale: Scale = "group") -> jax.Array:
-    """r - mean within each group, over a deviation: rewards float32 [S, G] -> float32 [S, G].
+def advantages(rewards: jax.Array, weights: jax.Array | None = None, *, scale: Scale = "group") -> jax.Array:
+    """r - mean within each group, over a measure of it: rewards float32 [S, G] -> float32 [S, G].
 
     group: over the group's own deviation (GRPO, arXiv 2402.03300, section 4.1). none: over nothing, so a small
     difference stays small (Dr. GRPO, arXiv 2503.20783). game: over the deviation of all groups of the game, so games
     whose rewards lie further apart do not outweigh the others, and groups keep their sizes (arXiv 2508.08221).
+    success: over how far the mean lies above -1, what no legal move earns, so that what is raised is the logarithm of
+    success, and boards that are rarely solved count more (MaxRL, arXiv 2602.02710), up to a limit.
     A group whose rewards are all equal, but for rounding, teaches nothing: its advantages are exactly 0.
+    weights float32 [S, G]: how much each counts in its group's mean, in all 1; None: all alike.
     """
-    centred = rewards - jnp.mean(rewards, axis=1, keepdims=True)
-    centred = jnp.where(differ(rewards)[:, None], centred, jnp.float32(0))
+
+    def mean(x: jax.Array) -> jax.Array:
+        if weights is None:
+            return jnp.mean(x, axis=1, keepdims=True)
+        return jnp.sum(weights * x, axis=1, keepdims=True)
+
+    middle = mean(rewards)
+    centred = jnp.where(differ(rewards)[:, None], rewards - middle, jnp.float32(0))
     if scale == "none":
         return centred
-    of = {"group": 1, "game": None}[scale]
-    deviation = jnp.sqrt(jnp.mean(jnp.square(centred), axis=of, keepdims=True))
-    return centred / (deviation + jnp.float32(_LEAST))
+    if scale == "success":
+        return centred / jnp.maximum(middle - _NOTHING, jnp.float32(_RAREST))
+    squares = mean(jnp.square(centred))
+    return centred / (jnp.sqrt(squares if scale == "group" else jnp.mean(squares)) + jnp.float32(_LEAST))
 
 
 def farthest(rewards: jax.Array, keep: int) -> jax.Array:
@@ -118,6 +130,8 @@ def among(values: np.ndarray, groups: np.ndarray, *, scale: Scale) -> np.ndarray
     np.minimum.at(lowest, index, values)
     largest = np.maximum(np.maximum(np.abs(highest), np.abs(lowest)), 1)
     centred = np.where((highest - lowest > _ALIKE * largest)[index], values - mean(values), 0.0)
+    if scale == "success":
+        return (centred / np.maximum(mean(values) - _NOTHING, _RAREST)).astype(np.float32)
     if scale != "none":
         squares = np.square(centred)
         centred = centred / (np.sqrt(mean(squares) if scale == "group" else squares.mean()) + _LEAST)

@@ -17,7 +17,7 @@ import jaxgym
 from jaxgym.game import Game
 from policy.decoder import Cache
 from policy.model import Model, Params
-from train import dense, rollout
+from train import choices, dense, rollout
 from train.dense import Tables, divergence, normalise
 from train.grpo import masked_mean
 from train.language import Language, take
@@ -248,21 +248,16 @@ def decision_loss(
     For the second, every first token that is wanted is tried, not only the one written: each as one more token after
     what stands before the decision.
     """
-    n, vocab = logits.shape[0], logits.shape[-1]
+    vocab = logits.shape[-1]
     here = jnp.take_along_axis(logits, written.decision[:, None, None], axis=1)[:, 0]
     lost = divergence(first_tokens(tables.answers, wanted, vocab), jax.nn.log_softmax(here, axis=-1))
     if tables.answers.shape[1] == 1:
         return lost
-    count = tables.begins.shape[0]
     decided = tables.prompt.shape[0] + written.decision  # the place of the first token
     before = cache._replace(valid=jnp.arange(cache.valid.shape[1], dtype=jnp.int32)[None] < decided[:, None])
-    tried = jnp.tile(tables.begins, n)[:, None]
-    positions = jnp.broadcast_to(
-        jnp.repeat(dense.position_of(tables, decided), count)[None, :, None], (3, n * count, 1)
-    )
-    hidden, _ = model.decoder.read(model.embedding(tried), positions, jnp.ones((n * count, 1), jnp.bool_), before)
-    after = jax.nn.log_softmax(model.project(hidden[:, 0]).reshape(n, count, vocab), axis=-1)
-    return lost + divergence(second_tokens(tables.answers, tables.begins, wanted, vocab), after)
+    after = choices.tried_next(model, before, dense.position_of(tables, decided), tables.begins)
+    wanted_next = second_tokens(tables.answers, tables.begins, wanted, vocab)
+    return lost + divergence(wanted_next, jax.nn.log_softmax(after, axis=-1))
 
 
 def first_tokens(answers: jax.Array, wanted: jax.Array, vocab: int) -> jax.Array:

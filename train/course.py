@@ -7,7 +7,7 @@ import jax
 
 import jaxgym
 import policy
-from train import coldstart, dense, devices, rewards
+from train import choices, coldstart, dense, devices, rewards
 from train.config import Config
 from train.evaluate import protocol
 from train.language import Language, build_tokenizer, speak, take
@@ -21,6 +21,7 @@ class Course(NamedTuple):
 
     language: Language
     tables: dense.Tables | None  # for what is taught where it arises; None: by words alone
+    names: choices.Names | None  # of its actions; None: they are told in whatever tokens
     limit: int  # steps after which a board is dealt anew
     scale: float  # how far apart the teacher's values usually lie
     own: Callable[..., Any] | None = None  # a user's reward
@@ -37,14 +38,15 @@ def prepare(config: Config, key: jax.Array) -> tuple[policy.VLM, dict[str, Cours
     Every game has one of the paper's level, which come first, and one of each further level that RL is to have.
     """
     own = rewards.find_own(config.reward.own) if config.reward.own else None
-    names = [course_name(name, level) for name, level in _wanted(config)]
+    titles = [course_name(name, level) for name, level in _wanted(config)]
     vlm, games, pools = _model_and_games(config, key)
     courses = {}
-    for name, game, pool in zip(names, games, pools, strict=True):
+    for title, game, pool in zip(titles, games, pools, strict=True):
         language = speak(vlm, game, take(jax.device_get(pool.state), 0), config.reply)
         scale = coldstart.measure_scale(game, pool.state, key)
-        courses[name] = Course(language, coldstart.tables(language), protocol(game).steps, scale, own)
-    return vlm, courses, dict(zip(names, pools, strict=True))
+        names = choices.names(language.named.answers) if language.named else None
+        courses[title] = Course(language, coldstart.tables(language), names, protocol(game).steps, scale, own)
+    return vlm, courses, dict(zip(titles, pools, strict=True))
 
 
 def make(name: str, level: str, picture: int, side: int, photos: str) -> jaxgym.Game[Any]:

@@ -12,8 +12,8 @@ from flax import nnx
 
 from policy import lora, sharding
 from policy.model import Model, Params
-from train import coldstart, grpo
-from train.advantages import Credit
+from train import choices, coldstart, grpo
+from train.advantages import Credit, Scale
 from train.memory import Prompts
 
 _DECAY = 0.01  # of weights
@@ -178,6 +178,7 @@ class Tried(NamedTuple):
     old: jax.Array | None  # float32 [B, R]: of the model before the update; None: it is the model as it is
     reference: jax.Array | None  # float32 [B, R]: of the model before RL; None: nobody asks
     credit: Credit
+    choice: choices.Choice | None = None  # where every action is judged; a reply to each prompt
 
 
 class Shares(NamedTuple):
@@ -185,6 +186,7 @@ class Shares(NamedTuple):
 
     gain: jax.Array  # for the objective
     alike: jax.Array  # for plain means: each that counts at all as much as any other; their sum is 1
+    boards: jax.Array | None = None  # float32 [S]: for the judgement of every action; their sum is 1
 
 
 def cut(batch: Any, count: int, rows: np.ndarray) -> Any:
@@ -208,6 +210,7 @@ class Rule(NamedTuple):
 
     objective: grpo.Objective = "clip"
     kl_in_advantage: bool = False  # by k1; else k3 is part of the loss
+    scale: Scale = "none"  # of the judgement of every action
 
 
 class Hyper(NamedTuple):
@@ -221,13 +224,22 @@ class Hyper(NamedTuple):
 
 
 def grpo_loss(
-    graphdef: nnx.GraphDef[Model], params: Params, tried: Tried, share: Shares, rule: Rule, hyper: Hyper
+    graphdef: nnx.GraphDef[Model],
+    params: Params,
+    tried: Tried,
+    share: Shares,
+    names: choices.Names | None,
+    rule: Rule,
+    hyper: Hyper,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Minus the gain, as its credit is shared out, plus the mean divergence from the reference; and what to report.
 
-    Loss and report are sums over tokens: those of the parts of a batch add up to those of the whole.
+    Loss and report are sums over tokens and boards: those of the parts of a batch add up to those of the whole.
+    names: of the game's actions, where every one of them is judged.
     """
-    now = nnx.merge(graphdef, params).answered(*tried.prompts, tried.ids, hyper.temperature)
+    model = nnx.merge(graphdef, params)
+    prompt = model.prefill(*tried.prompts)
+    now = model.said(model.continued(prompt, tried.ids)[0], tried.ids, hyper.temperature)
     mask = share.alike > 0
     old = jax.lax.stop_gradient(now.logprobs) if tried.old is None else tried.old
 
@@ -242,8 +254,14 @@ def grpo_loss(
     gain = grpo.GAINS[rule.objective](now.logprobs, old, advantage, hyper.clip, mask)
     gain = gain * jnp.where(jnp.isfinite(hyper.cap), grpo.correction(old, tried.sampler, hyper.cap, mask), 1.0)
     ratio = (grpo.reply_ratio if rule.objective == "gspo" else grpo.ratio)(now.logprobs, old, mask)
-    loss = -hyper.weight * jnp.sum(share.gain * gain) + (0.0 if rule.kl_in_advantage else hyper.kl * kl)
-    return loss, {
+    gained, told = jnp.sum(share.gain * gain), {}
+    if tried.choice is not None and names is not None and share.boards is not None:
+        likely = choices.logprobs(model, prompt, tried.choice, names, hyper.temperature)
+        by_board, expected = choices.gain(likely, tried.choice.worth, rule.scale)
+        gained += jnp.sum(share.boards * by_board)
+        told = {"expected": jnp.sum(share.boards * expected)}
+    loss = -hyper.weight * gained + (0.0 if rule.kl_in_advantage else hyper.kl * kl)
+    return loss, told | {
         "loss": loss,
         "kl": kl,
         "entropy": mean(now.entropy),
@@ -254,12 +272,19 @@ def grpo_loss(
 
 @functools.partial(jax.jit, static_argnums=(0, 3))
 def grpo_gradients(
-    frame: Frame, learned: Params, fixed: Params, rule: Rule, tried: Tried, share: Shares, hyper: Hyper
+    frame: Frame,
+    learned: Params,
+    fixed: Params,
+    rule: Rule,
+    tried: Tried,
+    share: Shares,
+    names: choices.Names | None,
+    hyper: Hyper,
 ) -> tuple[dict[str, jax.Array], Params]:
     """What to report of a batch, and the gradient of its loss for what learns."""
 
     def lost(learned: Params) -> Any:
-        return grpo_loss(frame.graphdef, whole(learned, fixed, frame.dtype), tried, share, rule, hyper)
+        return grpo_loss(frame.graphdef, whole(learned, fixed, frame.dtype), tried, share, names, rule, hyper)
 
     (_, report), gradient = jax.value_and_grad(lost, has_aux=True)(learned)
     return report, sharding.hold(gradient, frame.mesh)

@@ -62,6 +62,7 @@ class Trainer:
         self.key = jax.random.key(config.seed)
         self.vlm, self.ladders, self.boards = prepare(config, self.key)
         self.courses = {name: self.ladders[name] for name in config.names()}  # of the paper's level
+        self.names = {name: course.names for name, course in self.courses.items()}
         width = self.vlm.config.decoder.width
         heads: dict[str, dict[str, jax.Array]] = {
             name: dense.create_heads(c.language.game, c.tables, width, jax.random.fold_in(self.key, i))
@@ -251,7 +252,7 @@ class Trainer:
         key = self._key("grpo", self.step, len(standings))
         rate = self._rate()
         state, learned, norm = reinforce.learn(
-            self.config, self.frame, self.rule, self.state, self.fixed, self._before_rl, batches, rate, key
+            self.config, self.frame, self.rule, self.state, self.fixed, self._before_rl, batches, rate, key, self.names
         )
         reports = {name: each.report | learned[name] for name, each in got.items()}
         for name, report in reports.items():

@@ -210,11 +210,16 @@ class Grpo:
     average: Literal["token", "sequence", "constant"] = flag(
         "token", "all tokens count alike; or all replies do; or each token, as a share of the longest there could be"
     )
-    scale: Literal["none", "group", "game"] = flag(
-        "none", "what advantages are divided by: nothing, the deviation of their group, or that of all of the game's"
+    scale: Literal["success", "none", "group", "game"] = flag(
+        "success",
+        "what advantages are divided by: how far the mean of their group lies above failure (MaxRL: what is raised is "
+        "the logarithm of success); or nothing, the deviation of their group, or that of all of the game's",
     )
-    credit: Literal["block", "reply"] = flag(
-        "block", "perception judged by what it read, think and answer by the game; or one advantage for a whole reply"
+    credit: Literal["action", "block", "reply"] = flag(
+        "action",
+        "every action judged at once where a reply names its own, the rest as by block (only for presets, boards that "
+        "are answered once, and rewards that are not your own; else by block); block: perception judged by what it "
+        "read, think and answer by the game; reply: one advantage for a whole reply",
     )
     kl: float = flag(1e-2, "weight of the divergence from the model before RL; 0: that model is not asked")
     kl_estimate: Literal["k3", "k1"] = flag("k3", "k3 is added to the loss, k1 taken off the advantages")

@@ -12,15 +12,17 @@ import numpy as np
 from jaxgym import engine
 from policy import sharding
 from policy.model import Params
-from train import advantages, episodes, grpo, learner
+from train import advantages, choices, episodes, grpo, learner
 from train.advantages import Rewards
+from train.choices import Choice, Names
 from train.config import Config
 from train.course import Course
+from train.language import Named
 from train.learner import Frame, Hyper, Rule, Shares, TrainState, Tried
 from train.memory import Prompts
 from train.parts import Grpo
 from train.rollout import BATCH, Boards, act, advance, choose, try_replies, wander
-from train.rounds import Report, Round, earn
+from train.rounds import Report, Round, earn, every_action
 
 
 class Collected(NamedTuple):
@@ -68,7 +70,8 @@ def collect(
         return Collected(episodes.learned_from(config, played), after, report, written)
     report = {name: np.mean([each.report[name] for each in rounds]) for name in rounds[0].report}
     report |= {"rounds": len(rounds)} if part.refill else {}
-    return Collected([learned_from(rounds, part)], after, report, len(rounds) * part.states * part.group)
+    named = course.language.named if every_action(config, course) else None
+    return Collected([learned_from(rounds, part, named)], after, report, len(rounds) * part.states * part.group)
 
 
 def trouble(report: Report, room: int) -> str:
@@ -117,16 +120,22 @@ def every(rows: Any, turn: int, turns: int) -> Any:
     return jax.tree.map(lambda leaf: leaf.reshape(-1, turns, *leaf.shape[1:])[:, turn], rows)
 
 
-def learned_from(rounds: list[Round], part: Grpo) -> Tried:
+def learned_from(rounds: list[Round], part: Grpo, named: Named | None = None) -> Tried:
     """What of some rounds is learned from, each token with its credit.
 
     Where groups may be refilled, those whose replies all earned alike are dropped: others take their place, and if
     there are too few, nothing is learned from what fills up the batch.
+    named: how actions are written, where every action is judged. Then a reply's own action is no longer compared with
+    the others' of its group, only whether it names one.
     """
     earned = Rewards(*(jnp.concatenate(each) for each in zip(*(r.earned for r in rounds), strict=True)))
+    differ = np.asarray(advantages.differ(earned.total))
+    choice = choice_of(rounds, part.group, named) if named else None
+    if choice:
+        nothing = np.concatenate([r.replies.reading.actions for r in rounds]).reshape(-1, part.group) < 0
+        earned = earned._replace(game=jnp.where(nothing, jnp.float32(choices.NOTHING), jnp.float32(0)))
     blocks = np.concatenate([r.blocks for r in rounds])
     group, length = part.group, blocks.shape[1]
-    differ = np.asarray(advantages.differ(earned.total))
     chosen = np.argsort(~differ, kind="stable")[: part.states] if part.refill else np.arange(part.states)
     if part.refill:
         blocks = np.where(np.repeat(differ, group)[:, None], blocks, -1)
@@ -135,7 +144,7 @@ def learned_from(rounds: list[Round], part: Grpo) -> Tried:
     best = np.asarray(advantages.farthest(earned.total, keep)) if keep < group else np.arange(group)[None]
     rows = (chosen[:, None] * group + best).reshape(-1)
     kept = Rewards(*(each[np.arange(len(chosen))[:, None], best] for each in earned))
-    share_out = {"block": advantages.credit_by_block, "reply": advantages.credit_by_reply}[part.credit]
+    share_out = advantages.credit_by_reply if part.credit == "reply" else advantages.credit_by_block
     sampled = [r.replies.sampled for r in rounds]
     return Tried(
         prompts=Prompts(
@@ -146,7 +155,17 @@ def learned_from(rounds: list[Round], part: Grpo) -> Tried:
         old=None,
         reference=None,
         credit=share_out(kept, jnp.asarray(blocks[rows].reshape(-1, length)), scale=part.scale),
+        choice=Choice(*(leaf[chosen] for leaf in choice)) if choice else None,
     )
+
+
+def choice_of(rounds: list[Round], group: int, named: Named) -> Choice:
+    """The first reply of every group, up to where it names its action, with what each action there is worth."""
+    ids = np.concatenate([np.asarray(r.replies.sampled.ids)[::group] for r in rounds])
+    actions = np.concatenate([r.replies.reading.actions[::group] for r in rounds])
+    place = np.where(actions >= 0, named.decision(ids, np.maximum(actions, 0)), -1)
+    worth = np.concatenate([r.worth for r in rounds if r.worth is not None])
+    return Choice(jnp.asarray(ids), jnp.asarray(place, jnp.int32), jnp.asarray(worth))
 
 
 def _rows(parts: list[jax.Array], rows: np.ndarray) -> jax.Array:
@@ -164,12 +183,13 @@ def learn(
     batches: dict[str, list[Tried]],
     lr: jax.Array,
     key: jax.Array,
+    names: dict[str, Names | None] | None = None,
 ) -> tuple[TrainState, dict[str, Report], jax.Array]:
     """The optimizer steps of an update; also what to report of every game, and the mean norm of gradients.
 
-    reference: the model before RL, asked only where the divergence from it counts.
+    reference: the model before RL, asked only where the divergence from it counts. names: of each game's actions.
     """
-    part = config.grpo
+    part, names = config.grpo, names or {}
     heat = jnp.float32(part.temperature)
     once = part.epochs * part.minibatches == 1  # then the model before the step is the model in it
     if part.kl:
@@ -194,15 +214,24 @@ def learn(
             moving = False
             for name, turns in batches.items():
                 few = turns if once else [learner.cut(tried, part.states, rows) for tried in turns]
-                report, gradient = gradient_of(config, frame, state.params, fixed, few, len(rows), name)
+                given = few, len(rows), name, names.get(name)
+                report, gradient = gradient_of(config, frame, state.params, fixed, *given)
                 reports[name].append(report)
                 gradients.append((gradient, {}))
-                moving = moving or any(bool(jnp.any(advantages.moving(tried.credit))) for tried in few)
+                moving = moving or any(map(_teaches, few))
             norms.append(jnp.float32(0))
             if moving:  # else there is nothing to learn: the optimizer would make a full step of what rounding leaves
                 state, norms[-1] = learner.apply(rule, state, tuple(gradients), lr, mesh=frame.mesh)
     mean = {name: {k: jnp.mean(jnp.stack([r[k] for r in each])) for k in each[0]} for name, each in reports.items()}
     return state, mean, jnp.mean(jnp.stack(norms))
+
+
+def _teaches(tried: Tried) -> bool:
+    """Whether there is anything to learn from a batch."""
+    found = jnp.any(advantages.moving(tried.credit))
+    if tried.choice is not None:
+        found |= jnp.any((tried.choice.place >= 0) & advantages.differ(tried.choice.worth))
+    return bool(found)
 
 
 def _score(frame: Frame, params: Params, tried: Tried, temperature: jax.Array) -> jax.Array:
@@ -212,22 +241,31 @@ def _score(frame: Frame, params: Params, tried: Tried, temperature: jax.Array) -
 
 
 def gradient_of(
-    config: Config, frame: Frame, learned: Params, fixed: Params, turns: list[Tried], count: int, game: str
+    config: Config,
+    frame: Frame,
+    learned: Params,
+    fixed: Params,
+    turns: list[Tried],
+    count: int,
+    game: str,
+    names: Names | None = None,
 ) -> tuple[Report, Params]:
     """The gradient of a minibatch of `count` boards, turn by turn, and part by part where memory is short."""
     part = config.grpo
-    rule = Rule(part.objective, kl_in_advantage=part.kl_estimate == "k1")
+    rule = Rule(part.objective, kl_in_advantage=part.kl_estimate == "k1", scale=part.scale)
     numbers = (part.temperature, part.kl, part.correct or math.inf, config.reward.weight(game))
     temperature, kl, cap, weight = map(jnp.float32, numbers)
     hyper = Hyper(temperature, grpo.Clip(jnp.float32(part.clip), jnp.float32(part.clip_high)), kl, cap, weight)
     units = jnp.concatenate([tried.credit.units for tried in turns])
     shares = advantages.shares(units, part.average), advantages.shares(jnp.minimum(units, 0), "token")
     each = [Shares(*pair) for pair in zip(*(jnp.split(share, len(turns)) for share in shares), strict=True)]
+    if turns[0].choice is not None:  # then there is one turn
+        each = [each[0]._replace(boards=choices.shares(turns[0].choice.place))]
     total: Any = None
     for whole in zip(turns, each, strict=True):
         for rows in np.split(np.arange(count), config.accumulate):
             some = whole if config.accumulate == 1 else learner.cut(whole, count, rows)
             some = sharding.cut_rows(some, frame.mesh)
-            found = learner.grpo_gradients(frame, learned, fixed, rule, *some, hyper)
+            found = learner.grpo_gradients(frame, learned, fixed, rule, *some, names, hyper)
             total = found if total is None else jax.tree.map(jnp.add, total, found)
     return total

@@ -52,18 +52,25 @@ def outcome(legal: np.ndarray, score: np.ndarray) -> np.ndarray:
     return np.where(legal & (score > 0), 1.0, -1.0).astype(np.float32)
 
 
-def regret(values: np.ndarray, actions: np.ndarray, usual: float) -> np.ndarray:
-    """1 for the teacher's best action down to about 0 for its worst legal one, -1 for what is not legal; float32 [B].
+def regret(values: np.ndarray, usual: float) -> np.ndarray:
+    """1 for the teacher's best action down to about 0 for its worst legal one, -1 for what is not legal.
 
-    values float32 [B, A], -inf where illegal; actions int32 [B], -1 where there is none. What an action gives away
-    against the best is measured by how far the board's values lie apart, and by a tenth of how far they `usual`ly do.
+    values float32 [B, A], -inf where illegal -> float32 [B, A]. What an action gives away against the best is measured
+    by how far the board's values lie apart, and by a tenth of how far they `usual`ly do.
     """
-    own = np.take_along_axis(values, np.maximum(actions, 0)[:, None], axis=1)[:, 0]
-    legal = (actions >= 0) & np.isfinite(own)
-    known = np.where(legal[:, None], values, 0.0)  # a row without a legal answer has nothing to measure
-    best, worst = known.max(axis=1), np.where(np.isfinite(known), known, np.inf).min(axis=1)
-    given_away = (best - np.where(legal, own, 0.0)) / (best - worst + 0.1 * usual)
+    legal = np.isfinite(values)
+    known = np.where(legal.any(axis=1, keepdims=True), values, 0.0)  # a row without a legal action: nothing to measure
+    best = known.max(axis=1, keepdims=True)
+    worst = np.where(np.isfinite(known), known, np.inf).min(axis=1, keepdims=True)
+    given_away = (best - np.where(legal, known, 0.0)) / (best - worst + 0.1 * usual)
     return np.where(legal, 1 - given_away, -1.0).astype(np.float32)
+
+
+def earned_by(worth: np.ndarray, actions: np.ndarray) -> np.ndarray:
+    """What actions int32 [S * G], -1 where there is none, earn by the worth of all, float32 [S, A]; float32 [S * G]."""
+    each = actions.reshape(len(worth), -1)
+    found = np.take_along_axis(worth, np.maximum(each, 0), axis=1)
+    return np.where(each >= 0, found, np.float32(-1)).reshape(-1)
 
 
 def score(legal: np.ndarray, score: np.ndarray) -> np.ndarray:

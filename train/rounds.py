@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from train import advantages, coldstart, rewards
+from train import advantages, coldstart, rewards, rollout
 from train.advantages import Rewards
 from train.config import Config
 from train.course import Course
@@ -19,9 +19,33 @@ class Round(NamedTuple):
     """S boards of a game, answered G times each: B = S * G rows."""
 
     replies: Replies
+    worth: np.ndarray | None  # float32 [S, A]: what every action earns of the game, where that is known
     earned: Rewards  # float32 [S, G]
     blocks: np.ndarray  # int32 [B, R]: of every token, -1 where nothing is to be learned
     report: Report
+
+
+def every_action(config: Config, course: Course) -> bool:
+    """Whether every action of a board is judged, not only those that were answered (`--grpo-credit action`).
+
+    That asks for a tokenizer with names for actions, for boards that are answered once, and for rewards that are known
+    without a reply.
+    """
+    return config.grpo.credit == "action" and config.episodes.turns == 1 and bool(course.names) and not course.own
+
+
+def worth(config: Config, course: Course, state: Any, key: jax.Array) -> np.ndarray | None:
+    """What every action earns of the game on S boards: float32 [S, A]; None where nobody asks."""
+    game, wanted = course.language.game, config.reward.game
+    if wanted == "regret":
+        return rewards.regret(np.asarray(coldstart.opinion(game, state, key)), course.scale)
+    if not every_action(config, course):
+        return None
+    count = len(jax.tree.leaves(state)[0])
+    actions = np.tile(np.arange(game.actions.n, dtype=np.int32), count)
+    played = rollout.play_groups(game, state, actions, key)
+    legal, score = jax.device_get((played.legal, played.reward))
+    return (rewards.outcome if wanted == "outcome" else rewards.score)(legal, score).reshape(count, -1)
 
 
 def earn(
@@ -31,9 +55,10 @@ def earn(
     part, wanted, language = config.grpo, config.reward, course.language
     r, good = tried.reading, rewards.outcome(tried.legal, tried.score)
     group = len(good) // len(tried.pictures)
+    of_all = worth(config, course, state, key)
     if wanted.game == "regret":
-        worth = np.asarray(coldstart.opinion(language.game, state, key))
-        played = rewards.regret(np.repeat(worth, group, axis=0), r.actions, course.scale)
+        assert of_all is not None
+        played = rewards.earned_by(of_all, r.actions)
     else:
         played = good if wanted.game == "outcome" else rewards.score(tried.legal, tried.score)
     own = rewards.ask_own(course.own, wanted.own, tried, language.game) if course.own else None
@@ -66,4 +91,4 @@ def earn(
         "truncated": 1 - whole[rows].mean(),
         "differ": float(jnp.mean(advantages.differ(earned.total))),
     }
-    return Round(tried, earned, blocks, report)
+    return Round(tried, of_all, earned, blocks, report)

@@ -11,7 +11,7 @@ import pytest
 import jaxgym
 from policy import Reply
 from policy.model import entropy
-from train import advantages, coldstart, dense, grpo, learner, reinforce, rewards, rounds
+from train import advantages, choices, coldstart, dense, grpo, learner, reinforce, rewards, rounds
 from train.advantages import shares
 from train.evaluate import interval
 from train.memory import Prompts
@@ -147,13 +147,13 @@ def test_regret_grades_the_legal_actions_by_what_they_give_away():
     inf = np.inf
     values = np.asarray([[10.0, 0.0, -inf, 5.0]] * 5 + [[3.0, 3.0, -inf, -inf]] + [[-inf] * 4])
     actions = np.asarray([0, 1, 2, 3, -1, 1, 0])
-    earned = rewards.regret(values, actions, 10.0)
+    earned = rewards.earned_by(rewards.regret(values, 10.0), actions)
     best, worst, illegal, middle, unreadable, alike, over = earned
     assert best == 1 and alike == 1 and illegal == unreadable == over == -1
     assert best > middle > worst > illegal
     np.testing.assert_allclose((middle, worst), (1 - 5 / 11, 1 - 10 / 11), rtol=1e-6)
     moved = np.where(np.isfinite(values), values * 2 + 7, values)
-    np.testing.assert_allclose(rewards.regret(moved, actions, 20.0), earned, rtol=1e-6)
+    np.testing.assert_allclose(rewards.earned_by(rewards.regret(moved, 20.0), actions), earned, rtol=1e-6)
 
 
 # A group of two replies: perception of 3 and 2 tokens, think of 2 and 1, answer of 1 and 2.
@@ -193,7 +193,7 @@ def test_what_lies_past_the_end_moves_nothing():
     np.testing.assert_array_equal(advantages.moving(credit), BLOCKS == 0)
 
 
-@pytest.mark.parametrize("scale", ["none", "group", "game"])
+@pytest.mark.parametrize("scale", ["none", "group", "game", "success"])
 def test_groups_of_any_size_are_compared_as_rows_are(scale):
     rng = np.random.default_rng(0)
     r = np.concatenate([rng.normal(size=(5, 4)), np.full((1, 4), 2.0)]).astype(np.float32)
@@ -255,13 +255,16 @@ def round_of(game, *, blocks=None):
     blocks = np.zeros((count, 4), np.int32) if blocks is None else blocks
     prompts = Prompts(jnp.ones((len(game), 5), jnp.int32), jnp.full(len(game), 5), pictures)
     replies = SimpleNamespace(sampled=said, prompts=prompts)
-    return rounds.Round(replies, advantages.Rewards(game, zero, zero), blocks, {})
+    return rounds.Round(replies, None, advantages.Rewards(game, zero, zero), blocks, {})
+
+
+PLAIN = {"credit": "reply", "scale": "none"}
 
 
 @pytest.mark.parametrize("keep", [0, 2])
 def test_what_is_learned_from_keeps_rows_and_rewards_together(keep):
     game = jnp.asarray([[0.0, 1.0, 5.0], [9.0, 9.0, 8.0]])
-    tried = reinforce.learned_from([round_of(game)], Grpo(states=2, group=3, keep=keep, credit="reply"))
+    tried = reinforce.learned_from([round_of(game)], Grpo(states=2, group=3, keep=keep, **PLAIN))
     rows = np.asarray(tried.ids[:, 0]) // 4
     assert sorted(rows) == ([0, 1, 2, 3, 4, 5] if not keep else sorted({0, 2, 5} | (set(rows) & {3, 4})))
     np.testing.assert_array_equal(tried.sampler, -tried.ids.astype(jnp.float32))
@@ -272,14 +275,56 @@ def test_what_is_learned_from_keeps_rows_and_rewards_together(keep):
 def test_groups_without_differences_are_refilled_from_later_rounds():
     first = round_of(jnp.asarray([[1.0, 1.0], [0.0, 1.0], [2.0, 2.0], [3.0, 3.0]]))
     second = round_of(jnp.asarray([[5.0, 1.0], [4.0, 4.0], [7.0, 7.0], [2.0, 6.0]]))
-    part = Grpo(states=4, group=2, keep=0, refill=1, credit="reply")
+    part = Grpo(states=4, group=2, keep=0, refill=1, **PLAIN)
     tried = reinforce.learned_from([first, second], part)
     assert tried.prompts.pictures[:3, 0, 0, 0].tolist() == [1, 0, 3]  # one of the first round, two of the second
     assert tried.ids[:6, 0].tolist() == [8, 12, 0, 4, 24, 28]
     np.testing.assert_allclose(tried.credit.advantage[:6, 0], [-0.5, 0.5, 2, -2, -2, 2])
     assert (tried.credit.units[:6] == 0).all() and (tried.credit.units[6:] == -1).all()  # the last only fills up
-    kept = reinforce.learned_from([first], Grpo(states=4, group=2, keep=0, credit="reply"))
+    kept = reinforce.learned_from([first], Grpo(states=4, group=2, keep=0, **PLAIN))
     assert kept.prompts.pictures[:, 0, 0, 0].tolist() == [0, 1, 2, 3] and (kept.credit.units == 0).all()
+
+
+def test_by_success_rare_ones_count_more_up_to_a_limit():
+    """For rewards of -1 and 1 the advantages are those of MaxRL: (r - mean) / mean, of r as 0 and 1."""
+    r = jnp.asarray([[1.0] + [-1.0] * 7, [1.0] * 4 + [-1.0] * 4, [1.0] * 7 + [-1.0], [-1.0] * 8])
+    solved = np.asarray(r > 0, np.float32)
+    mean = solved.mean(axis=1, keepdims=True)
+    found = advantages.advantages(r, scale="success")
+    np.testing.assert_allclose(found[:3], (solved - mean)[:3] / mean[:3], rtol=1e-5)
+    assert (found[3] == 0).all()
+    rare = jnp.asarray([[1.0] + [-1.0] * 99])
+    np.testing.assert_allclose(advantages.advantages(rare, scale="success"), (rare - rare.mean()) / 0.2, rtol=1e-5)
+
+
+@pytest.mark.parametrize("scale", ["none", "group", "game", "success"])
+def test_groups_weigh_as_if_each_reply_had_been_drawn_so_often(scale):
+    r, often = np.asarray([[1.0, -1.0, 0.5], [3.0, 2.0, 2.0]], np.float32), np.asarray([[1, 5, 2], [4, 2, 2]])
+    weighed = advantages.advantages(jnp.asarray(r), jnp.asarray(often / 8, jnp.float32), scale=scale)
+    drawn = np.stack([np.repeat(row, n) for row, n in zip(r, often, strict=True)])
+    each = advantages.advantages(jnp.asarray(drawn), scale=scale)
+    for row, n, expected in zip(weighed, often, each, strict=True):
+        np.testing.assert_allclose(np.repeat(row, n), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_judging_every_action_has_the_gradient_of_what_is_expected():
+    """Of the expected reward, or by success of the logarithm of how far it lies above nothing."""
+    rng = np.random.default_rng(0)
+    logits = jnp.asarray(rng.normal(size=(3, 6)), jnp.float32)  # four actions, two tokens that name none
+    worth = jnp.asarray([[1.0, -1.0, 0.5, -1.0], [-1.0, 0.2, 1.0, 1.0], [0.3, 0.9, -1.0, 0.7]])
+
+    def expected(x):
+        odds = jax.nn.softmax(x, axis=1)[:, :4]
+        return jnp.sum(odds * worth, axis=1) - (1 - jnp.sum(odds, axis=1))
+
+    def gained(x, scale):
+        return choices.gain(jax.nn.log_softmax(x, axis=1)[:, :4], worth, scale)
+
+    np.testing.assert_allclose(gained(logits, "none")[1], expected(logits), rtol=1e-5)
+    assert (expected(logits) > -0.8).all()  # so that nothing is limited
+    for scale, whole in (("none", expected), ("success", lambda x: jnp.log(expected(x) + 1))):
+        slope = jax.grad(lambda x, scale=scale: gained(x, scale)[0].sum())(logits)
+        np.testing.assert_allclose(slope, jax.grad(lambda x, whole=whole: whole(x).sum())(logits), rtol=1e-4, atol=1e-6)
 
 
 def test_unscaled_advantages_keep_the_size_of_a_difference():

@@ -1,16 +1,19 @@
 """Options of RL at work: one update of a tiny model, in which each must do what it says."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
-from train import learner, reinforce, rollout
+from train import choices, coldstart, learner, reinforce, rewards, rollout, rounds
 from train.config import Config
 from train.course import prepare
 from train.learner import Frame, TrainState
+from train.memory import Memory
 from train.parts import Grpo, Reward, States
 from train.rollout import BATCH
 
@@ -18,7 +21,8 @@ from train.rollout import BATCH
 @pytest.fixture(scope="module")
 def one(finished):
     """A model that knows the format, its one game with boards in play, and what to learn with."""
-    config = Config(games=("2048",), model=str(finished / "model"), recipe="g0", grpo=Grpo(states=4, group=4, keep=0))
+    part = Grpo(states=4, group=4, keep=0, credit="block", scale="none")
+    config = Config(games=("2048",), model=str(finished / "model"), recipe="g0", grpo=part)
     vlm, courses, boards = prepare(config, jax.random.key(0))
     learned, fixed = learner.divide(vlm.params, adapters=False, tower=True)
     rule = learner.optimizer()
@@ -161,12 +165,12 @@ def test_further_boards_are_asked_until_enough_groups_differ(one, monkeypatch):
 
     answer = reinforce.answer
     monkeypatch.setattr(reinforce, "answer", scripted)
-    for refill, rounds in ((0, 1), (1, 2), (5, 2)):
+    for refill, times in ((0, 1), (1, 2), (5, 2)):
         asked.clear()
         found = collected(one, with_grpo(one[0], refill=refill))
-        assert len(asked) == rounds and found.written == rounds * 16
+        assert len(asked) == times and found.written == times * 16
         turned = np.asarray(found.boards.steps != one[4].steps)
-        assert not turned[np.arange(BATCH) % 64 >= rounds].any() and turned[np.arange(BATCH) % 64 < rounds].any()
+        assert not turned[np.arange(BATCH) % 64 >= times].any() and turned[np.arange(BATCH) % 64 < times].any()
     assert not (asked[0] == asked[1]).all()
 
 
@@ -238,3 +242,94 @@ def test_the_first_boards_are_as_deep_as_asked_for(one):
     config, _, _, course, boards, *_ = one
     shallow = reinforce.begin(replace(config, states=States(depth=2)), course, boards, jax.random.key(0))
     assert int(shallow.steps.max()) < 2 + 1 and reinforce.begin(config, course, boards, jax.random.key(0)) is boards
+
+
+@pytest.mark.parametrize("name", ["2048", "shisen_sho"])
+def test_every_actions_odds_are_those_of_saying_it(finished, name):
+    """Against replies in which each action is put in place of the one that was named."""
+    config = Config(games=(name,), model=str(finished / "model"), recipe="g0")
+    vlm, courses, boards = prepare(config, jax.random.key(0))
+    course, state = courses[name], jax.tree.map(lambda leaf: leaf[:2], boards[name].state)
+    language, heat = course.language, 0.7
+    lesson = coldstart.teach(language.game, state, course.scale, jax.random.key(1), guess=False)
+    written = coldstart.write(language, lesson, guess=False)
+    choice = choices.Choice(written.ids, written.decision, jnp.zeros(lesson.legal.shape))
+    prompts = Memory(language).prompts(lesson.pictures)
+
+    def judge(params):
+        model = nnx.merge(vlm.graphdef, params)
+        return choices.logprobs(model, model.prefill(*prompts), choice, course.names, heat)
+
+    found = jax.jit(judge)(vlm.params)
+    answers = language.named.answers
+    some = np.arange(0, len(answers), max(1, len(answers) // 50))
+    ids = np.repeat(np.asarray(written.ids)[:, None], len(some), axis=1)
+    for row, place in zip(ids, np.asarray(written.decision), strict=True):
+        row[:, place : place + answers.shape[1]] = answers[some]
+
+    def say(params, replies):
+        return nnx.merge(vlm.graphdef, params).answered(*prompts, replies, heat).logprobs
+
+    said = np.asarray(jax.jit(say)(vlm.params, ids.reshape(-1, ids.shape[-1]))).reshape(ids.shape)
+    for board, place in enumerate(np.asarray(written.decision)):
+        expected = said[board, :, place : place + answers.shape[1]].sum(axis=1)
+        np.testing.assert_allclose(found[board, some], expected, rtol=1e-4, atol=1e-4)
+    assert (np.exp(found).sum(axis=1) < 1 + 1e-5).all()
+
+
+@pytest.mark.parametrize("reward", ["outcome", "regret", "score"])
+def test_every_action_is_worth_what_it_would_earn(finished, reward):
+    """As if it had been answered."""
+    config = Config(games=("2048",), model=str(finished / "model"), recipe="g0", reward=Reward(game=reward))
+    _, courses, boards = prepare(config, jax.random.key(0))
+    course, state = courses["2048"], jax.tree.map(lambda leaf: leaf[:8], boards["2048"].state)
+    found = rounds.worth(config, course, state, jax.random.key(2))
+    for action in range(4):
+        played = rollout.play_groups(course.language.game, state, np.full(8, action), jax.random.key(3))
+        legal, score = np.asarray(played.legal), np.asarray(played.reward)
+        if reward == "regret":
+            assert ((found[:, action] >= 0) == legal).all() and (found[~legal, action] == -1).all()
+        else:
+            earned = (rewards.outcome if reward == "outcome" else rewards.score)(legal, score)
+            np.testing.assert_array_equal(found[:, action], earned)
+    block = replace(config, grpo=Grpo(credit="block"))
+    assert (rounds.worth(block, course, state, jax.random.key(2)) is None) == (reward != "regret")
+
+
+def test_judging_every_action_raises_what_is_expected(one):
+    """Step by step on the same boards, from replies that a teacher wrote: the tiny model names no action yet."""
+    config, frame, vlm, course, boards, rule, state, fixed = one
+    config = with_grpo(config, credit="action", scale="success", kl=0.0)
+    (tried,) = collected(one, config).tried
+    assert tried.choice.worth.shape == (4, 4)
+    lesson = coldstart.teach(
+        course.language.game, reinforce.every(boards.state, 0, BATCH // 4), course.scale, jax.random.key(1), guess=False
+    )
+    written = coldstart.write(course.language, lesson, guess=False)
+    tried = tried._replace(choice=tried.choice._replace(ids=written.ids, place=written.decision))
+    names, expected = {"2048": course.names}, []
+    for _ in range(6):
+        given = {"2048": [tried]}, jnp.float32(2e-3), jax.random.key(5), names
+        state, reports, _ = reinforce.learn(config, frame, rule, state, fixed, lambda: vlm.params, *given)
+        expected.append(float(reports["2048"]["expected"]))
+    assert expected[-1] > expected[0] + 0.05, expected
+
+
+def test_a_replys_own_action_is_not_compared_where_all_are_judged(one):
+    config, _, _, course, *_ = one
+    config = with_grpo(config, credit="action")
+    group = collected(one, config).tried[0]
+    actions = np.asarray([[0, 1, 2, -1]] * 4).reshape(-1)
+    replies = SimpleNamespace(
+        sampled=SimpleNamespace(ids=group.ids, logprobs=group.sampler),
+        prompts=group.prompts,
+        reading=SimpleNamespace(actions=actions),
+    )
+    game = jnp.asarray([[1.0, -1.0, 0.5, -1.0]] * 4)
+    earned = reinforce.Rewards(game, jnp.zeros((4, 4)), jnp.zeros((4, 4)))
+    blocks = np.full(group.ids.shape, 1, np.int32)
+    given = rounds.Round(replies, np.zeros((4, 4), np.float32), earned, blocks, {})
+    advantage = reinforce.learned_from([given], config.grpo, course.language.named).credit.advantage[:, 0]
+    names, compared = advantage.reshape(4, 4), reinforce.learned_from([given], config.grpo).credit.advantage[:, 0]
+    assert (names[:, :3] == names[:, :1]).all() and (names[:, 3] < names[:, 0]).all()
+    assert len(set(np.asarray(compared[:3]).tolist())) == 3

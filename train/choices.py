@@ -1,0 +1,92 @@
+"""Every action judged at once, where a reply first names its own: the expected reward itself, not a sample of it.
+
+The engine can try all actions from one and the same state, and a tokenizer that is made of the games' own words names
+an action in one token or two. So what a policy would earn there is a finite sum, and so is its gradient: all-action
+policy gradients (Ciosek and Whiteson, arXiv 1706.05374; Asadi et al., arXiv 1709.00503), a group of infinite size.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from policy.decoder import Cache
+from policy.model import Model, Prompt
+from train import advantages
+from train.advantages import Scale
+
+NOTHING = -1.0  # what is earned by what names no action, as by an action that is not legal
+
+
+class Names(NamedTuple):
+    """The actions of a game in tokens."""
+
+    answers: jax.Array  # int32 [A, 1 or 2]: the tokens of every action
+    begins: jax.Array  # int32 [K]: the different first tokens
+    which: jax.Array  # int32 [A]: the index, among these, of every action's
+
+
+class Choice(NamedTuple):
+    """One reply to each of S boards, and what every action would earn where it names its own."""
+
+    ids: jax.Array  # int32 [S, R]
+    place: jax.Array  # int32 [S]: index of the token that first names the action; -1: none does, nothing is learned
+    worth: jax.Array  # float32 [S, A]
+
+
+def names(answers: np.ndarray) -> Names:
+    """From the tokens of every action, int32 [A, 1 or 2]."""
+    begins, which = np.unique(answers[:, 0], return_inverse=True)
+    return Names(*(jnp.asarray(each, jnp.int32) for each in (answers, begins, which.reshape(-1))))
+
+
+def tried_next(model: Model, before: Cache, position: jax.Array, begins: jax.Array) -> jax.Array:
+    """What would come after each of several tokens, every one tried alone: logits float32 [n, K, V].
+
+    before: what n rows have read, of which they see what is valid; position int32 [n]: where a token tried stands;
+    begins int32 [K]: these tokens.
+    """
+    n, count = position.shape[0], begins.shape[0]
+    where = jnp.broadcast_to(jnp.repeat(position, count)[None, :, None], (3, n * count, 1))
+    tried = model.embedding(jnp.tile(begins, n)[:, None])
+    hidden, _ = model.decoder.read(tried, where, jnp.ones((n * count, 1), jnp.bool_), before)
+    return model.project(hidden[:, 0]).reshape(n, count, -1)
+
+
+def logprobs(model: Model, prompt: Prompt, choice: Choice, names: Names, temperature: jax.Array | float) -> jax.Array:
+    """How likely each action is named at that place: log-probabilities float32 [S, A].
+
+    Their probabilities add up to less than 1: there are tokens that name none.
+    """
+    hidden, cache = model.continued(prompt, choice.ids)
+    place = jnp.maximum(choice.place, 0)
+    here = model.project(jnp.take_along_axis(hidden, place[:, None, None], axis=1)[:, 0])
+    first = jax.nn.log_softmax(here / temperature, axis=-1)[:, names.answers[:, 0]]
+    if names.answers.shape[1] == 1:
+        return first
+    said = jnp.arange(cache.valid.shape[1], dtype=jnp.int32)[None] < place[:, None]
+    before = prompt.cache.followed_by(cache._replace(valid=said))
+    after = jax.nn.log_softmax(tried_next(model, before, prompt.position + place, names.begins) / temperature, axis=-1)
+    return first + after[:, names.which, names.answers[:, 1]]
+
+
+def gain(logprobs: jax.Array, worth: jax.Array, scale: Scale) -> tuple[jax.Array, jax.Array]:
+    """sum over actions of pi(a) A(a), whose gradient is that of the expected reward, and that reward: float32 [S] each.
+
+    A(a) is what an action earns beyond the expected reward, over what `advantages` divides a group's by; it is a
+    constant. By `success` this is the gradient of the logarithm of how far that reward lies above that of no action.
+    logprobs, worth: float32 [S, A].
+    """
+    odds = jnp.exp(logprobs)
+    odds = jnp.concatenate([odds, 1 - jnp.sum(odds, axis=1, keepdims=True)], axis=1)  # the last names no action
+    earned = jnp.concatenate([worth, jnp.full_like(worth[:, :1], NOTHING)], axis=1)
+    weights = jax.lax.stop_gradient(odds)
+    advantage = advantages.advantages(earned, weights, scale=scale)
+    return jnp.sum(odds * advantage, axis=1), jnp.sum(weights * earned, axis=1)
+
+
+def shares(place: jax.Array) -> jax.Array:
+    """How much each board counts, int32 [S] -> float32 [S]: those whose reply names an action alike, in all 1."""
+    there = place >= 0
+    return there / jnp.maximum(jnp.sum(there), 1).astype(jnp.float32)
