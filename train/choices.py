@@ -3,6 +3,9 @@
 The engine can try all actions from one and the same state, and a tokenizer that is made of the games' own words names
 an action in one token or two. So what a policy would earn there is a finite sum, and so is its gradient: all-action
 policy gradients (Ciosek and Whiteson, arXiv 1706.05374; Asadi et al., arXiv 1709.00503), a group of infinite size.
+
+And of all that could be said of a board one text alone reads it without a mistake: how likely that is, is the chance
+of success in reading.
 """
 
 from typing import NamedTuple
@@ -28,11 +31,11 @@ class Names(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """One reply to each of S boards, and what every action would earn where it names its own."""
+    """What is known of S boards that are answered once each."""
 
-    ids: jax.Array  # int32 [S, R]
-    place: jax.Array  # int32 [S]: index of the token that first names the action; -1: none does, nothing is learned
-    worth: jax.Array  # float32 [S, A]
+    place: jax.Array  # int32 [S]: index of the token that first names the reply's action; -1: none does
+    worth: jax.Array  # float32 [S, A]: what every action would earn there
+    truth: jax.Array  # int32 [S, P]: the beginning of a reply that reads the board without a mistake
 
 
 def names(answers: np.ndarray) -> Names:
@@ -54,21 +57,29 @@ def tried_next(model: Model, before: Cache, position: jax.Array, begins: jax.Arr
     return model.project(hidden[:, 0]).reshape(n, count, -1)
 
 
-def logprobs(model: Model, prompt: Prompt, choice: Choice, names: Names, temperature: jax.Array | float) -> jax.Array:
-    """How likely each action is named at that place: log-probabilities float32 [S, A].
+def logprobs(
+    model: Model,
+    prompt: Prompt,
+    hidden: jax.Array,
+    cache: Cache,
+    place: jax.Array,
+    names: Names,
+    temperature: jax.Array | float,
+) -> jax.Array:
+    """How likely each action is named at a place of a reply, int32 [S]: log-probabilities float32 [S, A].
 
     Their probabilities add up to less than 1: there are tokens that name none.
+    hidden [S, R, width] and cache: what `Model.continued` makes of a reply to each of S prompts.
     """
-    hidden, cache = model.continued(prompt, choice.ids)
-    place = jnp.maximum(choice.place, 0)
+    place = jnp.maximum(place, 0)
     here = model.project(jnp.take_along_axis(hidden, place[:, None, None], axis=1)[:, 0])
     first = jax.nn.log_softmax(here / temperature, axis=-1)[:, names.answers[:, 0]]
     if names.answers.shape[1] == 1:
         return first
     said = jnp.arange(cache.valid.shape[1], dtype=jnp.int32)[None] < place[:, None]
     before = prompt.cache.followed_by(cache._replace(valid=said))
-    after = jax.nn.log_softmax(tried_next(model, before, prompt.position + place, names.begins) / temperature, axis=-1)
-    return first + after[:, names.which, names.answers[:, 1]]
+    after = tried_next(model, before, prompt.position + place, names.begins)
+    return first + jax.nn.log_softmax(after / temperature, axis=-1)[:, names.which, names.answers[:, 1]]
 
 
 def gain(logprobs: jax.Array, worth: jax.Array, scale: Scale) -> tuple[jax.Array, jax.Array]:

@@ -101,6 +101,14 @@ class Language:
             target[: len(row)] = row
         return ids, np.asarray([len(row) for row in rows], np.int32)
 
+    def encode_boards(self, boards: Sequence[str]) -> np.ndarray:
+        """How replies begin that read boards, given in words, without a mistake: int32 [B, P].
+
+        For tokenizers that are made of the game's words, where all boards have as many tokens.
+        """
+        texts = [f"{_GLUE[0]}{board}{_GLUE[1]}" for board in boards]
+        return np.asarray(self.tokenizer(texts, add_special_tokens=False).input_ids, np.int32)
+
     def decode_replies(self, ids: np.ndarray, lengths: np.ndarray) -> list[str]:
         """Texts of sampled replies, without their stop token; ids int32 [B, R], lengths int32 [B].
 

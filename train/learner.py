@@ -178,7 +178,7 @@ class Tried(NamedTuple):
     old: jax.Array | None  # float32 [B, R]: of the model before the update; None: it is the model as it is
     reference: jax.Array | None  # float32 [B, R]: of the model before RL; None: nobody asks
     credit: Credit
-    choice: choices.Choice | None = None  # where every action is judged; a reply to each prompt
+    choice: choices.Choice | None = None  # where every action is judged: then there is one reply to each prompt
 
 
 class Shares(NamedTuple):
@@ -186,7 +186,7 @@ class Shares(NamedTuple):
 
     gain: jax.Array  # for the objective
     alike: jax.Array  # for plain means: each that counts at all as much as any other; their sum is 1
-    boards: jax.Array | None = None  # float32 [S]: for the judgement of every action; their sum is 1
+    boards: tuple[jax.Array, jax.Array] | None = None  # float32 [S], sums of 1: those whose reply names an action, all
 
 
 def cut(batch: Any, count: int, rows: np.ndarray) -> Any:
@@ -221,6 +221,7 @@ class Hyper(NamedTuple):
     kl: jax.Array  # weight of the divergence from the reference
     cap: jax.Array  # of the correction for the sampler's own probabilities; infinite: there is none
     weight: jax.Array  # of the game
+    reading: jax.Array  # of reading the board, where every action is judged
 
 
 def grpo_loss(
@@ -239,7 +240,8 @@ def grpo_loss(
     """
     model = nnx.merge(graphdef, params)
     prompt = model.prefill(*tried.prompts)
-    now = model.said(model.continued(prompt, tried.ids)[0], tried.ids, hyper.temperature)
+    hidden, cache = model.continued(prompt, tried.ids)
+    now = model.said(hidden, tried.ids, hyper.temperature)
     mask = share.alike > 0
     old = jax.lax.stop_gradient(now.logprobs) if tried.old is None else tried.old
 
@@ -256,10 +258,13 @@ def grpo_loss(
     ratio = (grpo.reply_ratio if rule.objective == "gspo" else grpo.ratio)(now.logprobs, old, mask)
     gained, told = jnp.sum(share.gain * gain), {}
     if tried.choice is not None and names is not None and share.boards is not None:
-        likely = choices.logprobs(model, prompt, tried.choice, names, hyper.temperature)
-        by_board, expected = choices.gain(likely, tried.choice.worth, rule.scale)
-        gained += jnp.sum(share.boards * by_board)
-        told = {"expected": jnp.sum(share.boards * expected)}
+        place, worth, truth = tried.choice
+        likely = choices.logprobs(model, prompt, hidden, cache, place, names, hyper.temperature)
+        by_board, expected = choices.gain(likely, worth, rule.scale)
+        read = model.said(model.continued(prompt, truth)[0], truth, hyper.temperature).logprobs
+        acting, every = share.boards
+        gained += jnp.sum(acting * by_board) + hyper.reading * jnp.sum(every * jnp.mean(read, axis=1))
+        told = {"expected": jnp.sum(acting * expected)}
     loss = -hyper.weight * gained + (0.0 if rule.kl_in_advantage else hyper.kl * kl)
     return loss, told | {
         "loss": loss,

@@ -217,11 +217,12 @@ class Grpo:
     )
     credit: Literal["action", "block", "reply"] = flag(
         "action",
-        "every action judged at once where a reply names its own, the rest as by block (only for presets, boards that "
-        "are answered once, and rewards that are not your own; else by block); block: perception judged by what it "
-        "read, think and answer by the game; reply: one advantage for a whole reply",
+        "every action judged at once where a reply names its own, and reading by its truth, from one reply to a board "
+        "(only for presets, boards that are answered once, and rewards that are not your own; else by block); block: "
+        "perception judged by what it read, think and answer by the game; reply: one advantage for a whole reply",
     )
     kl: float = flag(1e-2, "weight of the divergence from the model before RL; 0: that model is not asked")
+    hold: float = flag(3.0, "the same where every action is judged: nothing else holds what is said around them")
     kl_estimate: Literal["k3", "k1"] = flag("k3", "k3 is added to the loss, k1 taken off the advantages")
     correct: float = flag(
         0.0, "cap on the weight that corrects for the sampler's own probabilities (truncated importance); 0: none"
@@ -243,6 +244,7 @@ class Grpo:
             clip=0.0,
             clip_high=0.0,
             kl=0.0,
+            hold=0.0,
             correct=0.0,
             temperature=1e-3,
         )

@@ -13,11 +13,11 @@ from jaxgym import engine
 from policy import sharding
 from policy.model import Params
 from train import advantages, choices, episodes, grpo, learner
-from train.advantages import Rewards
+from train.advantages import Credit, Rewards
 from train.choices import Choice, Names
 from train.config import Config
 from train.course import Course
-from train.language import Named
+from train.language import Language
 from train.learner import Frame, Hyper, Rule, Shares, TrainState, Tried
 from train.memory import Prompts
 from train.parts import Grpo
@@ -44,8 +44,8 @@ def collect(
     config: Config, frame: Frame, params: Params, course: Course, boards: Boards, step: int, key: jax.Array
 ) -> Collected:
     """Let the model answer the boards of an update, judge the answers, and let the boards move on."""
-    part, game = config.grpo, course.language.game
-    turns = BATCH // part.states
+    part, game, judged = config.grpo, course.language.game, every_action(config, course)
+    turns, group = BATCH // part.states, 1 if judged else part.group
     renew_key, *keys = jax.random.split(key, 2 + part.refill)
     if not config.states.persist and step % turns == 0:
         boards = wander(game, renew_key, BATCH, min(config.states.depth or course.limit, course.limit))
@@ -59,10 +59,10 @@ def collect(
             played = episodes.play(config, frame, params, course, state, play_key)
             rounds.append(played[0].round)
         else:
-            rounds.append(answer(config, frame, params, course, state, play_key))
+            rounds.append(answer(config, frame, params, course, state, play_key, group))
         if config.states.persist:
-            after = follow(config, course, after, rounds[-1].replies.reading.actions, turn, follow_key)
-        if sum(int(jnp.sum(advantages.differ(r.earned.total))) for r in rounds) >= part.states:
+            after = follow(config, course, after, rounds[-1].replies.reading.actions[::group], turn, follow_key)
+        if judged or sum(int(jnp.sum(advantages.differ(r.earned.total))) for r in rounds) >= part.states:
             break
     if config.episodes.turns > 1:
         written = len(played) * part.states * part.group
@@ -70,8 +70,8 @@ def collect(
         return Collected(episodes.learned_from(config, played), after, report, written)
     report = {name: np.mean([each.report[name] for each in rounds]) for name in rounds[0].report}
     report |= {"rounds": len(rounds)} if part.refill else {}
-    named = course.language.named if every_action(config, course) else None
-    return Collected([learned_from(rounds, part, named)], after, report, len(rounds) * part.states * part.group)
+    learned = judged_from(rounds[0], course.language) if judged else learned_from(rounds, part)
+    return Collected([learned], after, report, len(rounds) * part.states * group)
 
 
 def trouble(report: Report, room: int) -> str:
@@ -80,18 +80,20 @@ def trouble(report: Report, room: int) -> str:
         return "every reply is empty: begin with a model that writes, or with --recipe g1"
     if report["truncated"] >= 1:
         return f"every reply is cut off after {room} tokens: raise --reply"
-    if report["differ"] <= 0:
+    if report.get("differ", 1) <= 0:
         return (
             "all replies to a board earn alike, so there is nothing to learn: raise --grpo-temperature or --grpo-group"
         )
     return ""
 
 
-def answer(config: Config, frame: Frame, params: Params, course: Course, state: Any, key: jax.Array) -> Round:
-    """Let the model answer S boards G times each, and judge what it said."""
+def answer(
+    config: Config, frame: Frame, params: Params, course: Course, state: Any, key: jax.Array, group: int
+) -> Round:
+    """Let the model answer S boards so many times each, and judge what it said."""
     reply_key, worth_key = jax.random.split(key)
-    part = config.grpo
-    tried = try_replies(frame.graphdef, params, course.language, state, reply_key, part.group, part.temperature)
+    heat = config.grpo.temperature
+    tried = try_replies(frame.graphdef, params, course.language, state, reply_key, group, heat)
     return earn(config, course, tried, state, worth_key)
 
 
@@ -99,7 +101,7 @@ def follow(config: Config, course: Course, old: Boards, answers: np.ndarray, tur
     """The boards that were answered move on, each by whose move it is its turn to (`states.play`).
 
     By a group's first reply where that is the policy itself: such a board stays, as in the protocol, after a reply that
-    is no legal move. answers int32 [S * G].
+    is no legal move. answers int32 [S].
     """
     part, game = config.grpo, course.language.game
     act_key, luck_key = jax.random.split(key)
@@ -109,7 +111,7 @@ def follow(config: Config, course: Course, old: Boards, answers: np.ndarray, tur
     moves = actions[turn::turns]
     if "teacher" in players:
         moves = np.where(players == "teacher", act(game, engine.teacher, every(old.state, turn, turns), act_key), moves)
-    actions[turn::turns] = np.where(players == "own", answers[:: part.group], moves)
+    actions[turn::turns] = np.where(players == "own", answers, moves)
     moved, _ = advance(game, old, jnp.asarray(actions), luck_key, course.limit)
     return choose(jnp.arange(BATCH) % turns == turn, moved, old)
 
@@ -120,22 +122,16 @@ def every(rows: Any, turn: int, turns: int) -> Any:
     return jax.tree.map(lambda leaf: leaf.reshape(-1, turns, *leaf.shape[1:])[:, turn], rows)
 
 
-def learned_from(rounds: list[Round], part: Grpo, named: Named | None = None) -> Tried:
+def learned_from(rounds: list[Round], part: Grpo) -> Tried:
     """What of some rounds is learned from, each token with its credit.
 
     Where groups may be refilled, those whose replies all earned alike are dropped: others take their place, and if
     there are too few, nothing is learned from what fills up the batch.
-    named: how actions are written, where every action is judged. Then a reply's own action is no longer compared with
-    the others' of its group, only whether it names one.
     """
     earned = Rewards(*(jnp.concatenate(each) for each in zip(*(r.earned for r in rounds), strict=True)))
-    differ = np.asarray(advantages.differ(earned.total))
-    choice = choice_of(rounds, part.group, named) if named else None
-    if choice:
-        nothing = np.concatenate([r.replies.reading.actions for r in rounds]).reshape(-1, part.group) < 0
-        earned = earned._replace(game=jnp.where(nothing, jnp.float32(choices.NOTHING), jnp.float32(0)))
     blocks = np.concatenate([r.blocks for r in rounds])
     group, length = part.group, blocks.shape[1]
+    differ = np.asarray(advantages.differ(earned.total))
     chosen = np.argsort(~differ, kind="stable")[: part.states] if part.refill else np.arange(part.states)
     if part.refill:
         blocks = np.where(np.repeat(differ, group)[:, None], blocks, -1)
@@ -155,17 +151,32 @@ def learned_from(rounds: list[Round], part: Grpo, named: Named | None = None) ->
         old=None,
         reference=None,
         credit=share_out(kept, jnp.asarray(blocks[rows].reshape(-1, length)), scale=part.scale),
-        choice=Choice(*(leaf[chosen] for leaf in choice)) if choice else None,
     )
 
 
-def choice_of(rounds: list[Round], group: int, named: Named) -> Choice:
-    """The first reply of every group, up to where it names its action, with what each action there is worth."""
-    ids = np.concatenate([np.asarray(r.replies.sampled.ids)[::group] for r in rounds])
-    actions = np.concatenate([r.replies.reading.actions[::group] for r in rounds])
-    place = np.where(actions >= 0, named.decision(ids, np.maximum(actions, 0)), -1)
-    worth = np.concatenate([r.worth for r in rounds if r.worth is not None])
-    return Choice(jnp.asarray(ids), jnp.asarray(place, jnp.int32), jnp.asarray(worth))
+def judged_from(found: Round, language: Language) -> Tried:
+    """What is learned from where every action is judged, from one reply to each board.
+
+    Its own tokens have no advantage: reading and acting are judged by what could be said, and the rest is held where it
+    is by the divergence from the model before RL.
+    """
+    assert language.named is not None and found.worth is not None
+    replies = found.replies
+    ids, actions = np.asarray(replies.sampled.ids), replies.reading.actions
+    place = np.where(actions >= 0, language.named.decision(ids, np.maximum(actions, 0)), -1)
+    after = np.arange(ids.shape[1])[None] - place[:, None]
+    naming = (place[:, None] >= 0) & (after >= 0) & (after < language.named.answers.shape[1])
+    units = np.where(naming, -1, np.minimum(found.blocks, 0))
+    truth = language.encode_boards(replies.truths)
+    return Tried(
+        prompts=replies.prompts,
+        ids=replies.sampled.ids,
+        sampler=replies.sampled.logprobs,
+        old=None,
+        reference=None,
+        credit=Credit(jnp.zeros(ids.shape, jnp.float32), jnp.asarray(units)),
+        choice=Choice(jnp.asarray(place, jnp.int32), jnp.asarray(found.worth), jnp.asarray(truth)),
+    )
 
 
 def _rows(parts: list[jax.Array], rows: np.ndarray) -> jax.Array:
@@ -192,7 +203,7 @@ def learn(
     part, names = config.grpo, names or {}
     heat = jnp.float32(part.temperature)
     once = part.epochs * part.minibatches == 1  # then the model before the step is the model in it
-    if part.kl:
+    if part.kl or (part.hold and any(turns[0].choice is not None for turns in batches.values())):
         params = reference()
         batches = {
             name: [t._replace(reference=_score(frame, params, t, heat)) for t in turns]
@@ -227,11 +238,8 @@ def learn(
 
 
 def _teaches(tried: Tried) -> bool:
-    """Whether there is anything to learn from a batch."""
-    found = jnp.any(advantages.moving(tried.credit))
-    if tried.choice is not None:
-        found |= jnp.any((tried.choice.place >= 0) & advantages.differ(tried.choice.worth))
-    return bool(found)
+    """Whether there is anything to learn from a batch: from truths there always is."""
+    return tried.choice is not None or bool(jnp.any(advantages.moving(tried.credit)))
 
 
 def _score(frame: Frame, params: Params, tried: Tried, temperature: jax.Array) -> jax.Array:
@@ -253,14 +261,16 @@ def gradient_of(
     """The gradient of a minibatch of `count` boards, turn by turn, and part by part where memory is short."""
     part = config.grpo
     rule = Rule(part.objective, kl_in_advantage=part.kl_estimate == "k1", scale=part.scale)
-    numbers = (part.temperature, part.kl, part.correct or math.inf, config.reward.weight(game))
-    temperature, kl, cap, weight = map(jnp.float32, numbers)
-    hyper = Hyper(temperature, grpo.Clip(jnp.float32(part.clip), jnp.float32(part.clip_high)), kl, cap, weight)
+    judged = turns[0].choice is not None  # then there is one turn
+    numbers = part.correct or math.inf, config.reward.weight(game), config.reward.perception
+    temperature, kl, *rest = map(jnp.float32, (part.temperature, part.hold if judged else part.kl, *numbers))
+    hyper = Hyper(temperature, grpo.Clip(jnp.float32(part.clip), jnp.float32(part.clip_high)), kl, *rest)
     units = jnp.concatenate([tried.credit.units for tried in turns])
     shares = advantages.shares(units, part.average), advantages.shares(jnp.minimum(units, 0), "token")
     each = [Shares(*pair) for pair in zip(*(jnp.split(share, len(turns)) for share in shares), strict=True)]
-    if turns[0].choice is not None:  # then there is one turn
-        each = [each[0]._replace(boards=choices.shares(turns[0].choice.place))]
+    if turns[0].choice is not None:
+        place = turns[0].choice.place
+        each = [each[0]._replace(boards=(choices.shares(place), choices.shares(jnp.zeros_like(place))))]
     total: Any = None
     for whole in zip(turns, each, strict=True):
         for rows in np.split(np.arange(count), config.accumulate):

@@ -78,7 +78,6 @@ def earn(
     read = r.board[rows] > 0
     report: Report = {
         "reward": np.asarray(earned.total).reshape(-1)[rows].mean(),
-        "reward_std": float(jnp.mean(jnp.std(earned.total, axis=1))),
         "game_reward": played[rows].mean(),
         **({} if own is None else {"own_reward": own[rows].mean()}),
         "format": r.formatted[rows].mean(),
@@ -89,6 +88,8 @@ def earn(
         "reason": (good[rows] > 0)[read].mean() if read.any() else np.nan,
         "length": lengths[rows].mean(),
         "truncated": 1 - whole[rows].mean(),
-        "differ": float(jnp.mean(advantages.differ(earned.total))),
     }
+    if group > 1:
+        report["reward_std"] = float(jnp.mean(jnp.std(earned.total, axis=1)))
+        report["differ"] = float(jnp.mean(advantages.differ(earned.total)))
     return Round(tried, of_all, earned, blocks, report)

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from flax import nnx
 
+import jaxgym
 from train import choices, coldstart, learner, reinforce, rewards, rollout, rounds
 from train.config import Config
 from train.course import prepare
 from train.learner import Frame, TrainState
 from train.memory import Memory
-from train.parts import Grpo, Reward, States
+from train.parts import Episodes, Grpo, Reward, States
 from train.rollout import BATCH
 
 
@@ -155,9 +156,9 @@ def test_without_a_divergence_nobody_asks_the_reference(one, tried):
 def test_further_boards_are_asked_until_enough_groups_differ(one, monkeypatch):
     asked = []
 
-    def scripted(config, frame, params, course, state, key):
+    def scripted(config, frame, params, course, state, key, group):
         asked.append(np.asarray(state.board))
-        found = answer(config, frame, params, course, state, key)
+        found = answer(config, frame, params, course, state, key, group)
         game = np.zeros((4, 4), np.float32)
         game[:2] = np.arange(4)  # two groups of four differ
         zero = jnp.zeros((4, 4))
@@ -178,8 +179,9 @@ def test_replies_that_were_cut_off_teach_nothing_if_so_wanted(one):
     config, _, _, course, *_ = one
     short = course._replace(language=replace(course.language, room=5))
     kept, masked = (collected(one, with_grpo(config, mask_truncated=mask), course=short) for mask in (False, True))
-    assert kept.report["truncated"] == 1
-    assert (kept.tried[0].credit.units >= 0).any() and (masked.tried[0].credit.units == -1).all()
+    for found, silent in ((kept, 0), (masked, masked.report["truncated"])):
+        assert found.report["truncated"] > 0.5
+        assert (found.tried[0].credit.units == -1).all(axis=1).mean() == silent
 
 
 def doubled(replies, game):
@@ -199,7 +201,7 @@ def test_the_games_reward_is_the_one_asked_for(one, game):
     config = replace(one[0], reward=Reward(game=game, format=0.0, perception=0.0))
     _, frame, vlm, course, boards, *_ = one
     state = jax.tree.map(lambda leaf: leaf[:4], boards.state)
-    found = reinforce.answer(config, frame, vlm.params, course, state, jax.random.key(1))
+    found = reinforce.answer(config, frame, vlm.params, course, state, jax.random.key(1), 4)
     legal, score = found.replies.legal, found.replies.score
     assert found.report["success"] == (legal & (score > 0)).mean()
     earned = np.asarray(found.earned.game).reshape(-1)
@@ -216,7 +218,7 @@ def test_boards_come_from_whose_play_is_asked_for(one):
     state = reinforce.every(boards.state, 1, turns)
     key = jax.random.key(9)
     best = np.asarray(rollout.act(game, reinforce.engine.teacher, state, jax.random.split(key)[0]))
-    unreadable = np.full(16, -1)
+    unreadable = np.full(4, -1)
     moved = {
         play: reinforce.follow(replace(config, states=States(play=play)), course, boards, unreadable, 1, key)
         for play in (("own",), ("random",), ("teacher",), ("teacher", "own"))
@@ -253,12 +255,13 @@ def test_every_actions_odds_are_those_of_saying_it(finished, name):
     language, heat = course.language, 0.7
     lesson = coldstart.teach(language.game, state, course.scale, jax.random.key(1), guess=False)
     written = coldstart.write(language, lesson, guess=False)
-    choice = choices.Choice(written.ids, written.decision, jnp.zeros(lesson.legal.shape))
     prompts = Memory(language).prompts(lesson.pictures)
 
     def judge(params):
         model = nnx.merge(vlm.graphdef, params)
-        return choices.logprobs(model, model.prefill(*prompts), choice, course.names, heat)
+        prompt = model.prefill(*prompts)
+        read = model.continued(prompt, written.ids)
+        return choices.logprobs(model, prompt, *read, written.decision, course.names, heat)
 
     found = jax.jit(judge)(vlm.params)
     answers = language.named.answers
@@ -296,40 +299,92 @@ def test_every_action_is_worth_what_it_would_earn(finished, reward):
     assert (rounds.worth(block, course, state, jax.random.key(2)) is None) == (reward != "regret")
 
 
-def test_judging_every_action_raises_what_is_expected(one):
-    """Step by step on the same boards, from replies that a teacher wrote: the tiny model names no action yet."""
-    config, frame, vlm, course, boards, rule, state, fixed = one
-    config = with_grpo(config, credit="action", scale="success", kl=0.0)
-    (tried,) = collected(one, config).tried
-    assert tried.choice.worth.shape == (4, 4)
-    lesson = coldstart.teach(
-        course.language.game, reinforce.every(boards.state, 0, BATCH // 4), course.scale, jax.random.key(1), guess=False
-    )
+def taught(one, tried):
+    """The same boards with replies that a teacher wrote: the tiny model names no action yet."""
+    course, boards = one[3], one[4]
+    state = reinforce.every(boards.state, 0, BATCH // 4)
+    lesson = coldstart.teach(course.language.game, state, course.scale, jax.random.key(1), guess=False)
     written = coldstart.write(course.language, lesson, guess=False)
-    tried = tried._replace(choice=tried.choice._replace(ids=written.ids, place=written.decision))
-    names, expected = {"2048": course.names}, []
+    choice = tried.choice._replace(place=written.decision)
+    units = jnp.where(written.blocks < 0, -1, 0)
+    return tried._replace(ids=written.ids, choice=choice, credit=tried.credit._replace(units=units))
+
+
+def test_judging_every_action_raises_what_is_expected_and_the_odds_of_the_truth(one):
+    """Step by step on the same boards; without a weight on reading, what is read is only held."""
+    config, frame, vlm, course, _, rule, state, fixed = one
+    config = with_grpo(config, credit="action", scale="success", hold=0.0)
+    (tried,) = collected(one, config).tried
+    assert tried.choice.worth.shape == (4, 4) and len(tried.ids) == 4
+    tried, names = taught(one, tried), {"2048": course.names}
+
+    def read(state):
+        model = learner.whole(state.params, fixed, frame.dtype)
+        (said,) = jax.tree.leaves(learner.score(frame, model, tried._replace(ids=tried.choice.truth), jnp.float32(1)))
+        return float(said.mean())
+
+    first, expected, last = read(state), [], state
     for _ in range(6):
         given = {"2048": [tried]}, jnp.float32(2e-3), jax.random.key(5), names
-        state, reports, _ = reinforce.learn(config, frame, rule, state, fixed, lambda: vlm.params, *given)
+        last, reports, _ = reinforce.learn(config, frame, rule, last, fixed, lambda: vlm.params, *given)
         expected.append(float(reports["2048"]["expected"]))
     assert expected[-1] > expected[0] + 0.05, expected
+    assert read(last) > first + 0.05
+    slopes = []
+    for weight in (0.0, 1.0):
+        changed = replace(config, reward=Reward(perception=weight))
+        slopes.append(reinforce.gradient_of(changed, frame, state.params, fixed, [tried], 4, "2048", course.names)[1])
+    assert any((a != b).any() for a, b in zip(*map(jax.tree.leaves, slopes), strict=True))
 
 
-def test_a_replys_own_action_is_not_compared_where_all_are_judged(one):
+def test_what_is_said_around_a_judged_action_is_held(one):
+    """The tokens that name it are not: they are to change."""
+    config, frame, vlm, course, _, rule, state, fixed = one
+    config = with_grpo(config, credit="action", scale="success", kl=0.0)
+    tried = taught(one, collected(one, config).tried[0])
+    away = jax.tree.map(lambda leaf: leaf * 1.1, vlm.params)
+    found = []
+    for hold in (0.0, 1.0):
+        given = {"2048": [tried]}, jnp.float32(1e-3), jax.random.key(5), {"2048": course.names}
+        held = with_grpo(config, hold=hold)
+        _, reports, _ = reinforce.learn(held, frame, rule, state, fixed, lambda: away, *given)
+        found.append(reports["2048"])
+    assert found[0]["kl"] == 0 < found[1]["kl"]
+    np.testing.assert_allclose(found[1]["loss"] - found[0]["loss"], found[1]["kl"], rtol=1e-4)
+
+
+def test_the_tokens_that_name_a_judged_action_are_not_held(one):
+    config, _, _, course, *_ = one
+    got = collected(one, with_grpo(config, credit="action"))
+    tried, named = got.tried[0], course.language.named
+    game, state = course.language.game, reinforce.every(one[4].state, 0, BATCH // 4)
+    lesson = coldstart.teach(game, state, course.scale, jax.random.key(1), guess=False)
+    written = coldstart.write(course.language, lesson, guess=False)
+    replies = SimpleNamespace(
+        sampled=SimpleNamespace(ids=written.ids, logprobs=jnp.zeros(written.ids.shape)),
+        prompts=tried.prompts,
+        reading=SimpleNamespace(actions=np.where(np.arange(4) < 3, np.asarray(lesson.action), -1)),
+        truths=[jaxgym.describe(game.sheet, tiles) for tiles in np.asarray(lesson.tiles)],
+    )
+    nothing = reinforce.Rewards(*[jnp.zeros((4, 1))] * 3)
+    given = rounds.Round(replies, np.zeros((4, 4), np.float32), nothing, np.asarray(written.blocks), {})
+    judged = reinforce.judged_from(given, course.language)
+    assert judged.choice.place.tolist() == [*np.asarray(written.decision)[:3].tolist(), -1]
+    units, expected = np.asarray(judged.credit.units), np.minimum(np.asarray(written.blocks), 0)
+    for row, place in enumerate(np.asarray(written.decision)[:3]):
+        expected[row, place : place + named.answers.shape[1]] = -1
+    np.testing.assert_array_equal(units, expected)
+    length = judged.choice.truth.shape[1]
+    np.testing.assert_array_equal(judged.choice.truth, np.asarray(written.ids)[:, :length])
+    assert (judged.credit.advantage == 0).all()
+
+
+def test_where_not_every_action_can_be_judged_it_is_done_by_block(one):
     config, _, _, course, *_ = one
     config = with_grpo(config, credit="action")
-    group = collected(one, config).tried[0]
-    actions = np.asarray([[0, 1, 2, -1]] * 4).reshape(-1)
-    replies = SimpleNamespace(
-        sampled=SimpleNamespace(ids=group.ids, logprobs=group.sampler),
-        prompts=group.prompts,
-        reading=SimpleNamespace(actions=actions),
-    )
-    game = jnp.asarray([[1.0, -1.0, 0.5, -1.0]] * 4)
-    earned = reinforce.Rewards(game, jnp.zeros((4, 4)), jnp.zeros((4, 4)))
-    blocks = np.full(group.ids.shape, 1, np.int32)
-    given = rounds.Round(replies, np.zeros((4, 4), np.float32), earned, blocks, {})
-    advantage = reinforce.learned_from([given], config.grpo, course.language.named).credit.advantage[:, 0]
-    names, compared = advantage.reshape(4, 4), reinforce.learned_from([given], config.grpo).credit.advantage[:, 0]
-    assert (names[:, :3] == names[:, :1]).all() and (names[:, 3] < names[:, 0]).all()
-    assert len(set(np.asarray(compared[:3]).tolist())) == 3
+    assert rounds.every_action(config, course)
+    nameless, own = course._replace(names=None), course._replace(own=lambda replies, game: None)
+    several = replace(config, episodes=Episodes(turns=2))
+    assert not rounds.every_action(config, nameless) and not rounds.every_action(config, own)
+    assert not rounds.every_action(several, course) and not rounds.every_action(one[0], course)
+    assert collected(one, config, course=nameless).tried[0].choice is None

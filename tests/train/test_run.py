@@ -115,9 +115,9 @@ def test_own_boards_stand_still_after_a_reply_that_is_no_legal_move(tmp_path, sm
     config = small(states=States(play=("own",)))
     _, courses, pools = prepare(config, jax.random.key(0))
     course, old, key = courses["2048"], pools["2048"], jax.random.key(0)
-    group, turns = config.grpo.group, BATCH // config.grpo.states
+    turns = BATCH // config.grpo.states
     moves = np.asarray(act(course.language.game, random_legal, old.state, key))[1::turns]
-    said = np.repeat(moves if legal else np.full_like(moves, -1), group)
+    said = moves if legal else np.full_like(moves, -1)
     new = reinforce.follow(config, course, old, said, 1, key)
     asked = np.arange(BATCH) % turns == 1
     ended = np.asarray(new.steps) == 0
