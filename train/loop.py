@@ -17,7 +17,7 @@ import policy
 from policy import sharding
 from policy.model import Params
 from policy.weights import OWN
-from train import coldstart, curriculum, dataset, dense, devices, learner, reinforce, supervise
+from train import coldstart, curriculum, dataset, dense, devices, learner, reinforce, rounds, supervise
 from train.checkpoint import Checkpoints
 from train.config import Config
 from train.course import course_name, prepare
@@ -72,6 +72,8 @@ class Trainer:
         }
         if self.vlm.origin.kind != OWN:
             self.notes += config.high_rates()
+        if "grpo" in config.phases:
+            self.notes += rounds.idle_flags(config, self.ladders.values())
         self.frame = Frame(self.vlm.graphdef, jnp.dtype(config.dtype), self.vlm.mesh)
         learned, self.fixed = learner.divide(
             self.vlm.params, adapters=config.lora.rank > 0, tower=config.freeze != "vision"

@@ -44,34 +44,45 @@ def collect(
     config: Config, frame: Frame, params: Params, course: Course, boards: Boards, step: int, key: jax.Array
 ) -> Collected:
     """Let the model answer the boards of an update, judge the answers, and let the boards move on."""
-    part, game, judged = config.grpo, course.language.game, every_action(config, course)
-    turns, group = BATCH // part.states, 1 if judged else part.group
+    part, game = config.grpo, course.language.game
+    turns = BATCH // part.states
     renew_key, *keys = jax.random.split(key, 2 + part.refill)
     if not config.states.persist and step % turns == 0:
         boards = wander(game, renew_key, BATCH, min(config.states.depth or course.limit, course.limit))
+    if config.episodes.turns > 1:
+        return _several_turns(config, frame, params, course, boards, step % turns, keys[0])
+    judged = every_action(config, course)
+    group = 1 if judged else part.group
     rounds: list[Round] = []
     after = boards
     for i, own_key in enumerate(keys):
         play_key, follow_key = jax.random.split(own_key)
         turn = (step + i) % turns
         state = every(boards.state, turn, turns)
-        if config.episodes.turns > 1:
-            played = episodes.play(config, frame, params, course, state, play_key)
-            rounds.append(played[0].round)
-        else:
-            rounds.append(answer(config, frame, params, course, state, play_key, group))
-        if config.states.persist:
-            after = follow(config, course, after, rounds[-1].replies.reading.actions[::group], turn, follow_key)
+        rounds.append(answer(config, frame, params, course, state, play_key, group))
+        after = follow(config, course, after, rounds[-1].replies.reading.actions[::group], turn, follow_key)
         if judged or sum(int(jnp.sum(advantages.differ(r.earned.total))) for r in rounds) >= part.states:
             break
-    if config.episodes.turns > 1:
-        written = len(played) * part.states * part.group
-        report = episodes.report(played, part.group, config.episodes.discount)
-        return Collected(episodes.learned_from(config, played), after, report, written)
     report = {name: np.mean([each.report[name] for each in rounds]) for name in rounds[0].report}
     report |= {"rounds": len(rounds)} if part.refill else {}
     learned = judged_from(rounds[0], course.language) if judged else learned_from(rounds, part)
     return Collected([learned], after, report, len(rounds) * part.states * group)
+
+
+def _several_turns(
+    config: Config, frame: Frame, params: Params, course: Course, boards: Boards, turn: int, key: jax.Array
+) -> Collected:
+    """The same of whole episodes."""
+    part, turns = config.grpo, BATCH // config.grpo.states
+    play_key, follow_key = jax.random.split(key)
+    played = episodes.play(config, frame, params, course, every(boards.state, turn, turns), play_key)
+    answers = played[0].round.replies.reading.actions[:: part.group]
+    return Collected(
+        episodes.learned_from(config, played),
+        follow(config, course, boards, answers, turn, follow_key),
+        episodes.report(played, part.group, config.episodes.discount),
+        len(played) * part.states * part.group,
+    )
 
 
 def trouble(report: Report, room: int) -> str:
@@ -98,11 +109,13 @@ def answer(
 
 
 def follow(config: Config, course: Course, old: Boards, answers: np.ndarray, turn: int, key: jax.Array) -> Boards:
-    """The boards that were answered move on, each by whose move it is its turn to (`states.play`).
+    """The boards that were answered move on, each by whose move it is its turn to (`states.play`); if any do.
 
     By a group's first reply where that is the policy itself: such a board stays, as in the protocol, after a reply that
     is no legal move. answers int32 [S].
     """
+    if not config.states.persist:
+        return old
     part, game = config.grpo, course.language.game
     act_key, luck_key = jax.random.split(key)
     turns = BATCH // part.states

@@ -1,5 +1,6 @@
 """Boards that were answered, and what the answers earned."""
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -10,6 +11,7 @@ from train import advantages, coldstart, rewards, rollout
 from train.advantages import Rewards
 from train.config import Config
 from train.course import Course
+from train.parts import Grpo
 from train.rollout import Replies
 
 Report = dict[str, Any]  # scalars
@@ -32,6 +34,18 @@ def every_action(config: Config, course: Course) -> bool:
     without a reply.
     """
     return config.grpo.credit == "action" and config.episodes.turns == 1 and bool(course.names) and not course.own
+
+
+_OF_GROUPS = ("group", "keep", "refill", "objective", "clip", "clip_high", "kl")
+
+
+def idle_flags(config: Config, courses: Iterable[Course]) -> list[str]:
+    """A line on settings that do nothing, because every action is judged and replies are not compared."""
+    if not all(every_action(config, course) for course in courses):
+        return []
+    changed = [name for name in _OF_GROUPS if getattr(config.grpo, name) != getattr(Grpo(), name)]
+    flags = ", ".join("--grpo-" + name.replace("_", "-") for name in changed)
+    return [f"replies are not compared, so {flags} will do nothing: add --grpo-credit block"] if flags else []
 
 
 def worth(config: Config, course: Course, state: Any, key: jax.Array) -> np.ndarray | None:

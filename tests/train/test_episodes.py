@@ -72,7 +72,7 @@ def turn(game, alive, board, perception=None):
     replies = SimpleNamespace(prompts=prompts, sampled=sampled)
     alive = np.asarray(alive, bool)
     blocks = np.where(alive[:, None], np.asarray([[0, 2]]), -1)
-    return episodes.Turn(Round(replies, Rewards(*map(jnp.asarray, earned)), blocks, {}), alive, np.asarray(board))
+    return episodes.Turn(Round(replies, None, Rewards(*map(jnp.asarray, earned)), blocks, {}), alive, np.asarray(board))
 
 
 def advantages_of(one, turns, *, credit="block", scale="none", **changes):
@@ -177,10 +177,12 @@ def test_an_update_of_whole_episodes(one, tmp_path):
     """From the command's own configuration to a changed model."""
     config = replace(
         one[0],
-        grpo=Grpo(updates=9, states=2, group=3, keep=2, lr=1e-3, minibatches=2, kl=0.0, temperature=2.0),
+        grpo=Grpo(updates=9, states=2, group=3, keep=2, lr=1e-3, minibatches=2, kl=0.0),
         episodes=Episodes(turns=2, history=1, pictures=2, same_board=1.0),
     )
     trainer = Trainer(config, tmp_path / "run")
+    course = trainer.ladders["2048"]._replace(own=lambda replies, game: [len(text) for text in replies.texts])
+    trainer.ladders["2048"] = course  # whatever the model says, not all of it earns alike
     trainer.step = 5  # the first step is one of the warm-up, at a rate of 0
     before = trainer.state.params
     told = trainer._reinforce()

@@ -128,7 +128,7 @@ def test_a_run_that_is_not_finite_ends_with_one_line_and_a_sound_model(tmp_path,
 
 
 def test_an_update_in_which_no_group_differs_changes_nothing(tmp_path, small, monkeypatch):
-    trainer = Trainer(small(), tmp_path / "run")
+    trainer = Trainer(small(grpo=Grpo(updates=4, states=4, group=4, credit="block")), tmp_path / "run")
     trainer._enter("grpo")
     same = advantages.Rewards(*(jnp.full((4, 4), value, jnp.float32) for value in (1, 1, 31 / 36)))
     monkeypatch.setattr(rewards, "parts", lambda *_, **__: same)

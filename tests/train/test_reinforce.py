@@ -388,3 +388,11 @@ def test_where_not_every_action_can_be_judged_it_is_done_by_block(one):
     assert not rounds.every_action(config, nameless) and not rounds.every_action(config, own)
     assert not rounds.every_action(several, course) and not rounds.every_action(one[0], course)
     assert collected(one, config, course=nameless).tried[0].choice is None
+
+
+def test_settings_that_compare_replies_are_told_where_none_are_compared(one):
+    config, course = with_grpo(one[0], credit="action"), one[3]
+    (line,) = rounds.idle_flags(config, [course])
+    assert "--grpo-group, --grpo-keep will do nothing: add --grpo-credit block" in line
+    assert not rounds.idle_flags(config, [course._replace(names=None)]) and not rounds.idle_flags(one[0], [course])
+    assert not rounds.idle_flags(replace(config, grpo=Grpo()), [course])
