@@ -38,7 +38,7 @@ def update_time(graphdef: Any, params: Any, given: tuple[jax.Array, ...], new: i
     def update(learned: Any, state: Any, fixed: Any) -> tuple[Any, Any]:
         def loss(learned: Any) -> jax.Array:
             model = nnx.merge(graphdef, learner.whole(learned, fixed, dtype))
-            return -jnp.mean(model.said(model.continued(model.prefill(*given), replies), replies).logprobs)
+            return -jnp.mean(model.answered(*given, replies).logprobs)
 
         updates, state = rule.update(jax.grad(loss)(learned), state, learned)
         return optax.apply_updates(learned, updates), state
