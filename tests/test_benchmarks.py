@@ -1,13 +1,10 @@
 """What becomes of measured numbers: the README's tables, and what is told when one has fallen."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from support import compare, tables  # of benchmarks/, which pyproject.toml puts on the path of tests
-
-from policy import PRESETS
 
 ROOT = Path(__file__).parents[1]
 
@@ -25,17 +22,6 @@ def test_the_readme_has_the_numbers_that_were_measured():
 def test_a_ratio_that_has_fallen_is_told(now, told):
     before, after = {"ratios": {"a": 2.0, "gone": 1.0}}, {"ratios": {"a": now, "new": 0.1}}
     assert compare.fallen(before, after) == told
-
-
-@pytest.mark.parametrize("rank", [0, 2])
-def test_an_update_of_a_model_can_be_measured(rank):
-    import jax.numpy as jnp
-    import train_step
-    from support import work
-
-    config = replace(PRESETS["tiny"], vocab=64)
-    graphdef, params = work.blank(config, jnp.dtype("float32"))
-    assert train_step.update_time(graphdef, params, work.prompts(config, 2, 40, 32), 3, rank) > 0
 
 
 def test_a_python_gym_keeps_to_the_rules(monkeypatch):
