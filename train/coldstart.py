@@ -31,7 +31,7 @@ class Lesson(NamedTuple):
 
     state: Any
     tiles: jax.Array  # int32 [n, R, C]
-    words: jax.Array  # int32 [n, R * C]: which of the sheet's different names each cell has
+    words: jax.Array  # int32 [n, R, C]: which of the sheet's different names each cell has
     pictures: jax.Array  # uint8 [n, H, W, 3]
     legal: jax.Array  # bool [n, A]
     wanted: jax.Array  # float32 [n, A]: the teacher's preferences
@@ -64,7 +64,7 @@ def teach(game: Game[Any], state: Any, scale: float, key: jax.Array, *, guess: b
         wanted = first_come(wanted, legal, game.actions.cells)
     drawn = jnp.full_like(wanted, 1 / game.actions.n) if guess else wanted
     action = jax.random.categorical(draw_key, jnp.log(drawn)).astype(jnp.int32)
-    words = jnp.asarray(word_of_sprite(game))[tiles].reshape(tiles.shape[0], -1)
+    words = jnp.asarray(word_of_sprite(game))[tiles]
     return Lesson(state, tiles, words, pictures, legal, wanted, drawn, action)
 
 

@@ -1,7 +1,8 @@
 """What is taught straight where it arises, beside the words of a reply: at image tokens, and at attention.
 
 A reply names its action once; a board has dozens of cells and actions. So training also asks, of every cell: what is
-it, where is it, which cells can follow it in a legal action; and of every action: is it legal. And it shows three
+it, where is it, which cells can follow it in a legal action, or in a game of moves, is it like the ones beside it; and
+of every action: is it legal. And it shows three
 glances that lead to an answer: from a cell to the cells that can follow (last block of the tower), from the point of
 decision to the cells to begin with, and from the first cell named to its image token (first layer of the decoder).
 Nothing of this exists when the model plays. All of it is read off `legal`, `wanted` and `tiles`, so it holds for every
@@ -20,6 +21,7 @@ from policy.vision import Sight, Trunk
 from train.grpo import masked_mean
 
 _HEAD = 32  # width of the heads that judge pairs of cells
+_BESIDE = 2.0  # how much being like the cell beside it counts
 _RARE, _JUDGED = 5.0, 40.0  # how much a legal action counts against one that is not, and judging against the rest
 
 
@@ -48,6 +50,7 @@ def create_heads(game: Game[Any], tables: Tables, width: int, key: jax.Array) ->
         heads |= {"first": init(first_key, (width, _HEAD)), "second": init(second_key, (width, _HEAD))}
     else:
         heads |= {"legal": init(first_key, (width, game.actions.n)), "want": init(second_key, (width, game.actions.n))}
+        heads |= {"alike": jnp.zeros((width, 2), jnp.float32)}
     return heads
 
 
@@ -74,12 +77,12 @@ def at_the_tower(
     heads: dict[str, jax.Array],
     tables: Tables,
     seen: Seen,
-    words: jax.Array,  # int32 [n, R * C]: the word of every cell
+    grid: jax.Array,  # int32 [n, R, C]: the word of every cell
     legal: jax.Array,  # bool [n, A]
     wanted: jax.Array,  # float32 [n, A]: the teacher's preferences
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The sum of all that is taught at the tower, and what to report."""
-    cells = seen.features[:, tables.tokens]
+    words, cells = grid.reshape(grid.shape[0], -1), seen.features[:, tables.tokens]
     names = jax.nn.log_softmax(jnp.matmul(cells, heads["read"]), axis=-1)
     loss = -jnp.mean(jnp.take_along_axis(names, words[..., None], axis=-1))
     if "legal" in heads:
@@ -88,6 +91,8 @@ def at_the_tower(
         wants = jax.nn.log_softmax(jnp.matmul(board, heads["want"]), axis=-1)
         loss = loss + jnp.mean(optax.sigmoid_binary_cross_entropy(scores, legal.astype(jnp.float32)))
         loss = loss + divergence(wanted, wants)
+        beside = optax.sigmoid_binary_cross_entropy(jnp.matmul(cells, heads["alike"]), alike_beside(grid))
+        loss = loss + _BESIDE * jnp.mean(beside)
         best = jnp.argmax(wants, axis=1)
     else:
         first, second = tables.pairs[:, 0], tables.pairs[:, 1]
@@ -104,6 +109,16 @@ def at_the_tower(
         "dense_cells": jnp.mean((jnp.argmax(names, axis=-1) == words).astype(jnp.float32)),
         "dense_legal": jnp.mean(jnp.take_along_axis(legal, best[:, None], axis=1).astype(jnp.float32)),
     }
+
+
+def alike_beside(grid: jax.Array) -> jax.Array:
+    """Whether a cell has the word of the one to its right, of the one below: int32 [n, R, C] -> float32 [n, R * C, 2].
+
+    What a move does is made of this; from four answers a board (is it legal?) a tower would learn it much more slowly.
+    """
+    right = jnp.pad(grid[:, :, :-1] == grid[:, :, 1:], ((0, 0), (0, 0), (0, 1)))
+    below = jnp.pad(grid[:, :-1] == grid[:, 1:], ((0, 0), (0, 1), (0, 0)))
+    return jnp.stack([right, below], axis=-1).reshape(grid.shape[0], -1, 2).astype(jnp.float32)
 
 
 def begins_with(tables: Tables, mass: jax.Array) -> jax.Array:

@@ -378,6 +378,13 @@ def test_the_divergence_is_zero_at_the_target_and_passes_over_rows_without_one()
     np.testing.assert_allclose(dense.divergence(target, other), expected, rtol=1e-5)
 
 
+def test_cells_are_held_against_the_ones_beside_them():
+    grid = jnp.asarray([[[1, 1, 2], [3, 1, 2]]])
+    right, below = np.moveaxis(np.asarray(dense.alike_beside(grid)).reshape(2, 3, 2), -1, 0)
+    np.testing.assert_array_equal(right, [[1, 0, 0], [0, 0, 0]])  # nothing lies beyond the border
+    np.testing.assert_array_equal(below, [[0, 1, 1], [0, 0, 0]])
+
+
 def test_preferences_grade_the_legal_actions():
     values = jnp.asarray([[10.0, 0.0, -jnp.inf, 5.0], [3.0, 3.0, -jnp.inf, 3.0]])
     liked = coldstart.preferences(values, 10.0)
