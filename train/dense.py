@@ -21,7 +21,7 @@ from policy.vision import Sight, Trunk
 from train.grpo import masked_mean
 
 _HEAD = 32  # width of the heads that judge pairs of cells
-_BESIDE = 2.0  # how much being like the cell beside it counts
+_MOVES, _BESIDE = 10.0, 20.0  # how much a move counts, of which a board has few, and being like the cell beside
 _RARE, _JUDGED = 5.0, 40.0  # how much a legal action counts against one that is not, and judging against the rest
 
 
@@ -89,8 +89,8 @@ def at_the_tower(
         board = jnp.mean(cells, axis=1)
         scores = jnp.matmul(board, heads["legal"])
         wants = jax.nn.log_softmax(jnp.matmul(board, heads["want"]), axis=-1)
-        loss = loss + jnp.mean(optax.sigmoid_binary_cross_entropy(scores, legal.astype(jnp.float32)))
-        loss = loss + divergence(wanted, wants)
+        lost = jnp.mean(optax.sigmoid_binary_cross_entropy(scores, legal.astype(jnp.float32)))
+        loss = loss + _MOVES * (lost + divergence(wanted, wants))
         beside = optax.sigmoid_binary_cross_entropy(jnp.matmul(cells, heads["alike"]), alike_beside(grid))
         loss = loss + _BESIDE * jnp.mean(beside)
         best = jnp.argmax(wants, axis=1)
