@@ -14,7 +14,7 @@ from train.parts import Coldstart, Evaluation, Grpo, Save, Sight, Supervised
 _FLAGS = [
     "--model", "tiny", "--sight-steps", "4", "--sight-boards", "8",
     "--base-steps", "6", "--base-boards", "8", "--coldstart-steps", "4", "--coldstart-boards", "8",
-    "--grpo-updates", "4", "--grpo-states", "4", "--grpo-group", "4", "--evaluation-boards", "4",
+    "--grpo-updates", "4", "--grpo-states", "4", "--evaluation-boards", "4",
     "--save-every", "1000",  # only at the end of a phase, however slow the machine
 ]  # fmt: skip
 
@@ -39,7 +39,7 @@ def _small(**changes) -> Config:
         "sight": Sight(steps=4, boards=8),
         "base": Supervised(steps=6, boards=8),
         "coldstart": Coldstart(steps=4, boards=8),
-        "grpo": Grpo(updates=4, states=4, group=4),
+        "grpo": Grpo(updates=4, states=4),
         "evaluation": Evaluation(boards=4),
         "save": Save(every=1000),
     }
