@@ -11,7 +11,7 @@ Average = Literal["token", "sequence", "constant"]
 
 _ALIKE = 1e-5  # of the largest reward: closer together than this, the rewards of a group differ by rounding only
 _LEAST = 1e-4  # added to a deviation before it divides
-_NOTHING = -1.0  # what the game gives for a move that is not legal
+NOTHING = -1.0  # what the game gives for a move that is not legal
 _RAREST = 0.2  # a mean is taken to lie so far above that at least: no group counts more than that allows
 
 
@@ -43,7 +43,7 @@ def advantages(rewards: jax.Array, weights: jax.Array | None = None, *, scale: S
     if scale == "none":
         return centred
     if scale == "success":
-        return centred / jnp.maximum(middle - _NOTHING, jnp.float32(_RAREST))
+        return centred / jnp.maximum(middle - NOTHING, jnp.float32(_RAREST))
     squares = mean(jnp.square(centred))
     return centred / (jnp.sqrt(squares if scale == "group" else jnp.mean(squares)) + jnp.float32(_LEAST))
 
@@ -131,7 +131,7 @@ def among(values: np.ndarray, groups: np.ndarray, *, scale: Scale) -> np.ndarray
     largest = np.maximum(np.maximum(np.abs(highest), np.abs(lowest)), 1)
     centred = np.where((highest - lowest > _ALIKE * largest)[index], values - mean(values), 0.0)
     if scale == "success":
-        return (centred / np.maximum(mean(values) - _NOTHING, _RAREST)).astype(np.float32)
+        return (centred / np.maximum(mean(values) - NOTHING, _RAREST)).astype(np.float32)
     if scale != "none":
         squares = np.square(centred)
         centred = centred / (np.sqrt(mean(squares) if scale == "group" else squares.mean()) + _LEAST)

@@ -1,8 +1,9 @@
 """Every action judged at once, where a reply first names its own: the expected reward itself, not a sample of it.
 
-The engine can try all actions from one and the same state, and a tokenizer that is made of the games' own words names
-an action in one token or two. So what a policy would earn there is a finite sum, and so is its gradient: all-action
-policy gradients (Ciosek and Whiteson, arXiv 1706.05374; Asadi et al., arXiv 1709.00503), a group of infinite size.
+What every action of a board is worth is known, from the teacher or because the engine plays them all from that very
+state, and a tokenizer that is made of the games' own words names an action in one token or two. So what a policy would
+earn there is a finite sum, and so is its gradient: all-action policy gradients (Ciosek and Whiteson, arXiv 1706.05374;
+Asadi et al., arXiv 1709.00503), a group of infinite size.
 
 And of all that could be said of a board one text alone reads it without a mistake: how likely that is, is the chance
 of success in reading.
@@ -18,8 +19,6 @@ from policy.decoder import Cache
 from policy.model import Model, Prompt
 from train import advantages
 from train.advantages import Scale
-
-NOTHING = -1.0  # what is earned by what names no action, as by an action that is not legal
 
 
 class Names(NamedTuple):
@@ -86,12 +85,13 @@ def gain(logprobs: jax.Array, worth: jax.Array, scale: Scale) -> tuple[jax.Array
     """sum over actions of pi(a) A(a), whose gradient is that of the expected reward, and that reward: float32 [S] each.
 
     A(a) is what an action earns beyond the expected reward, over what `advantages` divides a group's by; it is a
-    constant. By `success` this is the gradient of the logarithm of how far that reward lies above that of no action.
+    constant. By `success` this is the gradient of the logarithm of how far that reward lies above that of no action; by
+    `game` it depends on the other boards of the batch, or of the part of it that is gone through (`--accumulate`).
     logprobs, worth: float32 [S, A].
     """
     odds = jnp.exp(logprobs)
     odds = jnp.concatenate([odds, 1 - jnp.sum(odds, axis=1, keepdims=True)], axis=1)  # the last names no action
-    earned = jnp.concatenate([worth, jnp.full_like(worth[:, :1], NOTHING)], axis=1)
+    earned = jnp.concatenate([worth, jnp.full_like(worth[:, :1], advantages.NOTHING)], axis=1)
     weights = jax.lax.stop_gradient(odds)
     advantage = advantages.advantages(earned, weights, scale=scale)
     return jnp.sum(odds * advantage, axis=1), jnp.sum(weights * earned, axis=1)

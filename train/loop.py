@@ -34,8 +34,6 @@ from train.supervise import Pupil
 _TROUBLE = 3  # updates in a row in which a game's replies are of no use, before that is told
 _ROW, _SHARE = 3, 0.1  # so many updates in a row, or such a share of a phase's, that are not finite end a run
 _PHASES = ("base", "coldstart", "grpo", "sight")  # numbered for their keys
-
-
 _SHOWN = {"sight": ("dense_cells", "dense_legal"), "grpo": ("reward", "legal", "cells")}  # beside the bar
 
 
@@ -62,7 +60,6 @@ class Trainer:
         self.key = jax.random.key(config.seed)
         self.vlm, self.ladders, self.boards = prepare(config, self.key)
         self.courses = {name: self.ladders[name] for name in config.names()}  # of the paper's level
-        self.names = {name: course.names for name, course in self.courses.items()}
         width = self.vlm.config.decoder.width
         heads: dict[str, dict[str, jax.Array]] = {
             name: dense.create_heads(c.language.game, c.tables, width, jax.random.fold_in(self.key, i))
@@ -251,15 +248,16 @@ class Trainer:
             )
             boards[on] = got[name].boards
         batches = {name: each.tried for name, each in got.items()}
+        played = {name: self.ladders[course_name(name, levels[standings[name].level])] for name in drawn}
+        names = {name: course.names for name, course in played.items()}
         key = self._key("grpo", self.step, len(standings))
         rate = self._rate()
         state, learned, norm = reinforce.learn(
-            self.config, self.frame, self.rule, self.state, self.fixed, self._before_rl, batches, rate, key, self.names
+            self.config, self.frame, self.rule, self.state, self.fixed, self._before_rl, batches, rate, key, names
         )
         reports = {name: each.report | learned[name] for name, each in got.items()}
         for name, report in reports.items():
-            on = course_name(name, levels[standings[name].level])
-            self._watch_for_trouble(name, reinforce.trouble(report, self.ladders[on].language.room))
+            self._watch_for_trouble(name, reinforce.trouble(report, played[name].language.room))
             report |= {"level": standings[name].level} if len(levels) > 1 else {}
             report |= {"odds": odds[name]} if odds else {}
             after = curriculum.record(standings[name], float(report["success"]), float(report["reward"]))

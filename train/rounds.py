@@ -36,14 +36,16 @@ def every_action(config: Config, course: Course) -> bool:
     return config.grpo.credit == "action" and config.episodes.turns == 1 and bool(course.names) and not course.own
 
 
-_OF_GROUPS = ("group", "keep", "refill", "objective", "clip", "clip_high", "kl")
+_OF_GROUPS = ("group", "keep", "refill", "kl")  # what compares replies
+_OF_TOKENS = ("objective", "clip", "clip_high", "average", "correct")  # what weighs their tokens' advantages
 
 
 def idle_flags(config: Config, courses: Iterable[Course]) -> list[str]:
     """A line on settings that do nothing, because every action is judged and replies are not compared."""
     if not all(every_action(config, course) for course in courses):
         return []
-    changed = [name for name in _OF_GROUPS if getattr(config.grpo, name) != getattr(Grpo(), name)]
+    idle = _OF_GROUPS + (_OF_TOKENS if config.grpo.kl_estimate == "k3" else ())  # by k1 tokens have an advantage
+    changed = [name for name in idle if getattr(config.grpo, name) != getattr(Grpo(), name)]
     flags = ", ".join("--grpo-" + name.replace("_", "-") for name in changed)
     return [f"replies are not compared, so {flags} will do nothing: add --grpo-credit block"] if flags else []
 

@@ -3,10 +3,11 @@
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from train import curriculum
+from train import curriculum, reinforce
 from train.curriculum import WINDOW, Standing
 from train.loop import Trainer
 from train.parts import Coldstart, Grpo, Mix, Sight, States, Supervised
@@ -96,6 +97,21 @@ def test_boards_become_harder_and_a_run_goes_on_where_it_stood(tmp_path, small, 
     assert rows(again.run) == rows(whole.run) and again.standings == whole.standings
     for a, b in zip(*(jax.tree.leaves((t.state, t.boards)) for t in (whole, again)), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_actions_are_named_as_on_the_level_that_was_played(tmp_path, small, monkeypatch):
+    """Boards of another size have other actions."""
+    trainer = only_rl(tmp_path, small, games=("shisen_sho",), states=States(levels=("easy", "paper")))
+    told = {}
+
+    def learn(*given):
+        told["tried"], told["names"] = given[6]["shisen_sho"][0], given[9]["shisen_sho"]
+        return trainer.state, {"shisen_sho": {}}, jnp.float32(0)
+
+    monkeypatch.setattr(reinforce, "learn", learn)
+    trainer._reinforce()
+    easy, paper = (trainer.ladders[name].language.game.actions.n for name in ("shisen_sho/easy", "shisen_sho"))
+    assert told["tried"].choice.worth.shape[1] == len(told["names"].answers) == easy != paper
 
 
 def earned(*rewards):

@@ -337,6 +337,22 @@ def test_judging_every_action_raises_what_is_expected_and_the_odds_of_the_truth(
     assert any((a != b).any() for a, b in zip(*map(jax.tree.leaves, slopes), strict=True))
 
 
+def test_judged_boards_may_be_gone_through_in_parts(one):
+    """One reply that names nothing: its board counts for reading alone, in whichever part it is."""
+    config, frame, _, course, _, _, state, fixed = one
+    config = with_grpo(config, credit="action", scale="success")
+    tried = taught(one, collected(one, config).tried[0])
+    tried = tried._replace(
+        choice=tried.choice._replace(place=tried.choice.place.at[0].set(-1)), reference=tried.sampler
+    )
+    found = []
+    for parts in (1, 2):
+        given = [tried], 4, "2048", course.names
+        found.append(reinforce.gradient_of(replace(config, accumulate=parts), frame, state.params, fixed, *given))
+    for a, b in zip(*map(jax.tree.leaves, found), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
+
+
 def test_what_is_said_around_a_judged_action_is_held(one):
     """The tokens that name it are not: they are to change."""
     config, frame, vlm, course, _, rule, state, fixed = one
