@@ -222,7 +222,11 @@ class Grpo:
         "perception judged by what it read, think and answer by the game; reply: one advantage for a whole reply",
     )
     kl: float = flag(1e-2, "weight of the divergence from the model before RL; 0: that model is not asked")
-    hold: float = flag(3.0, "the same where every action is judged: nothing else holds what is said around them")
+    hold: float = flag(
+        3.0,
+        "the same where every action is judged, for what is said around it: nothing else holds that (tokens that name "
+        "the action are free, and not in the metric kl)",
+    )
     kl_estimate: Literal["k3", "k1"] = flag("k3", "k3 is added to the loss, k1 taken off the advantages")
     correct: float = flag(
         0.0, "cap on the weight that corrects for the sampler's own probabilities (truncated importance); 0: none"

@@ -11,7 +11,7 @@ from train import advantages, coldstart, rewards, rollout
 from train.advantages import Rewards
 from train.config import Config
 from train.course import Course
-from train.parts import Grpo
+from train.parts import Grpo, Reward
 from train.rollout import Replies
 
 Report = dict[str, Any]  # scalars
@@ -45,9 +45,18 @@ def idle_flags(config: Config, courses: Iterable[Course]) -> list[str]:
     if not all(every_action(config, course) for course in courses):
         return []
     idle = _OF_GROUPS + (_OF_TOKENS if config.grpo.kl_estimate == "k3" else ())  # by k1 tokens have an advantage
-    changed = [name for name in idle if getattr(config.grpo, name) != getattr(Grpo(), name)]
-    flags = ", ".join("--grpo-" + name.replace("_", "-") for name in changed)
-    return [f"replies are not compared, so {flags} will do nothing: add --grpo-credit block"] if flags else []
+    parts = (("grpo", config.grpo, Grpo(), idle), ("reward", config.reward, Reward(), ("format", "exact")))
+    changed = [
+        f"--{part}-{name.replace('_', '-')}"
+        for part, given, usual, names in parts
+        for name in names
+        if getattr(given, name) != getattr(usual, name)
+    ]
+    return (
+        [f"replies are not compared, so {', '.join(changed)} will do nothing: add --grpo-credit block"]
+        if changed
+        else []
+    )
 
 
 def worth(config: Config, course: Course, state: Any, key: jax.Array) -> np.ndarray | None:

@@ -412,3 +412,8 @@ def test_settings_that_compare_replies_are_told_where_none_are_compared(one):
     assert "--grpo-group, --grpo-keep will do nothing: add --grpo-credit block" in line
     assert not rounds.idle_flags(config, [course._replace(names=None)]) and not rounds.idle_flags(one[0], [course])
     assert not rounds.idle_flags(replace(config, grpo=Grpo()), [course])
+    (line,) = rounds.idle_flags(replace(config, grpo=Grpo(), reward=Reward(format=2.0)), [course])
+    assert "--reward-format will do nothing" in line
+    held = Grpo(kl_estimate="k1", clip_high=0.3)  # then tokens have an advantage that is clipped
+    assert not rounds.idle_flags(replace(config, grpo=held), [course])
+    assert "--grpo-clip-high" in rounds.idle_flags(replace(config, grpo=replace(held, kl_estimate="k3")), [course])[0]
