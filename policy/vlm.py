@@ -157,8 +157,8 @@ def save(vlm: VLM, folder: str | Path) -> None:
 
     A model that came from a Hugging Face folder goes into one that `transformers` reads; adapters are merged. Every
     file is written aside and then renamed, so a write that fails leaves a model that was there as it was. Raises
-    ValueError, and writes nothing, when a parameter is not finite. Where several processes share the model, all of them
-    call this, and the first writes.
+    ValueError, and writes nothing, when a parameter is not finite, and OSError, which names the folder, when the disk
+    is full. Where several processes share the model, all of them call this, and the first writes.
     """
     weights.write(Path(folder), vlm.config, vlm.merged().params, vlm.tokenizer, vlm.origin)
 

@@ -4,7 +4,10 @@ Two kinds are read and written: our own, whose tensors are named as the paramete
 and Qwen3-VL. Tensors are read one by one, each device only its part of them.
 """
 
+import contextlib
 import json
+import os
+import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -72,7 +75,7 @@ def write(
             pass
         return
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".part-", dir=folder) as draft:
+    with _told_as_os_error(folder), tempfile.TemporaryDirectory(prefix=".part-", dir=folder) as draft:
         aside = Path(draft)
         tensors.write(aside, _laid_out(params, origin.kind, config), limit)
         words.save_pretrained(aside)
@@ -91,6 +94,19 @@ def write(
             file.replace(folder / file.name)
         for name in stale:  # of a model that was cut into other parts
             (folder / name).unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _told_as_os_error(folder: Path) -> Iterator[None]:
+    """Have every error of the disk be an OSError that names the folder: safetensors and tokenizers have their own."""
+    try:
+        yield
+    except Exception as error:
+        found = re.search(r"\(os error (\d+)\)", str(error))
+        number = error.errno if isinstance(error, OSError) else int(found[1]) if found else None
+        if number is None:
+            raise
+        raise OSError(number, os.strerror(number), str(folder)) from None
 
 
 def named(params: Params) -> dict[str, Any]:

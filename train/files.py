@@ -1,20 +1,44 @@
 """Files of a run: written aside and renamed, so that none is ever half there; JSON without what JSON does not know."""
 
+import contextlib
 import json
 import math
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 
 def write(path: Path, data: str | bytes) -> None:
-    """Replace a file by new contents, all at once: whatever happens, the old ones or the new are there."""
+    """Replace a file by new contents, all at once: whatever happens, the old ones or the new are there.
+
+    Raises OSError, which names the file.
+    """
     draft = path.with_name(path.name + ".part")
-    with draft.open("wb") as out:
-        out.write(data.encode() if isinstance(data, str) else data)
-        out.flush()
-        os.fsync(out.fileno())
-    draft.replace(path)
+    try:
+        with _named(path), draft.open("wb") as out:
+            out.write(data.encode() if isinstance(data, str) else data)
+            out.flush()
+            os.fsync(out.fileno())
+        draft.replace(path)
+    except OSError:
+        draft.unlink(missing_ok=True)  # a full disk needs the room
+        raise
+
+
+def append(path: Path, record: dict[str, Any]) -> None:
+    """Add a line to a jsonl file, and make it if there is none; raises OSError, which names the file."""
+    with _named(path), path.open("a", encoding="utf-8") as out:
+        out.write(to_json(record) + "\n")
+
+
+@contextlib.contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Have an error say which file it is about: one of a file that is open already, as of a full disk, does not."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 def to_json(value: Any, **layout: Any) -> str:

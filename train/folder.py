@@ -36,7 +36,7 @@ def new(config: Config) -> Iterator[Path]:
             write_config(run, config)
         yield run
     except BaseException:
-        if made and not any((run / "checkpoints").glob("[0-9]*")):
+        if made and not has_checkpoint(run):
             shutil.rmtree(run, ignore_errors=True)
             with contextlib.suppress(OSError):  # another run may stand there by now
                 for folder in made[1:]:
@@ -70,6 +70,11 @@ def old(run: Path) -> tuple[Config, list[str]]:
         write_config(run, kept)
     mended = [f"{wrong}; it is kept as config-damaged.json, and the last checkpoint's own configuration stands"]
     return kept, mended + ([damaged] if damaged else [])
+
+
+def has_checkpoint(run: Path) -> bool:
+    """Whether a run has come so far that it could go on."""
+    return any((run / "checkpoints").glob("[0-9]*"))
 
 
 def write_config(run: Path, config: Config) -> None:

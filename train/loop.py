@@ -364,6 +364,7 @@ class Trainer:
                 raise ValueError(f"{self.run} has no checkpoint that is whole ({damaged}): {mend}")
             self._mend_table({})
             self.records.forget_after({})
+            self.records.forget_samples()
             return False
         progress = self.checkpoints.progress()
         if damaged:
@@ -377,6 +378,7 @@ class Trainer:
         phases = self.config.phases
         done = {p: self.config.length(p) for p in phases[: phases.index(self.phase)]}
         self.records.forget_after(done | {self.phase: self.step})
+        self.records.forget_samples()
         return True
 
     def _restore(self, number: int | None) -> None:

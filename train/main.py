@@ -154,7 +154,17 @@ def start(flags: dict[str, Any], console: Console, stop: Stop) -> int:
 
 
 def _train(config: Config, run: Path, console: Console, stop: Stop, *, resume: bool) -> int:
-    """Train and evaluate, in a run's folder."""
+    """Train and evaluate, in a run's folder; what a full disk ends can go on, and says how."""
+    try:
+        return _follow(config, run, console, stop, resume=resume)
+    except OSError as error:
+        if not folder.has_checkpoint(run):
+            raise
+        hint = f"mend that, and go on: python -m train.main --resume {folder.quoted(run)}"
+        raise OSError(f"{one_line(error)}: {hint}") from None
+
+
+def _follow(config: Config, run: Path, console: Console, stop: Stop, *, resume: bool) -> int:
     import jax
 
     from train import report  # after the flags have been read: a mistake in them is told at once

@@ -52,6 +52,15 @@ class Records:
             kept = [files.to_json(row) + "\n" for row in rows if row["step"] <= steps.get(str(row.get("phase")), 0)]
             files.write(file, "".join(kept))
 
+    def forget_samples(self) -> None:
+        """Drop replies beside scores that are not in the table: what they show will be played again."""
+        file, games = self.run / "samples.jsonl", self.table["games"]
+        if self._writes and file.exists():
+            rows = files.read_lines(file)
+            kept = [row for row in rows if row.get("phase") in games.get(row.get("game"), {}).get("columns", ())]
+            if len(kept) < len(rows):
+                files.write(file, "".join(files.to_json(row) + "\n" for row in kept))
+
     def sync(self) -> None:
         """Have the disk hold the metrics so far: a checkpoint that outlives a loss of power relies on them."""
         if self._writes and (file := self.run / "metrics.jsonl").exists():
@@ -85,8 +94,7 @@ class Records:
 
     def _append(self, file: str, row: dict[str, Any]) -> None:
         if self._writes:
-            with (self.run / file).open("a", encoding="utf-8") as out:
-                out.write(files.to_json(row) + "\n")
+            files.append(self.run / file, row)
 
 
 def _read_table(file: Path) -> tuple[Table, str]:

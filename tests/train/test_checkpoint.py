@@ -9,13 +9,16 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors
 
 import policy
+from policy import tensors
 from train import checkpoint, files
 from train import main as program
 from train.checkpoint import Checkpoints
@@ -110,6 +113,53 @@ def test_a_full_disk_costs_one_checkpoint(tmp_path, monkeypatch, where, what, ho
     with pytest.raises(OSError, match="checkpoint 4 could not be written: no space left"):
         kept.close()
     assert numbers(tmp_path) == [3]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's disk that is always full")
+def test_an_error_of_a_file_names_it(tmp_path):
+    with pytest.raises(OSError, match="No space left on device: '/dev/full'"):
+        files.append(Path("/dev/full"), {})
+    (tmp_path / "a.part").symlink_to("/dev/full")
+    with pytest.raises(OSError, match=f"No space left on device: '{tmp_path}/a'"):
+        files.write(tmp_path / "a", "some")
+    assert not [*tmp_path.iterdir()]
+
+
+def test_a_disk_that_is_full_ends_a_run_in_one_line_and_it_goes_on(tmp_path, tiny, monkeypatch, capsys):
+    run = tmp_path / "run"
+
+    def ends_at(stage, where, what, name, arguments):
+        """From a stage on one file of a run cannot be written; of it, what is told."""
+        with monkeypatch.context() as broken:
+            works = getattr(where, what)
+
+            def fail(*given, **options):
+                if where is tensors:
+                    raise safetensors.SafetensorError("I/O error: No space left on device (os error 28)")
+                if given[0].name == name:
+                    raise OSError(28, "No space left on device", str(given[0]))
+                return works(*given, **options)
+
+            def show(self, now, done, total, values):
+                if now == stage:
+                    broken.setattr(where, what, fail)
+
+            broken.setattr(program.Display, "show", show)
+            assert program.main(arguments) == 2
+        hint = f"mend that, and go on: python -m train.main --resume {run}"
+        assert capsys.readouterr().err == f"error: [Errno 28] No space left on device: '{run / name}': {hint}\n"
+
+    evaluation, on = "evaluate coldstart on 2048", ["--resume", str(run)]
+    ends_at(evaluation, files, "append", "samples.jsonl", ["--games", "2048", "--run", str(run), *tiny])
+    ends_at(evaluation, files, "write", "table.json", on)  # replies stand beside it that it has no score of
+    ends_at("grpo", files, "append", "metrics.jsonl", on)
+    ends_at("evaluate grpo on 2048", tensors, "save_file", "model", on)
+    assert program.main(on) == 0
+    shown = [json.loads(line)["picture"] for line in (run / "samples.jsonl").read_text().splitlines()]
+    assert sorted(shown) == sorted(f"samples/{path.name}" for path in (run / "samples").iterdir()) and len(shown) == 6
+    steps = [(row["phase"], row["step"], row["game"]) for row in measured(run)]
+    assert len(set(steps)) == len(steps) and {("grpo", i, "2048") for i in range(1, 5)} < set(steps)
+    assert [*json.loads((run / "table.json").read_text())["games"]["2048"]["columns"]][-2:] == ["teacher", "grpo"]
 
 
 def without_evaluation(monkeypatch):

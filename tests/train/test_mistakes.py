@@ -492,7 +492,8 @@ def test_a_folder_is_only_removed_while_nothing_came_of_it(tmp_path, tiny, monke
     run = tmp_path / "runs" / "mine"
     monkeypatch.setattr(Trainer, "_reinforce", fail)
     assert program.main(["--games", "2048", "--run", str(run), *tiny]) == 2
-    assert capsys.readouterr().err == "error: [Errno 28] No space left on device\n"
+    hint = f"mend that, and go on: python -m train.main --resume {run}"
+    assert capsys.readouterr().err == f"error: [Errno 28] No space left on device: {hint}\n"
     assert (run / "checkpoints" / "14").is_dir()  # after the cold start
     monkeypatch.setattr(Trainer, "_supervise", lambda self, phase: fail(self))
     assert program.main(["--games", "2048", "--run", str(tmp_path / "a" / "b" / "c"), *tiny]) == 2

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from train import files
 from train.report.charts import COLOURS, Dot, Line, Phase, curves, dots, number
 from train.report.record import COLUMNS, PHASES, Run, Series, as_dict, finite, read
 from train.report.replies import card, chosen, show
@@ -77,9 +78,8 @@ def write(run: Path) -> Path:
 
 def put(file: Path, page: str) -> Path:
     """Write a page all at once: whoever reloads meanwhile sees a whole one."""
-    draft = file.with_name(file.name + ".part")
-    draft.write_text(page, encoding="utf-8", errors="replace", newline="\n")
-    return draft.replace(file)
+    files.write(file, page.encode("utf-8", errors="replace"))
+    return file
 
 
 def _page(run: Run) -> str:
