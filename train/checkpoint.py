@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import shutil
+import warnings
 import zlib
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -30,7 +31,9 @@ class Checkpoints:
         self.damaged: list[int] = devices.first(self._begin)
         # Without OCDBT: merging its parts reads the folder's name as a pattern, and finds none under `runs/[lr=1]`.
         handlers = {"tree": ocp.StandardCheckpointHandler(use_ocdbt=False), "progress": ocp.JsonCheckpointHandler()}
-        logging.getLogger("absl").addFilter(_is_news)
+        for name in ("absl", "asyncio"):
+            logging.getLogger(name).addFilter(_is_news)
+        warnings.filterwarnings("ignore", "coroutine 'async_serialize.* was never awaited", RuntimeWarning)
         self._orbax = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler(**handlers))
         self._thread = ThreadPoolExecutor(1)
         self._writing: Future[str] | None = None
@@ -156,7 +159,12 @@ def _failure(number: int, error: Exception) -> str:
     return f"checkpoint {number} could not be written: {why}"
 
 
-_NO_NEWS = ("Skipping merge of OCDBT", "raised an exception", "Failed to run")  # meant so; told by `save` and `wait`
+_NO_NEWS = (  # meant so; told by `save` and `wait`
+    "Skipping merge of OCDBT",
+    "raised an exception",
+    "Failed to run",
+    "exception was never retrieved",  # of parts that Orbax writes side by side, when one of them fails
+)
 
 
 def _is_news(record: logging.LogRecord) -> bool:
