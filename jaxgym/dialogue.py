@@ -4,17 +4,17 @@
 Replies come from a model: anything may stand in them, and reading them never raises and takes linear time.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from jaxgym.actions import INVALID
 from jaxgym.game import Game
 
 BLOCKS = ("perception", "think", "answer")
+_CLOSED = ("/perception>", "/think>", "/answer>")
 _LONGEST = 1 << 16  # characters; a longer reply is no reply
 
 
-@dataclass(frozen=True, kw_only=True)
-class Reply:
+class Reply(NamedTuple):
     """A reply taken apart. A block that does not stand exactly once is None; action is -1 when unreadable."""
 
     perception: str | None
@@ -22,6 +22,9 @@ class Reply:
     answer: str | None
     action: int
     formatted: bool  # the three blocks, once each, in order, and nothing else
+
+
+_NOTHING = Reply(None, None, None, INVALID, False)
 
 
 def prompt(game: Game) -> str:
@@ -45,17 +48,10 @@ def write_reply(perception: str, think: str, answer: str) -> str:
 def read_reply(game: Game, text: str) -> Reply:
     """Take a reply apart and read its action. Never raises; an answer nested, repeated or missing is -1."""
     if not isinstance(text, str) or len(text) > _LONGEST:
-        return Reply(perception=None, think=None, answer=None, action=INVALID, formatted=False)
-    blocks = {name: _block(text, name) for name in BLOCKS}
-    inner = {name: found[1] if found else None for name, found in blocks.items()}
-    spans = [found[0] for found in blocks.values() if found]
-    formatted = len(spans) == len(BLOCKS)
-    if formatted:
-        ends = [0, *(end for _, end in spans)]
-        starts = [*(start for start, _ in spans), len(text)]
-        formatted = all(end <= start and not text[end:start].strip() for end, start in zip(ends, starts, strict=True))
-    answer = inner["answer"]
-    return Reply(**inner, action=INVALID if answer is None else game.actions.parse(answer), formatted=formatted)
+        return _NOTHING
+    whole = _whole(text)
+    (perception, think, answer), formatted = (whole, True) if whole else _parts(text)
+    return Reply(perception, think, answer, INVALID if answer is None else game.actions.parse(answer), formatted)
 
 
 def read_words(perception: str) -> list[list[str]]:
@@ -66,12 +62,35 @@ def read_words(perception: str) -> list[list[str]]:
     return [[cell.strip() for cell in row.split("|")] for row in perception.strip().split("\n")]
 
 
+def _whole(text: str) -> tuple[str, str, str] | None:
+    """The blocks of a reply that is well-formed and has no other `<`, as nearly all have; None for any other."""
+    pieces = text.split("<")
+    if len(pieces) != 7:
+        return None
+    before, perception, first, think, second, answer, third = pieces
+    if before.strip() or (first.rstrip(), second.rstrip(), third.rstrip()) != _CLOSED:
+        return None
+    if not (perception.startswith("perception>") and think.startswith("think>") and answer.startswith("answer>")):
+        return None
+    return perception[11:], think[6:], answer[7:]
+
+
+def _parts(text: str) -> tuple[tuple[str | None, ...], bool]:
+    """The blocks that stand once each in any text, and whether the reply is well-formed."""
+    found = [_block(text, name) for name in BLOCKS]
+    inner = tuple(each[1] if each else None for each in found)
+    spans = [each[0] for each in found if each]
+    if len(spans) < len(BLOCKS):
+        return inner, False
+    ends = [0, *(end for _, end in spans)]
+    starts = [*(start for start, _ in spans), len(text)]
+    return inner, all(e <= s and not text[e:s].strip() for e, s in zip(ends, starts, strict=True))
+
+
 def _block(text: str, name: str) -> tuple[tuple[int, int], str] | None:
     """Where the one block of that name stands and what is in it, if there is exactly one."""
     opening, closing = f"<{name}>", f"</{name}>"
-    if text.count(opening) != 1 or text.count(closing) != 1:
-        return None
     start, end = text.find(opening), text.find(closing)
-    if end < start:
+    if start < 0 or end < start or text.rfind(opening) > start or text.rfind(closing) > end:
         return None
     return (start, end + len(closing)), text[start + len(opening) : end]

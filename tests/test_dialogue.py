@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxgym import INVALID, prompt, read_reply, write_reply
+from jaxgym import INVALID, dialogue, prompt, read_reply, write_reply
 from jaxgym.dialogue import BLOCKS, Reply
 
 NOTHING = Reply(perception=None, think=None, answer=None, action=INVALID, formatted=False)
@@ -50,6 +50,7 @@ def test_write_and_read_are_inverse(corridor, perception, think, answer):
         ("well: <perception>p</perception><think>t</think><answer>right</answer>", 1, False),
         ("<perception>p</perception><think>t</think><answer>right</answer>!", 1, False),
         ("<perception>p</perception>\n<think>t</think>\n\n<answer>right</answer>\n", 1, True),
+        ("<perception>p</perception><think>1 < 2</think><answer>right</answer>", 1, True),
         ("<perception></perception><think></think><answer></answer>", INVALID, True),
         ("<perception>p</perception><think>t</think><answer>fly</answer>", INVALID, True),
         ("<perception>p</perception><think>t</think><answer>right", INVALID, False),
@@ -98,6 +99,19 @@ def test_reading_never_raises_and_is_consistent(corridor, text):
         assert reply.action == INVALID
     else:
         assert reply.answer in text
+
+
+pieces = st.lists(st.sampled_from(["", " ", "\n", "p", "<", "\xa0"]), min_size=8, max_size=8)
+
+
+@given(pieces=pieces, tags=st.one_of(st.just(TAGS), st.permutations(TAGS)))
+def test_the_short_way_says_what_the_long_way_does(pieces, tags):
+    """Nearly every reply is well-formed and is read without searching it for each tag."""
+    text = "".join(part for pair in zip(pieces, [*tags, ""], strict=False) for part in pair)
+    inner, formatted = dialogue._parts(text)
+    assert dialogue._whole(text) in (None, inner)
+    if "<" not in pieces:
+        assert (dialogue._whole(text) is not None) == formatted
 
 
 @pytest.mark.parametrize("scrap", [*TAGS, "<answer>" + "x" * 50, "<", " ", "<answer></answer>", "(0, 0) (0, 1) "])

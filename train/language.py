@@ -85,7 +85,7 @@ class Language:
     stops: tuple[int, ...]  # ids that end a reply; written ones end with the first
     pad: int
     room: int  # tokens that a reply may have
-    spelling: list[bytes]  # what each id stands for
+    spelling: np.ndarray  # object [V]: the bytes that each id stands for
     named: "Named | None"  # where the tokenizer is made of the game's own words
 
     def encode_replies(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -114,12 +114,9 @@ class Language:
 
         What the tokenizer makes of them, but ten times as fast; bytes that are no text become U+FFFD.
         """
-        rows = [
-            row[: n - 1] if n and row[n - 1] in self.stops else row[:n]
-            for row, n in zip(ids.tolist(), lengths.tolist(), strict=True)
-        ]
-        spelled = self.spelling.__getitem__
-        return [b"".join(map(spelled, row)).decode(errors="replace") for row in rows]
+        ends = (lengths - self.ended(ids, lengths)).tolist()
+        spelled = self.spelling[ids].tolist()
+        return [b"".join(row[:end]).decode(errors="replace") for row, end in zip(spelled, ends, strict=True)]
 
     def ended(self, ids: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         """Which replies came to their end, and were not cut off for their length: bool [B]."""
@@ -133,8 +130,8 @@ class Language:
         part of it.
         """
         found = np.full(ids.shape, -1, np.int32)
-        for target, row, length in zip(found, ids.tolist(), lengths.tolist(), strict=True):
-            parts = [self.spelling[token] for token in row[:length]]
+        for target, row, length in zip(found, self.spelling[ids].tolist(), lengths.tolist(), strict=True):
+            parts = row[:length]
             begins = np.cumsum([0, *map(len, parts)])[:-1]
             text, behind, target[:length] = b"".join(parts), 0, 0
             for border in _BORDERS:
@@ -191,7 +188,7 @@ def speak(vlm: VLM, game: Game[Any], state: Any, room: int = 0) -> Language:
         stops=(vlm.config.stop_id, *vlm.config.stops),
         pad=vlm.config.pad_id,
         room=room or needed,
-        spelling=tokens.spelling(tokenizer, vlm.config.vocab),
+        spelling=np.asarray(tokens.spelling(tokenizer, vlm.config.vocab), object),
         named=named,
     )
 

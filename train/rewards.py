@@ -1,6 +1,7 @@
 """What a reply is worth: the game's word, the format, and how much of the board was read right."""
 
 import importlib
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -9,6 +10,8 @@ import numpy as np
 
 from jaxgym.dialogue import Reply, read_words
 from train.advantages import Rewards
+
+Board = list[tuple[str, list[str]]]  # see `read_board`
 
 
 class Reading(NamedTuple):
@@ -22,7 +25,7 @@ class Reading(NamedTuple):
 
 def read(replies: Sequence[Reply], truths: Sequence[str]) -> Reading:
     """Compare replies with the exact texts of their boards."""
-    boards = {truth: read_words(truth) for truth in set(truths)}  # replies of a group have one board
+    boards = {truth: read_board(truth) for truth in set(truths)}  # replies of a group have one board
     cells = [
         (1.0, True) if r.perception == truth else share_of_cells(r.perception, boards[truth])
         for r, truth in zip(replies, truths, strict=True)
@@ -35,16 +38,26 @@ def read(replies: Sequence[Reply], truths: Sequence[str]) -> Reading:
     )
 
 
-def share_of_cells(perception: str | None, board: list[list[str]]) -> tuple[float, bool]:
+def read_board(truth: str) -> Board:
+    """The rows of a board in words, each as it is written and taken apart."""
+    return [*zip(truth.split("\n"), read_words(truth), strict=True)]
+
+
+def share_of_cells(perception: str | None, board: Board) -> tuple[float, bool]:
     """The share of a board's cells that stand in the perception at the same row and column with the same word.
 
     Also whether the perception is that board and nothing else.
     """
-    said = read_words(perception) if perception else []
-    if said == board:
-        return 1.0, True
-    hits = sum(a == b for row, found in zip(board, said, strict=False) for a, b in zip(row, found, strict=False))
-    return hits / sum(map(len, board)), False
+    rows = perception.strip().split("\n") if perception else []
+    hits, same = 0, len(rows) == len(board)
+    for (row, cells), said in zip(board, rows, strict=False):
+        if said == row:  # as nearly all are
+            hits += len(cells)
+        else:
+            (words,) = read_words(said)
+            hits += sum(map(operator.eq, cells, words))
+            same = same and words == cells
+    return (1.0, True) if same else (hits / sum(len(cells) for _, cells in board), False)
 
 
 def outcome(legal: np.ndarray, score: np.ndarray) -> np.ndarray:

@@ -115,6 +115,8 @@ def test_the_masked_mean_sees_only_what_it_may():
     [
         ("a | b\nc | d", 1.0),
         ("a | b\nc | x", 0.75),
+        ("\n a|b \n  c | d", 1.0),
+        ("a | b | x\nc | d", 1.0),
         ("a | b", 0.5),
         ("b | a\nd | c", 0.0),
         ("a | b | c\nc | d\nextra", 1.0),  # what is said beyond the board is the format's concern
@@ -124,8 +126,9 @@ def test_the_masked_mean_sees_only_what_it_may():
     ],
 )
 def test_share_of_cells(said, share):
-    board = [["a", "b"], ["c", "d"]]
-    assert rewards.share_of_cells(said, board) == (share, said == "a | b\nc | d")
+    board = rewards.read_board("a | b\nc | d")
+    whole = said in ("a | b\nc | d", "\n a|b \n  c | d")  # white space is layout
+    assert rewards.share_of_cells(said, board) == (share, whole)
 
 
 def test_rewards_add_up():
