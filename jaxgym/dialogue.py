@@ -10,7 +10,8 @@ from jaxgym.actions import INVALID
 from jaxgym.game import Game
 
 BLOCKS = ("perception", "think", "answer")
-_CLOSED = ("/perception>", "/think>", "/answer>")
+_TAGS = tuple((f"<{name}>", f"</{name}>") for name in BLOCKS)
+_CLOSED = tuple(closing[1:] for _, closing in _TAGS)
 _LONGEST = 1 << 16  # characters; a longer reply is no reply
 
 
@@ -77,7 +78,7 @@ def _whole(text: str) -> tuple[str, str, str] | None:
 
 def _parts(text: str) -> tuple[tuple[str | None, ...], bool]:
     """The blocks that stand once each in any text, and whether the reply is well-formed."""
-    found = [_block(text, name) for name in BLOCKS]
+    found = [_block(text, *tags) for tags in _TAGS]
     inner = tuple(each[1] if each else None for each in found)
     spans = [each[0] for each in found if each]
     if len(spans) < len(BLOCKS):
@@ -87,9 +88,8 @@ def _parts(text: str) -> tuple[tuple[str | None, ...], bool]:
     return inner, all(e <= s and not text[e:s].strip() for e, s in zip(ends, starts, strict=True))
 
 
-def _block(text: str, name: str) -> tuple[tuple[int, int], str] | None:
-    """Where the one block of that name stands and what is in it, if there is exactly one."""
-    opening, closing = f"<{name}>", f"</{name}>"
+def _block(text: str, opening: str, closing: str) -> tuple[tuple[int, int], str] | None:
+    """Where the one block of these tags stands and what is in it, if there is exactly one."""
     start, end = text.find(opening), text.find(closing)
     if start < 0 or end < start or text.rfind(opening) > start or text.rfind(closing) > end:
         return None

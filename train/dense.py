@@ -21,7 +21,7 @@ from policy.vision import Sight, Trunk
 from train.grpo import masked_mean
 
 _HEAD = 32  # width of the heads that judge pairs of cells
-_MOVES, _BESIDE = 10.0, 20.0  # how much a move counts, of which a board has few, and being like the cell beside
+_MOVES, _BESIDE = 3.0, 20.0  # how much a move counts, of which a board has few, and being like the cell beside
 _RARE, _JUDGED = 5.0, 40.0  # how much a legal action counts against one that is not, and judging against the rest
 
 
