@@ -167,6 +167,7 @@ class Block(nnx.Module):
         self.norm2 = RMSNorm(config.width, eps=config.eps)
         self.mlp = SwiGLU(config.width, config.hidden, config.layers, bias=False, rngs=rngs)
 
+    @layers.alike
     def read(
         self, x: jax.Array, angles: jax.Array, valid: jax.Array, prompt: Layer | None
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -177,6 +178,18 @@ class Block(nnx.Module):
         else:
             x = x + self.attention.attend(q, (k, v, _causal(valid)), prompt)
         return x + self.mlp(self.norm2(x)), k, v
+
+    @layers.alike
+    def extend(
+        self, x: jax.Array, angles: jax.Array, own: Layer, step: jax.Array, prompt: Layer | None
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """One more token a row, x [B, 1, width], the `step`-th of its reply; also the keys and values with its own."""
+        q, k, v = self.attention.project(self.norm1(x), angles)
+        keys, values, valid = own
+        keys = jax.lax.dynamic_update_slice_in_dim(keys, k, step, axis=3)
+        values = jax.lax.dynamic_update_slice_in_dim(values, v, step, axis=2)
+        x = x + self.attention.attend(q, (keys, values, valid[:, None, :]), prompt)
+        return x + self.mlp(self.norm2(x)), keys, values
 
 
 class Decoder(nnx.Module):
@@ -239,11 +252,7 @@ class Decoder(nnx.Module):
         valid = jax.lax.dynamic_update_slice_in_dim(cache.valid, jnp.ones((x.shape[0], 1), jnp.bool_), step, axis=1)
         keys, values = [], []
         for i, block in enumerate(self.blocks):
-            q, k, v = block.attention.project(block.norm1(x), angles)
-            k = jax.lax.dynamic_update_slice_in_dim(cache.keys[i], k, step, axis=3)
-            v = jax.lax.dynamic_update_slice_in_dim(cache.values[i], v, step, axis=2)
-            x = x + block.attention.attend(q, (k, v, valid[:, None, :]), _layer(prompt, i))
-            x = x + block.mlp(block.norm2(x))
+            x, k, v = block.extend(x, angles, (cache.keys[i], cache.values[i], valid), step, _layer(prompt, i))
             keys.append(k)
             values.append(v)
         return self.norm(x), Cache(tuple(keys), tuple(values), valid)

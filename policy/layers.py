@@ -1,5 +1,9 @@
 """Parts that the vision tower and the decoder share."""
 
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -9,6 +13,27 @@ def linear(inputs: int, outputs: int, *, bias: bool, rngs: nnx.Rngs, shrink: flo
     """A dense layer; `shrink` divides its first weights' variance (twice the depth, on the way out of a block)."""
     init = nnx.initializers.variance_scaling(1.0 / shrink, "fan_in", "truncated_normal")
     return nnx.Linear(inputs, outputs, use_bias=bias, kernel_init=init, rngs=rngs)
+
+
+_Method = TypeVar("_Method", bound=Callable[..., Any])
+
+
+def alike(method: _Method) -> _Method:
+    """A module's method, traced and lowered once for all modules that differ in their parameters only.
+
+    Layers one after another then take no longer to trace than one of them. XLA puts the calls back where they stand, so
+    the program is the same. Arguments are arrays, pytrees of them, or None.
+    """
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def run(graphdef: Any, state: Any, *args: Any) -> Any:
+        return method(nnx.merge(graphdef, state), *args)
+
+    @functools.wraps(method)
+    def call(module: nnx.Module, *args: Any) -> Any:
+        return run(*nnx.split(module), *args)
+
+    return cast(_Method, call)
 
 
 def fused(dtype: jnp.dtype) -> bool:

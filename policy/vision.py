@@ -124,6 +124,7 @@ class VisionBlock(nnx.Module):
         sizes = config.width, config.hidden, config.layers
         self.mlp = SwiGLU(*sizes, bias=True, rngs=rngs) if config.mlp == "swiglu" else MLP(*sizes, rngs=rngs)
 
+    @layers.alike
     def __call__(self, x: jax.Array, angles: jax.Array, valid: jax.Array | None) -> jax.Array:
         x = x + self.attention(self.norm1(x), angles, valid)
         return x + self.mlp(self.norm2(x))
