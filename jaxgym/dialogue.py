@@ -76,21 +76,29 @@ def _whole(text: str) -> tuple[str, str, str] | None:
     return perception[11:], think[6:], answer[7:]
 
 
-def _parts(text: str) -> tuple[tuple[str | None, ...], bool]:
+def _parts(text: str) -> tuple[tuple[str | None, str | None, str | None], bool]:
     """The blocks that stand once each in any text, and whether the reply is well-formed."""
-    found = [_block(text, *tags) for tags in _TAGS]
-    inner = tuple(each[1] if each else None for each in found)
-    spans = [each[0] for each in found if each]
-    if len(spans) < len(BLOCKS):
+    perception, think, answer = _block(text, *_TAGS[0]), _block(text, *_TAGS[1]), _block(text, *_TAGS[2])
+    inner = (perception and perception.inner, think and think.inner, answer and answer.inner)
+    if not (perception and think and answer):
         return inner, False
-    ends = [0, *(end for _, end in spans)]
-    starts = [*(start for start, _ in spans), len(text)]
+    ends = (0, perception.end, think.end, answer.end)
+    starts = (perception.start, think.start, answer.start, len(text))
     return inner, all(e <= s and not text[e:s].strip() for e, s in zip(ends, starts, strict=True))
 
 
-def _block(text: str, opening: str, closing: str) -> tuple[tuple[int, int], str] | None:
-    """Where the one block of these tags stands and what is in it, if there is exactly one."""
-    start, end = text.find(opening), text.find(closing)
-    if start < 0 or end < start or text.rfind(opening) > start or text.rfind(closing) > end:
+class _Block(NamedTuple):
+    start: int  # in the reply, with its tags
+    end: int
+    inner: str
+
+
+def _block(text: str, opening: str, closing: str) -> _Block | None:
+    """The one block of these tags, if there is exactly one."""
+    start = text.find(opening)
+    if start < 0 or text.rfind(opening) > start:
         return None
-    return (start, end + len(closing)), text[start + len(opening) : end]
+    end = text.find(closing)
+    if end < start or text.rfind(closing) > end:
+        return None
+    return _Block(start, end + len(closing), text[start + len(opening) : end])

@@ -48,7 +48,9 @@ def share_of_cells(perception: str | None, board: Board) -> tuple[float, bool]:
 
     Also whether the perception is that board and nothing else.
     """
-    rows = perception.strip().split("\n") if perception else []
+    if perception is None:
+        return 0.0, False
+    rows = perception.strip().split("\n")
     hits, same = 0, len(rows) == len(board)
     for (row, cells), said in zip(board, rows, strict=False):
         if said == row:  # as nearly all are
