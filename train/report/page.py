@@ -46,6 +46,8 @@ OF_A_GAME = (
     Chart(f"{_P} and {_R} during RL", "boards read exactly; good moves given that", _ACCURACY, True, phases=("grpo",)),
     Chart("Rules and format", "share of replies", (("legal", "legal", 3), ("format", "format", 4)), True),
     Chart("Reward", "of a reply, mean of a batch", (("reward", "reward", 5), ("game_reward", "of the game", 7))),
+    Chart("Expected reward", "of the game, over all that could be answered", (("expected", "expected", 5),)),
+    Chart("Success", "share of replies that are good moves", (("success", "success", 2),), True),
     Chart("Loss", "nats", (("loss", "loss", 6),), log=True, phases=("sight", "base", "coldstart")),
     Chart("Loss in RL", "objective and divergence", (("loss", "loss", 6),), phases=("grpo",)),
     Chart("Entropy", "nats a token", (("entropy", "entropy", 0),)),
