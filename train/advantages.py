@@ -12,7 +12,7 @@ Average = Literal["token", "sequence", "constant"]
 _ALIKE = 1e-5  # of the largest reward: closer together than this, the rewards of a group differ by rounding only
 _LEAST = 1e-4  # added to a deviation before it divides
 NOTHING = -1.0  # what the game gives for a move that is not legal
-_RAREST = 0.2  # a mean is taken to lie so far above that at least: no group counts more than that allows
+RAREST = 0.2  # a mean is taken to lie so far above that at least: no group counts more than that allows
 
 
 def differ(rewards: jax.Array) -> jax.Array:
@@ -21,14 +21,21 @@ def differ(rewards: jax.Array) -> jax.Array:
     return spread > _ALIKE * jnp.maximum(jnp.max(jnp.abs(rewards), axis=1), 1)
 
 
-def advantages(rewards: jax.Array, weights: jax.Array | None = None, *, scale: Scale = "group") -> jax.Array:
+def advantages(
+    rewards: jax.Array,
+    weights: jax.Array | None = None,
+    *,
+    scale: Scale = "group",
+    rarest: jax.Array | float = RAREST,
+) -> jax.Array:
     """r - mean within each group, over a measure of it: rewards float32 [S, G] -> float32 [S, G].
 
     group: over the group's own deviation (GRPO, arXiv 2402.03300, section 4.1). none: over nothing, so a small
     difference stays small (Dr. GRPO, arXiv 2503.20783). game: over the deviation of all groups of the game, so games
     whose rewards lie further apart do not outweigh the others, and groups keep their sizes (arXiv 2508.08221).
     success: over how far the mean lies above -1, what no legal move earns, so that what is raised is the logarithm of
-    success, and boards that are rarely solved count more (MaxRL, arXiv 2602.02710), up to a limit.
+    success, and boards that are rarely solved count more (MaxRL, arXiv 2602.02710), up to a limit: it is taken to lie
+    `rarest` above it at least, float32 [S] or one number.
     A group whose rewards are all equal, but for rounding, teaches nothing: its advantages are exactly 0.
     weights float32 [S, G]: how much each counts in its group's mean, in all 1; None: all alike.
     """
@@ -43,7 +50,7 @@ def advantages(rewards: jax.Array, weights: jax.Array | None = None, *, scale: S
     if scale == "none":
         return centred
     if scale == "success":
-        return centred / jnp.maximum(middle - NOTHING, jnp.float32(_RAREST))
+        return centred / jnp.maximum(middle - NOTHING, jnp.asarray(rarest, jnp.float32).reshape(-1, 1))
     squares = mean(jnp.square(centred))
     return centred / (jnp.sqrt(squares if scale == "group" else jnp.mean(squares)) + jnp.float32(_LEAST))
 
@@ -131,7 +138,7 @@ def among(values: np.ndarray, groups: np.ndarray, *, scale: Scale) -> np.ndarray
     largest = np.maximum(np.maximum(np.abs(highest), np.abs(lowest)), 1)
     centred = np.where((highest - lowest > _ALIKE * largest)[index], values - mean(values), 0.0)
     if scale == "success":
-        return (centred / np.maximum(mean(values) - NOTHING, _RAREST)).astype(np.float32)
+        return (centred / np.maximum(mean(values) - NOTHING, RAREST)).astype(np.float32)
     if scale != "none":
         squares = np.square(centred)
         centred = centred / (np.sqrt(mean(squares) if scale == "group" else squares.mean()) + _LEAST)

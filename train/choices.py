@@ -20,6 +20,8 @@ from policy.model import Model, Prompt
 from train import advantages
 from train.advantages import Scale
 
+_RARE, _NEVER = 0.3, 0.01  # of success by the logarithm: see `rarest`
+
 
 class Names(NamedTuple):
     """The actions of a game in tokens."""
@@ -35,6 +37,9 @@ class Choice(NamedTuple):
     place: jax.Array  # int32 [S]: index of the token that first names the reply's action; -1: none does
     worth: jax.Array  # float32 [S, A]: what every action would earn there
     truth: jax.Array  # int32 [S, P]: the beginning of a reply that reads the board without a mistake
+    rarest: (
+        jax.Array
+    )  # float32 [S]: how far above failure a board is taken to lie at least, by the logarithm of success
 
 
 def names(answers: np.ndarray) -> Names:
@@ -81,19 +86,28 @@ def logprobs(
     return first + jax.nn.log_softmax(after / temperature, axis=-1)[:, names.which, names.answers[:, 1]]
 
 
-def gain(logprobs: jax.Array, worth: jax.Array, scale: Scale) -> tuple[jax.Array, jax.Array]:
+def rarest(success: float) -> float:
+    """How far above failure, in rewards of -1 to 1, a board is taken to lie at least, of a game with such a share of
+    good moves: boards much rarer solved than is usual in their game count no more for that.
+
+    A limit that is the same for all games would be none for an easy one, and in a hard one the same for every board.
+    """
+    return max(_RARE * success, _NEVER)
+
+
+def gain(logprobs: jax.Array, worth: jax.Array, scale: Scale, rarest: jax.Array | float) -> tuple[jax.Array, jax.Array]:
     """sum over actions of pi(a) A(a), whose gradient is that of the expected reward, and that reward: float32 [S] each.
 
     A(a) is what an action earns beyond the expected reward, over what `advantages` divides a group's by; it is a
     constant. By `success` this is the gradient of the logarithm of how far that reward lies above that of no action; by
     `game` it depends on the other boards of the batch, or of the part of it that is gone through (`--accumulate`).
-    logprobs, worth: float32 [S, A].
+    logprobs, worth: float32 [S, A]; rarest: its limit, float32 [S] or one number.
     """
     odds = jnp.exp(logprobs)
     odds = jnp.concatenate([odds, 1 - jnp.sum(odds, axis=1, keepdims=True)], axis=1)  # the last names no action
     earned = jnp.concatenate([worth, jnp.full_like(worth[:, :1], advantages.NOTHING)], axis=1)
     weights = jax.lax.stop_gradient(odds)
-    advantage = advantages.advantages(earned, weights, scale=scale)
+    advantage = advantages.advantages(earned, weights, scale=scale, rarest=rarest)
     return jnp.sum(odds * advantage, axis=1), jnp.sum(weights * earned, axis=1)
 
 

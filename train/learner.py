@@ -258,9 +258,9 @@ def grpo_loss(
     ratio = (grpo.reply_ratio if rule.objective == "gspo" else grpo.ratio)(now.logprobs, old, mask)
     gained, told = jnp.sum(share.gain * gain), {}
     if tried.choice is not None and names is not None and share.boards is not None:
-        place, worth, truth = tried.choice
+        place, worth, truth, rarest = tried.choice
         likely = choices.logprobs(model, prompt, hidden, cache, place, names, hyper.temperature)
-        by_board, expected = choices.gain(likely, worth, rule.scale)
+        by_board, expected = choices.gain(likely, worth, rule.scale, rarest)
         read = model.said(model.continued(prompt, truth)[0], truth, hyper.temperature).logprobs
         acting, every = share.boards
         gained += jnp.sum(acting * by_board) + hyper.reading * jnp.sum(every * jnp.mean(read, axis=1))

@@ -244,7 +244,7 @@ class Trainer:
             level = levels[standings[name].level]
             key, on = self._key("grpo", self.step, [*standings].index(name)), course_name(name, level)
             got[name] = reinforce.collect(
-                self.config, self.frame, self.params, self.ladders[on], boards[on], standings[name].updates, key
+                self.config, self.frame, self.params, self.ladders[on], boards[on], standings[name], key
             )
             boards[on] = got[name].boards
         batches = {name: each.tried for name, each in got.items()}

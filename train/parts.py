@@ -189,7 +189,7 @@ class Mix:
 class Grpo:
     """Group relative policy optimization (arXiv 2402.03300) and its kin."""
 
-    updates: int = flag(100, "rollouts to learn from; 0 skips the phase")
+    updates: int = flag(120, "rollouts to learn from; 0 skips the phase")
     states: int = flag(32, "boards of each game in an update")
     group: int = flag(16, "replies tried from each board; one where every action is judged (see credit)")
     keep: int = flag(4, "replies of a group that are learned from, those whose rewards lie farthest apart; 0: all")
@@ -201,7 +201,7 @@ class Grpo:
     mask_truncated: bool = flag(False, "nothing is learned from replies that were cut off for their length")
     epochs: int = flag(1, "times that the replies of an update are gone through")
     minibatches: int = flag(1, "optimizer steps in an epoch, each on its part of the boards")
-    lr: float = flag(2e-4, "peak learning rate (AdamW, warm-up and cosine)")
+    lr: float = flag(3e-4, "peak learning rate (AdamW, warm-up and cosine)")
     objective: Literal["clip", "cispo", "gspo"] = flag(
         "clip", "PPO's, token by token; or the weight clipped, not the token; or one ratio for a whole reply"
     )

@@ -17,6 +17,7 @@ from train.advantages import Credit, Rewards
 from train.choices import Choice, Names
 from train.config import Config
 from train.course import Course
+from train.curriculum import Standing
 from train.language import Language
 from train.learner import Frame, Hyper, Rule, Shares, TrainState, Tried
 from train.memory import Prompts
@@ -41,10 +42,10 @@ def begin(config: Config, course: Course, boards: Boards, key: jax.Array) -> Boa
 
 
 def collect(
-    config: Config, frame: Frame, params: Params, course: Course, boards: Boards, step: int, key: jax.Array
+    config: Config, frame: Frame, params: Params, course: Course, boards: Boards, standing: Standing, key: jax.Array
 ) -> Collected:
     """Let the model answer the boards of an update, judge the answers, and let the boards move on."""
-    part, game = config.grpo, course.language.game
+    part, game, step = config.grpo, course.language.game, standing.updates
     turns = BATCH // part.states
     renew_key, *keys = jax.random.split(key, 2 + part.refill)
     if not config.states.persist and step % turns == 0:
@@ -65,7 +66,10 @@ def collect(
             break
     report = {name: np.mean([each.report[name] for each in rounds]) for name in rounds[0].report}
     report |= {"rounds": len(rounds)} if part.refill else {}
-    learned = judged_from(rounds[0], course.language) if judged else learned_from(rounds, part)
+    if judged:
+        learned = judged_from(rounds[0], course.language, choices.rarest(standing.success))
+    else:
+        learned = learned_from(rounds, part)
     return Collected([learned], after, report, len(rounds) * part.states * group)
 
 
@@ -167,7 +171,7 @@ def learned_from(rounds: list[Round], part: Grpo) -> Tried:
     )
 
 
-def judged_from(found: Round, language: Language) -> Tried:
+def judged_from(found: Round, language: Language, rarest: float) -> Tried:
     """What is learned from where every action is judged, from one reply to each board.
 
     Its own tokens have no advantage: reading and acting are judged by what could be said, and the rest is held where it
@@ -188,7 +192,12 @@ def judged_from(found: Round, language: Language) -> Tried:
         old=None,
         reference=None,
         credit=Credit(jnp.zeros(ids.shape, jnp.float32), jnp.asarray(units)),
-        choice=Choice(jnp.asarray(place, jnp.int32), jnp.asarray(found.worth), jnp.asarray(truth)),
+        choice=Choice(
+            place=jnp.asarray(place, jnp.int32),
+            worth=jnp.asarray(found.worth),
+            truth=jnp.asarray(truth),
+            rarest=jnp.full(len(place), rarest, jnp.float32),
+        ),
     )
 
 

@@ -321,13 +321,27 @@ def test_judging_every_action_has_the_gradient_of_what_is_expected():
         return jnp.sum(odds * worth, axis=1) - (1 - jnp.sum(odds, axis=1))
 
     def gained(x, scale):
-        return choices.gain(jax.nn.log_softmax(x, axis=1)[:, :4], worth, scale)
+        return choices.gain(jax.nn.log_softmax(x, axis=1)[:, :4], worth, scale, 0.01)
 
     np.testing.assert_allclose(gained(logits, "none")[1], expected(logits), rtol=1e-5)
-    assert (expected(logits) > -0.8).all()  # so that nothing is limited
+    assert (expected(logits) > -0.99).all()  # so that nothing is limited
     for scale, whole in (("none", expected), ("success", lambda x: jnp.log(expected(x) + 1))):
         slope = jax.grad(lambda x, scale=scale: gained(x, scale)[0].sum())(logits)
         np.testing.assert_allclose(slope, jax.grad(lambda x, whole=whole: whole(x).sum())(logits), rtol=1e-4, atol=1e-6)
+
+
+def test_boards_rarer_solved_than_is_usual_in_their_game_count_no_more_for_that():
+    """Of two boards with the same two actions one is solved ten times as often; each has a limit of its own."""
+    logprobs = jnp.log(jnp.asarray([[0.5, 0.5], [0.05, 0.95]]))
+    worth = jnp.asarray([[1.0, -1.0], [1.0, -1.0]])
+
+    def slope(rarest):
+        return jax.grad(lambda x: choices.gain(x, worth, "success", rarest)[0].sum())(logprobs)[:, 0]
+
+    for limit, above in ((0.01, 0.1), (0.1, 0.1), (0.4, 0.4)):  # the second board lies 0.1 above failure
+        found = slope(jnp.asarray([0.01, limit]))
+        np.testing.assert_allclose(found, [0.5 * 2 / 1.0, 0.05 * 2 / above], rtol=1e-5)
+    assert choices.rarest(0.0) > 0 and choices.rarest(0.6) == 10 * choices.rarest(0.06)
 
 
 def test_unscaled_advantages_keep_the_size_of_a_difference():

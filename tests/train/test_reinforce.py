@@ -13,6 +13,7 @@ import jaxgym
 from train import choices, coldstart, learner, reinforce, rewards, rollout, rounds
 from train.config import Config
 from train.course import prepare
+from train.curriculum import Standing
 from train.learner import Frame, TrainState
 from train.memory import Memory
 from train.parts import Episodes, Grpo, Reward, States
@@ -38,7 +39,9 @@ def with_grpo(config: Config, **changes) -> Config:
 
 def collected(one, config, step=0, course=None):
     _, frame, vlm, own, boards, *_ = one
-    return reinforce.collect(config, frame, vlm.params, course or own, boards, step, jax.random.key(3))
+    return reinforce.collect(
+        config, frame, vlm.params, course or own, boards, Standing(updates=step), jax.random.key(3)
+    )
 
 
 def learned(one, config, tried, away=0.0):
@@ -236,7 +239,9 @@ def test_boards_can_be_fresh_in_every_update(one):
     config = replace(one[0], states=States(persist=False, depth=3))
     found = collected(one, config)
     assert int(found.boards.steps.max()) <= 3 and int(one[4].steps.max()) > 3
-    again = reinforce.collect(config, one[1], one[2].params, one[3], found.boards, 1, jax.random.key(4))
+    again = reinforce.collect(
+        config, one[1], one[2].params, one[3], found.boards, Standing(updates=1), jax.random.key(4)
+    )
     np.testing.assert_array_equal(again.boards.state.board, found.boards.state.board)  # the next boards in turn
 
 
@@ -384,7 +389,7 @@ def test_the_tokens_that_name_a_judged_action_are_not_held(one):
     )
     nothing = reinforce.Rewards(*[jnp.zeros((4, 1))] * 3)
     given = rounds.Round(replies, np.zeros((4, 4), np.float32), nothing, np.asarray(written.blocks), {})
-    judged = reinforce.judged_from(given, course.language)
+    judged = reinforce.judged_from(given, course.language, 0.25)
     assert judged.choice.place.tolist() == [*np.asarray(written.decision)[:3].tolist(), -1]
     units, expected = np.asarray(judged.credit.units), np.minimum(np.asarray(written.blocks), 0)
     for row, place in enumerate(np.asarray(written.decision)[:3]):
@@ -392,7 +397,7 @@ def test_the_tokens_that_name_a_judged_action_are_not_held(one):
     np.testing.assert_array_equal(units, expected)
     length = judged.choice.truth.shape[1]
     np.testing.assert_array_equal(judged.choice.truth, np.asarray(written.ids)[:, :length])
-    assert (judged.credit.advantage == 0).all()
+    assert (judged.credit.advantage == 0).all() and (judged.choice.rarest == 0.25).all()
 
 
 def test_where_not_every_action_can_be_judged_it_is_done_by_block(one):
