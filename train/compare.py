@@ -5,8 +5,9 @@ python -m train.compare runs/a runs/b --html compared.html the same on a page, w
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -35,14 +36,15 @@ def open_run(folder: Path) -> Run:
 def scores(runs: Sequence[Run]) -> Table:
     """Per game and stage of training, a row a run: the score with its 95 % interval, and what was read and said.
 
-    A star marks a score whose interval lies above those of all other runs at that stage.
+    A star marks a score whose interval lies above those of all other runs at that stage. Runs that differ in nothing
+    but their seed have a row more for all of them.
     """
     out = Table(title=Text("Scores by VLM-Gym's protocol, and shares of replies"), title_justify="left")
     out.add_column(Text("game"), no_wrap=True)
     out.add_column(Text("run"), overflow="fold")
     for title in ("score", "95 % interval", *_SHARES.values()):
         out.add_column(Text(title), justify="right", no_wrap=True)
-    names = overlay.names(runs)
+    names, families = overlay.names(runs), overlay.seeds(runs)
     for game in overlay.games_of(runs):
         rows = overlay.results(runs, game)
         out.add_row(Text(f"{game}, {overlay.unit(runs, game)}".replace(" in ", "\nin "), style="bold"))
@@ -51,13 +53,29 @@ def scores(runs: Sequence[Run]) -> Table:
             star = "\u2605 " if others and all(mark.low > m.high for m in others) else ""
             shares = (float(value) if finite(value := extra.get(name)) else None for name in _SHARES)
             new = at == 0 or rows[at - 1][0] != column
-            texts = [f"  {COLUMNS[column]}" if new else "", names[i], star + number(mark.mean)]
-            texts += [f"{number(mark.low)} .. {number(mark.high)}", *map(amount, shares)]
-            out.add_row(*map(Text, texts))
+            title = f"  {COLUMNS[column]}" if new else ""
+            out.add_row(*_row(title, names[i], star, mark, shares))
+            if at + 1 == len(rows) or rows[at + 1][0] != column:
+                for same in families:
+                    found = [(m, e) for c, j, m, e in rows if c == column and j in same]
+                    if len(found) > 1:
+                        means = (_mean([e.get(name) for _, e in found]) for name in _SHARES)
+                        mark = overlay.pooled([m for m, _ in found])
+                        out.add_row(*_row("", f"all {len(found)} seeds", "", mark, means), style="bold")
         if not rows:
             out.add_row(Text("  no scores yet"))
         out.add_section()
     return out
+
+
+def _row(title: str, name: str, star: str, mark: overlay.Mark, shares: Iterable[float | None]) -> Iterator[Text]:
+    interval = f"{number(mark.low)} .. {number(mark.high)}"
+    return map(Text, (title, name, star + number(mark.mean), interval, *map(amount, shares)))
+
+
+def _mean(values: Sequence[Any]) -> float | None:
+    known = [float(value) for value in values if finite(value)]
+    return sum(known) / len(known) if known else None
 
 
 def settings(runs: Sequence[Run]) -> Table:

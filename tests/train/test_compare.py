@@ -53,6 +53,25 @@ def test_scores_stand_under_each_other_and_only_differing_settings_are_told(runs
     ]
 
 
+def test_runs_that_differ_in_their_seed_alone_are_pooled(runs, tmp_path, capsys):
+    """Their mean, and the interval of twice as many boards; a run with another rate stays by itself."""
+    other = write_run(tmp_path / "other")
+    change(other / "config.json", lambda config: config.update(seed=config["seed"] + 1))
+    change(other / "table.json", lambda t: t["games"]["2048"]["columns"]["grpo"].update(mean=1078, low=1009, high=1147))
+    assert compare.main([str(each) for each in (*runs, other)]) == 0
+    out = capsys.readouterr().out
+    rows = [[cell.strip() for cell in line.split("\u2502")[1:-1]] for line in out.splitlines() if "\u2502" in line]
+    start = next(i for i, row in enumerate(rows) if row[0] == "after RL")
+    half = (49**2 + 69**2) ** 0.5 / 2
+    assert [row[:4] for row in rows[start : start + 4]] == [
+        ["after RL", "first", "978", "929 .. 1027"],
+        ["", "second", "\u2605 1956", "1858 .. 2054"],
+        ["", "other", "1078", "1009 .. 1147"],
+        ["", "all 2 seeds", "1028", f"{1028 - half:.0f} .. {1028 + half:.0f}"],
+    ]
+    assert rows[start + 3][4] == "97.0 %"
+
+
 def test_runs_alike_are_said_to_be(runs, tmp_path, capsys):
     again = write_run(tmp_path / "first")
     assert compare.main([str(runs[0]), str(again)]) == 0

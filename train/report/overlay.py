@@ -1,5 +1,6 @@
 """Several runs on one page: their scores and measures side by side, and the curves of all in the same charts."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,26 @@ def results(runs: Sequence[Run], game: str) -> list[tuple[str, int, Mark, dict[s
             if mark := find_mark(entry, column):
                 found.append((column, i, mark, as_dict(as_dict(entry.get("extra")).get(column))))
     return found
+
+
+def seeds(runs: Sequence[Run]) -> list[list[int]]:
+    """The runs that differ in nothing but their seed: the indices of each such set of two runs or more."""
+    found: dict[tuple[tuple[str, str], ...], list[int]] = {}
+    for i, run in enumerate(runs):
+        settings = _flatten(run.config)
+        found.setdefault(tuple(sorted((k, v) for k, v in settings.items() if k not in ("run", "seed"))), []).append(i)
+    return [each for each in found.values() if len({runs[i].config.get("seed") for i in each}) == len(each) > 1]
+
+
+def pooled(marks: Sequence[Mark]) -> Mark:
+    """The mean of several runs' scores, each on boards of its own: its interval is that of all these boards.
+
+    It says how well these models play. How far apart models of other seeds would lie is to be seen in their own rows.
+    """
+    count = len(marks)
+    mean = sum(mark.mean for mark in marks) / count
+    half = math.sqrt(sum(((mark.high - mark.low) / 2) ** 2 for mark in marks)) / count
+    return marks[0]._replace(mean=mean, low=mean - half, high=mean + half, n=sum(mark.n for mark in marks))
 
 
 def unit(runs: Sequence[Run], game: str) -> str:
