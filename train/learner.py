@@ -236,7 +236,8 @@ def grpo_loss(
     """Minus the gain, as its credit is shared out, plus the mean divergence from the reference; and what to report.
 
     Loss and report are sums over tokens and boards: those of the parts of a batch add up to those of the whole.
-    names: of the game's actions, where every one of them is judged.
+    names: of the game's actions, where every one of them is judged; then the logarithm of the odds of reading the whole
+    board is gained as well.
     """
     model = nnx.merge(graphdef, params)
     prompt = model.prefill(*tried.prompts)
@@ -263,7 +264,7 @@ def grpo_loss(
         by_board, expected = choices.gain(likely, worth, rule.scale, rarest)
         read = model.said(model.continued(prompt, truth)[0], truth, hyper.temperature).logprobs
         acting, every = share.boards
-        gained += jnp.sum(acting * by_board) + hyper.reading * jnp.sum(every * jnp.mean(read, axis=1))
+        gained += jnp.sum(acting * by_board) + hyper.reading * jnp.sum(every * jnp.sum(read, axis=1))
         told = {"expected": jnp.sum(acting * expected)}
     loss = -hyper.weight * gained + (0.0 if rule.kl_in_advantage else hyper.kl * kl)
     return loss, told | {
