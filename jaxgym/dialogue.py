@@ -88,6 +88,8 @@ def _parts(text: str) -> tuple[tuple[str | None, str | None, str | None], bool]:
 
 
 class _Block(NamedTuple):
+    """Where a block stands, and what is in it."""
+
     start: int  # in the reply, with its tags
     end: int
     inner: str

@@ -37,9 +37,7 @@ class Choice(NamedTuple):
     place: jax.Array  # int32 [S]: index of the token that first names the reply's action; -1: none does
     worth: jax.Array  # float32 [S, A]: what every action would earn there
     truth: jax.Array  # int32 [S, P]: the beginning of a reply that reads the board without a mistake
-    rarest: (
-        jax.Array
-    )  # float32 [S]: how far above failure a board is taken to lie at least, by the logarithm of success
+    rarest: jax.Array  # float32 [S]: the limit of the logarithm of success, see `rarest`
 
 
 def names(answers: np.ndarray) -> Names:

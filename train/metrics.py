@@ -57,7 +57,9 @@ class Records:
         file, games = self.run / "samples.jsonl", self.table["games"]
         if self._writes and file.exists():
             rows = files.read_lines(file)
-            kept = [row for row in rows if row.get("phase") in games.get(row.get("game"), {}).get("columns", ())]
+            kept = [
+                row for row in rows if str(row.get("phase")) in games.get(str(row.get("game")), {}).get("columns", ())
+            ]
             if len(kept) < len(rows):
                 files.write(file, "".join(files.to_json(row) + "\n" for row in kept))
 

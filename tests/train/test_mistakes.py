@@ -474,7 +474,7 @@ def test_lines_that_a_crash_left_are_passed_over(copy):
     with (copy / "metrics.jsonl").open("ab") as out:
         out.write(b'[]\n3\nnull\n\xff\n{"step": "x"}\n{"phase": "grpo", "step": 99, "game": null}\n{"phase": "gr')
     with (copy / "samples.jsonl").open("a") as out:
-        out.write('{"picture": "sam')
+        out.write('{"game": [], "phase": {}}\n{"picture": "sam')
     trainer = Trainer(Config.from_dict(json.loads((copy / "config.json").read_text())), copy)
     assert trainer.resume() and not trainer.notes
     trainer.records.log("grpo", 5, 1.0, None, {"x": float("nan")})
