@@ -205,6 +205,9 @@ def score(frame: Frame, params: Params, tried: Tried, temperature: jax.Array) ->
     return model.answered(*tried.prompts, tried.ids, temperature).logprobs
 
 
+_READING = 0.25  # of the logarithm of the odds of reading a board: by all of it acting would learn little
+
+
 class Rule(NamedTuple):
     """What kind of objective; hashable."""
 
@@ -264,7 +267,7 @@ def grpo_loss(
         by_board, expected = choices.gain(likely, worth, rule.scale, rarest)
         read = model.said(model.continued(prompt, truth)[0], truth, hyper.temperature).logprobs
         acting, every = share.boards
-        gained += jnp.sum(acting * by_board) + hyper.reading * jnp.sum(every * jnp.sum(read, axis=1))
+        gained += jnp.sum(acting * by_board) + _READING * hyper.reading * jnp.sum(every * jnp.sum(read, axis=1))
         told = {"expected": jnp.sum(acting * expected)}
     loss = -hyper.weight * gained + (0.0 if rule.kl_in_advantage else hyper.kl * kl)
     return loss, told | {
