@@ -48,7 +48,7 @@ def write_reply(perception: str, think: str, answer: str) -> str:
 
 def read_reply(game: Game, text: str) -> Reply:
     """Take a reply apart and read its action. Never raises; an answer nested, repeated or missing is -1."""
-    if not isinstance(text, str) or len(text) > _LONGEST:
+    if not isinstance(text, str) or len(text) > _LONGEST or "<" not in text:
         return _NOTHING
     whole = _whole(text)
     (perception, think, answer), formatted = (whole, True) if whole else _parts(text)
