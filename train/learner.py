@@ -205,7 +205,7 @@ def score(frame: Frame, params: Params, tried: Tried, temperature: jax.Array) ->
     return model.answered(*tried.prompts, tried.ids, temperature).logprobs
 
 
-_READING = 0.25  # of the logarithm of the odds of reading a board: by all of it acting would learn little
+_READING = 0.4  # of the logarithm of the odds of reading a board: by all of it acting would learn little
 
 
 class Rule(NamedTuple):
