@@ -1,0 +1,1 @@
+"""Tests; a package of this name is also installed by `pgx`, which would else come first."""
