@@ -71,9 +71,10 @@ def _whole(text: str) -> tuple[str, str, str] | None:
     before, perception, first, think, second, answer, third = pieces
     if before.strip() or (first.rstrip(), second.rstrip(), third.rstrip()) != _CLOSED:
         return None
-    if not (perception.startswith("perception>") and think.startswith("think>") and answer.startswith("answer>")):
+    parts = perception.partition(">"), think.partition(">"), answer.partition(">")
+    if tuple(name for name, _, _ in parts) != BLOCKS:
         return None
-    return perception[11:], think[6:], answer[7:]
+    return parts[0][2], parts[1][2], parts[2][2]
 
 
 def _parts(text: str) -> tuple[tuple[str | None, str | None, str | None], bool]:

@@ -21,8 +21,8 @@ _Method = TypeVar("_Method", bound=Callable[..., Any])
 def alike(method: _Method) -> _Method:
     """A module's method, traced and lowered once for all modules that differ in their parameters only.
 
-    Layers one after another then take no longer to trace than one of them. XLA puts the calls back where they stand, so
-    the program is the same. Arguments are arrays, pytrees of them, or None.
+    Many layers then take a few times as long as one of them, not as many times as there are. XLA puts the calls back
+    where they stand: programs are as fast as before. Arguments are arrays, pytrees of them, or None.
     """
 
     @functools.partial(jax.jit, static_argnums=0)

@@ -101,7 +101,7 @@ def _told_as_os_error(folder: Path) -> Iterator[None]:
     """Have every error of the disk be an OSError that names the folder: safetensors and tokenizers have their own."""
     try:
         yield
-    except Exception as error:
+    except Exception as error:  # tokenizers raises `Exception` itself, safetensors a class of its own
         found = re.search(r"\(os error (\d+)\)", str(error))
         number = error.errno if isinstance(error, OSError) else int(found[1]) if found else None
         if number is None:

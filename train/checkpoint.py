@@ -10,6 +10,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 
 from train import devices, files
@@ -88,7 +91,8 @@ class Checkpoints:
         """The newest pytree, or that of a number, shaped as `like`; raises ValueError when it is not."""
         place = self._folder / str(self.latest() if number is None else number)
         try:
-            return self._orbax.restore(place, args=ocp.args.Composite(tree=ocp.args.StandardRestore(like)))["tree"]
+            tree = self._orbax.restore(place, args=ocp.args.Composite(tree=ocp.args.StandardRestore(like)))["tree"]
+            return jax.tree.map(_unpinned, tree)
         except (ValueError, KeyError, TypeError) as error:  # it is whole, so it must be of another version
             why = " ".join(str(error).split())[:200]
             raise ValueError(f"{place} does not fit this version: {why}") from None
@@ -153,6 +157,12 @@ class Checkpoints:
                 shutil.rmtree(place, ignore_errors=True)
 
 
+def _unpinned(leaf: Any) -> jax.Array:
+    """Through the host, but for what is spread: what Orbax pins to a device would have every program compiled again."""
+    spread = isinstance(getattr(leaf, "sharding", None), jax.sharding.NamedSharding)
+    return leaf if spread else jnp.asarray(np.asarray(leaf))
+
+
 def _failure(number: int, error: Exception) -> str:
     full = "No space left" in str(error)
     why = "no space left on the device" if full else " ".join(str(error).split())[:200]
@@ -163,7 +173,7 @@ _NO_NEWS = (  # meant so; told by `save` and `wait`
     "Skipping merge of OCDBT",
     "raised an exception",
     "Failed to run",
-    "exception was never retrieved",  # of parts that Orbax writes side by side, when one of them fails
+    "Error writing local file",  # of each of the parts that Orbax writes side by side
 )
 
 

@@ -383,7 +383,7 @@ class Trainer:
 
     def _restore(self, number: int | None) -> None:
         """Take what a checkpoint of this phase holds."""
-        tree = jax.tree.map(_unpinned, self.checkpoints.restore(self._tree(), number))
+        tree = self.checkpoints.restore(self._tree(), number)
         structure = jax.tree.structure((self.state, self.reference, self.boards))
         self.state, self.reference, self.boards = jax.tree.unflatten(structure, [tree[k] for k in sorted(tree)])
 
@@ -394,9 +394,3 @@ class Trainer:
             self.notes.append(f"{self.records.damaged}; {kept_as}")
             self.records.table |= kept
             self.records.keep_table()
-
-
-def _unpinned(leaf: Any) -> jax.Array:
-    """Through the host, but for what is spread: what Orbax pins to a device would have every program compiled again."""
-    spread = isinstance(getattr(leaf, "sharding", None), jax.sharding.NamedSharding)
-    return leaf if spread else jnp.asarray(np.asarray(leaf))
