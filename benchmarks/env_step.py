@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from support import plot, python_gym, rivals
-from support.measure import checksum, device_line, side_by_side, write
+from support.measure import checksum, device_line, fits, side_by_side, write
 from support.rivals import Player
 
 import jaxgym
@@ -78,12 +78,14 @@ def main() -> None:
             players = {
                 PLAIN: ours(game, None, "tiles"),
                 RESET: ours(game, "same_step", "tiles"),
-                DRAWN: ours(game, "same_step", "picture"),
             }
+            if fits(1.5 * boards * 3 * options.picture**2):  # besides the pictures: the boards, the programs
+                players[DRAWN] = ours(game, "same_step", "picture")
             found = measure(players, boards, options.seconds)
             results["games"].setdefault(name, {})[str(boards)] = found
-            line = f"{name:<18}{boards:>9,}{found[PLAIN]:>14,.0f}{found[RESET]:>17,.0f}{found[DRAWN]:>14,.0f}"
-            if name in plain:
+            drawn = f"{found[DRAWN]:,.0f}" if DRAWN in found else "do not fit"
+            line = f"{name:<18}{boards:>9,}{found[PLAIN]:>14,.0f}{found[RESET]:>17,.0f}{drawn:>14}"
+            if name in plain and DRAWN in found:
                 ratio = ratios[f"{name}, {boards} boards, pictures: Python gym"] = found[DRAWN] / plain[name]
                 line += f"{plain[name]:>12,.0f}{ratio:>7.1f}"
             print(line, flush=True)
@@ -105,7 +107,10 @@ def main() -> None:
             print(line, flush=True)
     file, panels = write("env_step", vars(options), results), []
     for kind in (PLAIN, RESET, DRAWN):
-        curves = {name: {boards: found[kind] for boards, found in by.items()} for name, by in results["games"].items()}
+        curves = {
+            name: {boards: found[kind] for boards, found in by.items() if kind in found}
+            for name, by in results["games"].items()
+        }
         for library in ("pgx", "jumanji"):
             beside = {boards: found[kind].get(library) for boards, found in results["rivals"].items() if kind in found}
             curves |= {f"{library}'s 2048": beside} if all(beside.values()) and beside else {}

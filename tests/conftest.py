@@ -44,7 +44,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     jax.config.update("jax_numpy_dtype_promotion", "standard" if models else "strict")
     jax.config.update("jax_numpy_rank_promotion", "allow" if models else "raise")
     jax.config.update(
-        "jax_disable_most_optimizations", "games" not in item.path.parts
+        "jax_disable_most_optimizations", "games" not in item.path.parts and jax.default_backend() == "cpu"
     )  # compiling costs more than running
 
 

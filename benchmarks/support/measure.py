@@ -71,14 +71,30 @@ def bandwidth() -> float:
 def matrix_rate(dtype: jnp.dtype) -> float:
     """Floating-point operations a second of a large square product in a dtype."""
     side = 8192 if jax.default_backend() == "gpu" else 1024
-    data, product = jnp.ones((side, side), dtype), jax.jit(jnp.matmul)
+    # Random data: a GPU multiplies ones faster than it ever does a model's numbers.
+    data, product = jax.random.normal(jax.random.key(0), (side, side), dtype), jax.jit(jnp.matmul)
     return 2 * side**3 / best_of(lambda _: product(data, data), 5)
+
+
+def fits(count: float) -> bool:
+    """Whether the device has room for so many bytes; where it does not tell, yes."""
+    room = (jax.devices()[0].memory_stats() or {}).get("bytes_limit")
+    return room is None or count <= room
 
 
 def device_line() -> str:
     """What is measured on, in a line."""
     device = jax.devices()[0]
     return f"{device.device_kind}, {os.cpu_count()} CPU cores, jax {jax.__version__}"
+
+
+def _commit() -> str:
+    """What is measured, by its name in git; empty where that cannot be told."""
+    ask = ["git", "rev-parse", "--short", "HEAD"]
+    try:
+        return subprocess.run(ask, capture_output=True, text=True, check=False).stdout.strip()
+    except OSError:
+        return ""
 
 
 def write(question: str, settings: dict[str, Any], results: dict[str, Any]) -> Path:
@@ -94,9 +110,7 @@ def write(question: str, settings: dict[str, Any], results: dict[str, Any]) -> P
         "jax": jax.__version__,
         "date": date.today().isoformat(),
         "peak_bytes": (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use"),  # None where it is not told
-        "commit": subprocess.run(
-            ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-        ).stdout.strip(),
+        "commit": _commit(),
         **settings,
         **results,
     }

@@ -25,18 +25,19 @@ def table(says: str, record: dict[str, Any], heads: list[str], rows: list[list[s
 
 def steps(record: dict[str, Any]) -> str:
     """The table of `env_step.py`."""
-    heads = ["", "boards", "steps", "with auto-reset", "and pictures", "Python gym, pictures"]
-    rows = []
+    kinds = ["steps", "with auto-reset", "and pictures"]  # pictures of many boards may not fit into memory
+    heads, rows = ["", "boards", *kinds, "Python gym, pictures"], []
     for name, batches in record["games"].items():
         for boards, found in batches.items():
             plain = record["python_gym"].get(name)
-            beside = f"{plain:,.0f} ({found['and pictures'] / plain:.0f} x)" if plain else ""
-            rows.append([f"`{name}`", f"{int(boards):,}", *(f"{rate:,.0f}" for rate in found.values()), beside])
-    for boards, kinds in record["rivals"].items():
-        for library in next(iter(kinds.values())):
+            beside = f"{plain:,.0f} ({found[kinds[2]] / plain:.0f} x)" if plain and kinds[2] in found else ""
+            rates = [f"{found[kind]:,.0f}" if kind in found else "" for kind in kinds]
+            rows.append([f"`{name}`", f"{int(boards):,}", *rates, beside])
+    for boards, by in record["rivals"].items():
+        for library in next(iter(by.values())):
             if library == "jaxgym":
                 continue
-            beside = [f"{r[library]:,.0f} ({r['jaxgym'] / r[library]:.1f} x)" for r in kinds.values()]
+            beside = [f"{r[library]:,.0f} ({r['jaxgym'] / r[library]:.1f} x)" for r in by.values()]
             rows.append([f"{library}'s 2048", f"{int(boards):,}", *beside, "", ""])
     says = f"Steps/s of all boards together, random legal play, pictures of {record['picture']} px"
     return table(says, record, heads, rows)
