@@ -1,8 +1,9 @@
 """Work that few boards of a batch need, done for these alone.
 
 Under `vmap` a `cond` turns into a select: every board pays for both sides at every step, and a loop goes on for all
-until the last one is done. `rarely` says the same about one board, but a batch is sifted: the rows that need the work
-are gathered, some at a time, and what comes of it is put back. Rows stay what they would be alone, bit for bit.
+until the last one is done. `rarely` and `repeatedly` say the same about one board, but a batch is sifted: the rows that
+need the work are gathered, some at a time, and what comes of it is put back. Rows stay what they would be alone, bit
+for bit.
 """
 
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from jax.custom_batching import custom_vmap
 from jaxgym.carry import varied
 
 T = TypeVar("T")
-SHARE, LEAST = 16, 8  # one row in so many is worked on at a time, but no fewer than that
+SHARE, LEAST = 64, 8  # one row in so many is worked on at a time, but no fewer than that
 
 
 def rarely(needed: jax.Array, work: Callable[..., T], idle: T, *given: Any) -> T:
@@ -23,14 +24,26 @@ def rarely(needed: jax.Array, work: Callable[..., T], idle: T, *given: Any) -> T
 
     `work` may close over constants only: all that differs from board to board is in `given`.
     """
+    return repeatedly(needed, lambda _, *given: (work(*given), jnp.bool_(False)), idle, *given)
+
+
+def repeatedly(needed: jax.Array, attempt: Callable[..., tuple[T, jax.Array]], state: T, *given: Any) -> T:
+    """`while needed: state, needed = attempt(state, *given)`, of one board; needed bool [].
+
+    In a batch a row that is done makes room at once for one that waits, so that no row pays for the longest of its
+    neighbours' loops. `attempt` may close over constants only.
+    """
 
     @custom_vmap
-    def one(needed: jax.Array, idle: T, given: tuple[Any, ...]) -> T:
-        return jax.lax.cond(needed, lambda: varied(work(*given), idle), lambda: varied(idle, given))
+    def one(needed: jax.Array, state: T, given: tuple[Any, ...]) -> T:
+        def turn(carry: tuple[jax.Array, T]) -> tuple[jax.Array, T]:
+            return varied(attempt(carry[1], *given)[::-1], carry)
+
+        return jax.lax.while_loop(lambda carry: carry[0], turn, varied((needed, state), given))[1]
 
     @custom_vmap
-    def many(needed: jax.Array, idle: T, given: tuple[Any, ...]) -> T:
-        return _sift(needed, work, idle, given)
+    def many(needed: jax.Array, state: T, given: tuple[Any, ...]) -> T:
+        return _sift(needed, attempt, state, given)
 
     @one.def_vmap
     def _(size: int, batched: Any, *args: Any) -> tuple[T, Any]:
@@ -46,7 +59,7 @@ def rarely(needed: jax.Array, work: Callable[..., T], idle: T, *given: Any) -> T
         out = jax.tree.map(lambda leaf: leaf.reshape(size, rows, *leaf.shape[1:]), out)
         return out, jax.tree.map(lambda _: True, out)
 
-    return one(needed, idle, given)
+    return one(needed, state, given)
 
 
 def _spread(size: int, batched: Any, args: Any) -> Any:
@@ -56,16 +69,17 @@ def _spread(size: int, batched: Any, args: Any) -> Any:
     )
 
 
-def _sift(needed: jax.Array, work: Callable[..., T], idle: T, given: tuple[Any, ...]) -> T:
-    """`rarely` for rows: needed bool [B], and so on."""
+def _sift(needed: jax.Array, attempt: Callable[..., tuple[T, jax.Array]], state: T, given: tuple[Any, ...]) -> T:
+    """`repeatedly` for rows: needed bool [B], and so on."""
     size = len(needed)
     lanes = min(size, max(LEAST, size // SHARE))
 
     def turn(carry: tuple[jax.Array, T]) -> tuple[jax.Array, T]:
-        left, out = carry
+        left, state = carry
         rows = jnp.flatnonzero(left, size=lanes, fill_value=size)  # past the last row where there are fewer
-        done = jax.vmap(work)(*jax.tree.map(lambda leaf: leaf.at[rows].get(mode="clip"), given))
-        out = jax.tree.map(lambda old, new: old.at[rows].set(new, mode="drop"), out, done)
-        return left.at[rows].set(False, mode="drop"), out
+        before = jax.tree.map(lambda leaf: leaf.at[rows].get(mode="clip"), (state, given))
+        after, more = varied(jax.vmap(lambda state, given: attempt(state, *given))(*before), carry)
+        state = jax.tree.map(lambda old, new: old.at[rows].set(new, mode="drop"), state, after)
+        return left.at[rows].set(more, mode="drop"), state
 
-    return jax.lax.while_loop(lambda carry: carry[0].any(), turn, varied((needed, idle), given))[1]
+    return jax.lax.while_loop(lambda carry: carry[0].any(), turn, varied((needed, state), given))[1]

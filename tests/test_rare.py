@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgym.rare import LEAST, rarely
+from jaxgym.rare import LEAST, SHARE, rarely, repeatedly
 
 
 def halve(n, key):
@@ -17,6 +17,13 @@ def halve(n, key):
 
     _, steps = jax.lax.while_loop(lambda carry: carry[0] > 1, step, (n, jnp.int32(0)))
     return steps, jax.random.bits(key, (), jnp.uint32)
+
+
+def halve_again(carry, key):
+    """The same, one step at a time, and the luck of the last."""
+    n, steps, _ = carry
+    n = jnp.where(n % 2 == 0, n // 2, 3 * n + 1)
+    return (n, steps + 1, jax.random.bits(jax.random.fold_in(key, steps), (), jnp.uint32)), n > 1
 
 
 def one(needed, n, key):
@@ -32,6 +39,38 @@ def test_a_batch_is_its_rows(rows, share):
     wanted_steps, wanted_luck = jax.jit(jax.vmap(halve))(n, keys)
     np.testing.assert_array_equal(steps, jnp.where(needed, wanted_steps, n))
     np.testing.assert_array_equal(luck, jnp.where(needed, wanted_luck, jnp.uint32(0)))
+
+
+@pytest.mark.parametrize("rows", [1, LEAST, 50, 1000])
+@pytest.mark.parametrize("share", [0.0, 0.02, 0.5, 1.0])
+def test_a_batch_of_loops_is_its_rows(rows, share):
+    keys, n = jax.random.split(jax.random.key(0), rows), 2 + jnp.arange(rows, dtype=jnp.int32)
+    needed = jax.random.uniform(jax.random.key(1), (rows,), jnp.float32) < share
+    start = n, jnp.zeros(rows, jnp.int32), jnp.zeros(rows, jnp.uint32)
+    run = jax.jit(jax.vmap(lambda needed, key, *start: repeatedly(needed, halve_again, start, key)))
+    after, steps, luck = run(needed, keys, *start)
+    wanted, _ = jax.jit(jax.vmap(halve))(n, keys)
+    np.testing.assert_array_equal(after, jnp.where(needed, 1, n))
+    np.testing.assert_array_equal(steps, jnp.where(needed, wanted, 0))
+    alone = jax.jit(lambda needed, key, *start: repeatedly(needed, halve_again, start, key))
+    for row in range(0, rows, 97):
+        assert luck[row] == alone(needed[row], keys[row], *(leaf[row] for leaf in start))[2]
+
+
+def test_no_row_pays_for_the_longest_loop():
+    """One row of 1,000 goes on for long, 200 go once: it alone is left, and room for others is not looked at twice."""
+    turns = []
+
+    def attempt(left, _):
+        jax.debug.callback(turns.append, left)
+        return left - 1, left > 1
+
+    left = jnp.where(jnp.arange(1000) == 0, 30, (jnp.arange(1000) % 5 == 0).astype(jnp.int32)).astype(jnp.int32)
+    out = jax.jit(jax.vmap(lambda left: repeatedly(left > 0, attempt, left, left)))(left)
+    jax.effects_barrier()
+    np.testing.assert_array_equal(out, jnp.zeros_like(out))
+    lanes = 1000 // SHARE
+    assert len(turns) == 30 * lanes  # not 30 + 200 / lanes turns: the others go through beside it
 
 
 def test_one_row_alone():
@@ -53,7 +92,7 @@ def test_batches_of_batches_and_what_all_rows_share():
 
 
 def test_only_rows_that_need_it_are_worked_on():
-    """1,000 rows of which 3 need it: one look at a sixteenth of them."""
+    """1,000 rows of which 3 need it: one look at as many as are looked at together."""
     looks = []
 
     def work(x):
@@ -64,4 +103,4 @@ def test_only_rows_that_need_it_are_worked_on():
     out = jax.jit(jax.vmap(lambda x: rarely(x % 400 == 1, work, x, x)))(x)
     jax.effects_barrier()
     np.testing.assert_array_equal(out, jnp.where(x % 400 == 1, x + 1, x))
-    assert len(looks) == 1000 // 16
+    assert len(looks) == 1000 // SHARE

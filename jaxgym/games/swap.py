@@ -26,7 +26,7 @@ from jaxgym.carry import varied
 from jaxgym.checks import whole
 from jaxgym.game import Game, Outcome
 from jaxgym.looks import Look, Looks
-from jaxgym.rare import rarely
+from jaxgym.rare import rarely, repeatedly
 
 WAVES = 100  # a longer cascade is cut off by a shuffle; none that long has been seen
 FEWEST = 3  # kinds: with two, most boards never come to rest
@@ -176,19 +176,14 @@ def _cascade(board: jax.Array, key: jax.Array, *, kinds: int, run: int) -> tuple
     """Waves until no run is left: the board and the score. Wave i draws its new tiles with `fold_in(key, i)`."""
     Carry = tuple[jax.Array, jax.Array, jax.Array, jax.Array]  # board, its runs, score, waves so far
 
-    def wave(carry: Carry, key: jax.Array) -> Carry:
+    def wave(carry: Carry, key: jax.Array) -> tuple[Carry, jax.Array]:
         board, gone, score, i = carry
-        fresh = _draw(jax.random.fold_in(key, i), board.shape[0], kinds)
-        fallen = _wave(board, gone, fresh)
-        return fallen, _runs(fallen, run), score + _score(gone), i + 1
+        fallen = _wave(board, gone, _draw(jax.random.fold_in(key, i), board.shape[0], kinds))
+        runs = _runs(fallen, run)
+        return (fallen, runs, score + _score(gone), i + 1), runs.any() & (i + 1 < WAVES)
 
-    def more(carry: Carry, key: jax.Array) -> Carry:
-        return jax.lax.while_loop(
-            lambda carry: carry[1].any() & (carry[3] < WAVES), lambda carry: wave(carry, key), varied(carry, key)
-        )
-
-    first = wave(varied((board, _runs(board, run), jnp.float32(0), jnp.int32(0)), key), key)
-    board, _, score, _ = rarely(first[1].any(), more, first, first, key)
+    first, more = wave(varied((board, _runs(board, run), jnp.float32(0), jnp.int32(0)), key), key)
+    board, _, score, _ = repeatedly(more, wave, first, key)
     return board, score
 
 
@@ -212,8 +207,7 @@ def _rests(board: jax.Array, run: int) -> jax.Array:
 
 def _settle(board: jax.Array, shuffle_key: jax.Array, deal_key: jax.Array, *, kinds: int, run: int) -> jax.Array:
     """Unless the board is at rest, shuffle its tiles until it is; where no order does, deal."""
-    mixed = functools.partial(_shuffle, run=run)
-    board, rests = rarely(~_rests(board, run), mixed, (board, jnp.bool_(True)), board, shuffle_key)
+    board, rests = _shuffle(board, shuffle_key, run=run)
     return rarely(~rests, functools.partial(_deal, kinds=kinds, run=run), board, board, deal_key)
 
 
@@ -221,16 +215,18 @@ def _shuffle(board: jax.Array, key: jax.Array, *, run: int) -> tuple[jax.Array, 
     """Put the tiles in random orders until they rest, or give up after `SHUFFLES`: the board, and whether it rests."""
     Carry = tuple[jax.Array, jax.Array, jax.Array]  # board, at rest, tries so far
 
-    def shuffle(carry: Carry) -> Carry:
+    def shuffle(carry: Carry, key: jax.Array) -> tuple[Carry, jax.Array]:
         board, _, i = carry
         # Tiles ride in the low bits of random numbers: sorting one array is much cheaper than sorting two.
         luck = jax.random.bits(jax.random.fold_in(key, i), board.shape, jnp.uint32) & ~jnp.uint32(127)
         order = jnp.sort((luck | board.astype(jnp.uint32)).ravel()) & jnp.uint32(127)
         mixed = order.astype(jnp.int32).reshape(board.shape)
-        return mixed, _rests(mixed, run), i + 1
+        rests = _rests(mixed, run)
+        return (mixed, rests, i + 1), ~rests & (i + 1 < SHUFFLES)
 
-    start = varied((board, jnp.bool_(False), jnp.int32(0)), key)
-    return jax.lax.while_loop(lambda carry: ~carry[1] & (carry[2] < SHUFFLES), shuffle, start)[:2]
+    start = varied((board, _rests(board, run), jnp.int32(0)), key)
+    board, rests, _ = repeatedly(~start[1], shuffle, start, key)
+    return board, rests
 
 
 def _deal(board: jax.Array, key: jax.Array, *, kinds: int, run: int) -> jax.Array:
