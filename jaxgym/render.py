@@ -24,19 +24,37 @@ def render(sheet: Sheet, tiles: jax.Array | np.ndarray, look: jax.Array | int = 
     below, right = height - top - rows * size, width - left - columns * size
     # A picture is put together of pieces one pixel high: as wide as a sprite, or as fits into the margins as well.
     wide = math.gcd(size, left, right)
-    word = math.gcd(wide * 3, 8)  # bytes that a CPU moves at once: a piece is made of words, which are not cut anew
-    each, pieces = size // wide, sheet.lines.reshape(-1, wide * 3 // word, word)
+    each, pieces = size // wide, sheet.lines.reshape(-1, wide * 3)
     of_sprite = np.arange(size * each, dtype=np.int32).reshape(1, size, 1, each)
     piece = (ids[:, None, :, None] * (size * each) + of_sprite).reshape(rows * size, columns * each)
     page, count = len(sheet.names) * size * each, len(pieces) // sheet.looks  # a look's last pieces are of the page
     piece = jnp.pad(piece, ((top, below), (left // wide, right // wide)), constant_values=page).reshape(-1)
     if sheet.looks > 1:
         piece = piece + jnp.clip(jnp.asarray(look, jnp.int32), 0, sheet.looks - 1) * count
-    # In two parts, for XLA writes the parts of a concatenation in their own shapes, straight to where they belong. One
-    # alone it would cut anew byte by byte, which on a CPU takes five times as long.
+    if wide % 4:
+        return _in_halves(pieces, piece).reshape(height, width, 3)
+    return jax.lax.platform_dependent(pieces, piece, cpu=_in_halves, default=_in_words).reshape(height, width, 3)
+
+
+def _in_halves(pieces: jax.Array, piece: jax.Array) -> jax.Array:
+    """Pieces side by side, uint8 [N, bytes] by int32 [M] -> uint8 [M, bytes], as a CPU does it fast.
+
+    A CPU moves words of up to 8 bytes at once, so a piece is made of words, which are not cut anew. And in two parts,
+    for XLA writes the parts of a concatenation in their own shapes, straight to where they belong. One alone it would
+    cut anew byte by byte, which takes five times as long.
+    """
+    size = pieces.shape[1]
+    words = pieces.reshape(len(pieces), -1, math.gcd(size, 8))
     halves = jnp.split(piece, [len(piece) // 2])
-    picture = jnp.concatenate([jnp.take(pieces, half, axis=0, mode="clip") for half in halves])
-    return picture.reshape(height, width, 3)
+    picture = jnp.concatenate([jnp.take(words, half, axis=0, mode="clip") for half in halves])
+    return picture.reshape(len(piece), size)
+
+
+def _in_words(pieces: jax.Array, piece: jax.Array) -> jax.Array:
+    """The same as a GPU does it fast: words of 4 bytes (on an H200 1.9 times as fast as bytes in two parts)."""
+    words = jax.lax.bitcast_convert_type(pieces.reshape(len(pieces), -1, 4), jnp.uint32)
+    picture = jax.lax.bitcast_convert_type(jnp.take(words, piece, axis=0, mode="clip"), jnp.uint8)
+    return picture.reshape(len(piece), -1)
 
 
 def describe(sheet: Sheet, tiles: jax.Array | np.ndarray) -> str:

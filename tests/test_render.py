@@ -9,6 +9,7 @@ import pytest
 
 from jaxgym import Look, describe, make, render
 from jaxgym.looks import COLOURS, SHAPES, THEMES
+from jaxgym.render import _in_halves, _in_words
 from jaxgym.sprites import draw, kinds, photos
 
 BOARDS = [(4, 4), (6, 6), (8, 8), (3, 5), (1, 7), (12, 12)]
@@ -85,6 +86,16 @@ def test_a_look_for_each_board():
     batch = jax.jit(jax.vmap(render))(stacked, tiles)
     for picture, sheet, board, theme in zip(batch, sheets, tiles, THEMES, strict=True):
         np.testing.assert_array_equal(picture, slow_drawing(sheet, board, theme))
+
+
+@pytest.mark.parametrize("size", [4, 12, 56])
+def test_pieces_are_put_together_alike_on_every_device(size):
+    """Whole words at once, as on a GPU, or bytes in two parts, as on a CPU."""
+    luck = np.random.default_rng(size)
+    pieces = jnp.asarray(luck.integers(0, 256, (30, size * 3), np.uint8))
+    piece = jnp.asarray(luck.integers(0, 30, 501, np.int32))
+    for gather in (_in_halves, _in_words):
+        np.testing.assert_array_equal(gather(pieces, piece), np.asarray(pieces)[np.asarray(piece)])
 
 
 def test_a_board_too_large_for_its_sheet():
