@@ -32,13 +32,13 @@ def update_time(graphdef: Any, params: Any, given: tuple[jax.Array, ...], new: i
         graphdef, params = lora.add(graphdef, params, rank, 32.0, lora.MODULES, jax.random.key(0))
     learned, fixed = learner.divide(params, adapters=rank > 0, tower=True)
     del params
-    replies = jnp.full((given[0].shape[0], new), 7, jnp.int32)
+    said = *given, jnp.full((given[0].shape[0], new), 7, jnp.int32)
 
     @functools.partial(jax.jit, donate_argnums=(0, 1))
-    def update(learned: Any, state: Any, fixed: Any) -> tuple[Any, Any]:
+    def update(learned: Any, state: Any, fixed: Any, said: Any) -> tuple[Any, Any]:
         def loss(learned: Any) -> jax.Array:
             model = nnx.merge(graphdef, learner.whole(learned, fixed, dtype))
-            return -jnp.mean(model.answered(*given, replies).logprobs)
+            return -jnp.mean(model.answered(*said).logprobs)
 
         updates, state = rule.update(jax.grad(loss)(learned), state, learned)
         return optax.apply_updates(learned, updates), state
@@ -46,7 +46,7 @@ def update_time(graphdef: Any, params: Any, given: tuple[jax.Array, ...], new: i
     kept = [learned, jax.jit(rule.init)(learned)]
 
     def step(_: int) -> Any:
-        kept[0], kept[1] = update(*kept, fixed)
+        kept[0], kept[1] = update(*kept, fixed, said)
         return kept[0]
 
     return best_of(step)

@@ -15,6 +15,15 @@ def linear(inputs: int, outputs: int, *, bias: bool, rngs: nnx.Rngs, shrink: flo
     return nnx.Linear(inputs, outputs, use_bias=bias, kernel_init=init, rngs=rngs)
 
 
+_Arrays = TypeVar("_Arrays", bound=tuple[Any, ...])
+
+
+def as_it_is(arrays: _Arrays, /, *, dtype: Any = None, inexact: bool = True) -> _Arrays:
+    """Let a table of embeddings have its parameters' dtype: Flax's keeps the one that it was made in, float32."""
+    del dtype, inexact
+    return arrays
+
+
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 
 

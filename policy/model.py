@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from policy import layers
 from policy.config import VLMConfig
 from policy.decoder import Cache, Decoder
 from policy.layers import linear
@@ -45,7 +46,7 @@ class Model(nnx.Module):
         width = config.decoder.width
         self.vision = VisionTower(config.vision, width, remat=config.remat, rngs=rngs)
         init = nnx.initializers.normal(width**-0.5 if config.decoder.tied else 1.0)
-        self.embedding = nnx.Embed(config.vocab, width, embedding_init=init, rngs=rngs)
+        self.embedding = nnx.Embed(config.vocab, width, embedding_init=init, promote_dtype=layers.as_it_is, rngs=rngs)
         self.decoder = Decoder(config.decoder, remat=config.remat, rngs=rngs)
         if not config.decoder.tied:
             self.head = linear(width, config.vocab, bias=False, rngs=rngs)
@@ -181,9 +182,24 @@ def outline(config: VLMConfig) -> tuple[nnx.GraphDef[Model], Params]:
 
 
 def create(config: VLMConfig, key: jax.Array) -> tuple[nnx.GraphDef[Model], Params]:
-    """A model with fresh weights."""
+    """A model with fresh weights: drawn on the host, so that a key has the same ones on every device.
+
+    A GPU's compiler takes half a minute for what draws them, a CPU's one to three seconds.
+    """
     graphdef, _ = outline(config)
-    return graphdef, jax.jit(lambda key: nnx.state(Model(config, rngs=nnx.Rngs(params=key)), nnx.Param))(key)
+    draw = jax.jit(lambda key: nnx.state(Model(config, rngs=nnx.Rngs(params=key)), nnx.Param))
+    if jax.default_backend() == "cpu":
+        return graphdef, draw(key)
+    drawn = jax.device_get(draw(jax.device_put(key, _host())))
+    return graphdef, jax.tree.map(jnp.asarray, drawn)
+
+
+def _host() -> jax.Device | None:
+    """The CPU as a device; None, which is the default one, where JAX was told to leave it out."""
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError:
+        return None
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from safetensors.numpy import load_file, save_file
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
@@ -258,6 +259,23 @@ def test_a_model_goes_into_a_folder_and_back(vlm, tmp_path, parts):
     policy.save(vlm, tmp_path)  # into one file: the parts of before are gone
     assert [file.name for file in tmp_path.glob("model*")] == ["model.safetensors"]
     assert policy.load(tmp_path).config == vlm.config
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_everything_is_computed_in_the_dtype_of_the_parameters(vlm, dtype):
+    """In half precision no part may fall back to float32, which takes a GPU several times as long."""
+    case, kind = CASES["one picture"], jnp.dtype(dtype)
+    ids, lengths, pictures = given(case)
+    params = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, kind), vlm.params)
+
+    def parts(params):
+        model = nnx.merge(vlm.graphdef, params)
+        seen = model.look(jnp.stack(pictures))
+        prompt = model.prefill(ids, lengths, jnp.stack(pictures))
+        hidden, cache = model.continued(prompt, jnp.zeros((len(ids), 4), jnp.int32))
+        return seen, prompt.hidden, prompt.cache.keys, prompt.cache.values, hidden, cache.keys, cache.values
+
+    assert {leaf.dtype for leaf in jax.tree.leaves(jax.eval_shape(parts, params))} == {kind}
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
