@@ -16,7 +16,9 @@ from jax.custom_batching import custom_vmap
 from jaxgym.carry import varied
 
 T = TypeVar("T")
-SHARE, LEAST = 64, 8  # one row in so many is worked on at a time, but no fewer than that
+# One row in so many is worked on at a time, but no fewer than `LEAST`: a CPU likes to work on few, a GPU to be asked
+# seldom.
+SHARE, GPU_SHARE, LEAST = 64, 16, 8
 
 
 def rarely(needed: jax.Array, work: Callable[..., T], idle: T, *given: Any) -> T:
@@ -72,11 +74,14 @@ def _spread(size: int, batched: Any, args: Any) -> Any:
 def _sift(needed: jax.Array, attempt: Callable[..., tuple[T, jax.Array]], state: T, given: tuple[Any, ...]) -> T:
     """`repeatedly` for rows: needed bool [B], and so on."""
     size = len(needed)
-    lanes = min(size, max(LEAST, size // SHARE))
+    lanes = min(size, max(LEAST, size // (SHARE if jax.default_backend() == "cpu" else GPU_SHARE)))
 
     def turn(carry: tuple[jax.Array, T]) -> tuple[jax.Array, T]:
         left, state = carry
-        rows = jnp.flatnonzero(left, size=lanes, fill_value=size)  # past the last row where there are fewer
+        # As `flatnonzero` would find them, which counts into bins: on a GPU that takes as long as all the rest of swap.
+        place = jnp.where(left, jnp.cumsum(left, dtype=jnp.int32) - 1, lanes)
+        rows = jnp.full(lanes, size, jnp.int32)  # past the last row where there are fewer
+        rows = rows.at[place].set(jnp.arange(size, dtype=jnp.int32), mode="drop")
         before = jax.tree.map(lambda leaf: leaf.at[rows].get(mode="clip"), (state, given))
         after, more = varied(jax.vmap(lambda state, given: attempt(state, *given))(*before), carry)
         state = jax.tree.map(lambda old, new: old.at[rows].set(new, mode="drop"), state, after)

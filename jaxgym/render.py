@@ -53,6 +53,7 @@ def _in_halves(pieces: jax.Array, piece: jax.Array) -> jax.Array:
 def _in_words(pieces: jax.Array, piece: jax.Array) -> jax.Array:
     """The same as a GPU does it fast: words of 4 bytes (on an H200 1.9 times as fast as bytes in two parts)."""
     words = jax.lax.bitcast_convert_type(pieces.reshape(len(pieces), -1, 4), jnp.uint32)
+    piece = jax.lax.optimization_barrier(piece)  # worked out once, not again for every word
     picture = jax.lax.bitcast_convert_type(jnp.take(words, piece, axis=0, mode="clip"), jnp.uint8)
     return picture.reshape(len(piece), -1)
 

@@ -127,6 +127,8 @@ class Attention(nnx.Module):
         prompts = valid.shape[0]
         group = rows // prompts
         together = q.reshape(prompts, group, kv, count, dim).swapaxes(1, 2).reshape(prompts, kv, group * count, dim)
+        # Or XLA makes one product of both where a prompt has one reply, and for that joins all keys at every token.
+        together = jax.lax.optimization_barrier(together)
         before = jnp.where(valid[:, None, None], _scores(together, shared_keys), -jnp.inf)
         apart = (prompts, kv, group, count)  # how a prompt's rows lie in `before`, and below in [B, kv, N]
 

@@ -101,8 +101,8 @@ def arguments(says: str) -> argparse.ArgumentParser:
 
 def configured(parser: argparse.ArgumentParser, options: argparse.Namespace, remat: bool = False) -> VLMConfig:
     """The model of some options; ends the program in one line where they do not fit."""
-    if min(*options.rows, options.context, options.new) < 1:
-        parser.error("--rows, --context and --new must be at least 1")
+    if min(*options.rows, options.context, options.new - 1) < 1:
+        parser.error("--rows and --context must be at least 1, --new at least 2")
     try:
         config = replace(policy.PRESETS[options.shape], vocab=640) if options.shape in policy.PRESETS else None
         config = replace(config or qwen.read(SHAPES[options.shape], {}, {}), remat=remat)

@@ -56,8 +56,15 @@ def measured(run: Path) -> list[dict[str, float]]:
     return [{k: v for k, v in row.items() if k not in ("seconds", "replies_per_second")} for row in rows]
 
 
+COUNTED = "cells", "legal", "dense_cells", "dense_legal"  # shares of what is likeliest, of some hundred choices
+
+
 def assert_alike(run: Path, other: Path) -> None:
-    """The same rows of metrics, losses to 1e-5."""
+    """The same rows of metrics, losses to 1e-5.
+
+    Near the first weights many cells are as likely to be one thing as another, and sums of other order decide: of what
+    is counted, one may be another.
+    """
     mine, theirs = measured(run), measured(other)
     assert [(r["phase"], r["step"], r["game"], *r) for r in mine] == [
         (r["phase"], r["step"], r["game"], *r) for r in theirs
@@ -66,7 +73,8 @@ def assert_alike(run: Path, other: Path) -> None:
     for row, same in zip(mine, theirs, strict=True):
         for name, value in row.items():
             if isinstance(value, float):
-                assert value == pytest.approx(same[name], rel=1e-5, abs=3e-6), (row["phase"], row["step"], name)
+                slack = 0.01 if name in COUNTED else 3e-6
+                assert value == pytest.approx(same[name], rel=1e-5, abs=slack), (row["phase"], row["step"], name)
 
 
 @pytest.fixture(scope="module")
