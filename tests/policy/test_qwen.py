@@ -317,6 +317,8 @@ def test_a_mesh_that_the_devices_do_not_make_up_is_told(sizes):
 
 
 def test_spread_over_eight_devices_a_model_says_and_learns_the_same(vlm, folder):
+    if jax.default_backend() != "cpu":
+        pytest.skip("the eight are virtual, of a CPU; the model they are held against is elsewhere")
     mesh = sharding.make_mesh(2, -1, 2, devices=jax.devices("cpu")[:8])
     spread = policy.load(folder, mesh=mesh)
     assert len([leaf for leaf in jax.tree.leaves(spread.params) if not leaf.sharding.is_fully_replicated]) > 20
