@@ -1,5 +1,6 @@
 """From what replies earned to what each of their tokens is credited with; pure functions."""
 
+import functools
 from typing import Literal, NamedTuple
 
 import jax
@@ -15,6 +16,7 @@ NOTHING = -1.0  # what the game gives for a move that is not legal
 RAREST = 0.2  # a mean is taken to lie so far above that at least: no group counts more than that allows
 
 
+@jax.jit
 def differ(rewards: jax.Array) -> jax.Array:
     """Whether there is anything to learn from a group: rewards float32 [S, G] -> bool [S], not all of them alike."""
     spread = jnp.max(rewards, axis=1) - jnp.min(rewards, axis=1)
@@ -91,6 +93,7 @@ class Credit(NamedTuple):
     units: jax.Array  # int32 [B, R]: tokens of a unit are averaged, units count alike; -1: of none
 
 
+@jax.jit
 def moving(credit: Credit) -> jax.Array:
     """Which tokens would have their odds changed: bool [B, R], those that count and have an advantage."""
     return (credit.units >= 0) & (credit.advantage != 0)
@@ -145,6 +148,7 @@ def among(values: np.ndarray, groups: np.ndarray, *, scale: Scale) -> np.ndarray
     return centred.astype(np.float32)
 
 
+@functools.partial(jax.jit, static_argnums=1)
 def shares(units: jax.Array, average: Average) -> jax.Array:
     """How much each token counts for the mean over replies: units int32 [B, R] (0 to 2, -1: not at all) -> float32.
 

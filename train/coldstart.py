@@ -87,7 +87,12 @@ def word_of_sprite(game: Game[Any]) -> np.ndarray:
 
 def measure_scale(game: Game[Any], state: Any, key: jax.Array) -> float:
     """How far apart a teacher's values of legal actions usually lie: the mean, over boards, of highest minus lowest."""
-    return max(float(jnp.mean(_ranges(opinion(game, state, key)))), 1e-3)
+    return max(float(_mean_range(game, state, key)), 1e-3)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _mean_range(game: Game[Any], state: Any, key: jax.Array) -> jax.Array:
+    return jnp.mean(_ranges(opinion(game, state, key)))
 
 
 def preferences(values: jax.Array, scale: float) -> jax.Array:

@@ -162,12 +162,13 @@ def speak(vlm: VLM, game: Game[Any], state: Any, room: int = 0) -> Language:
 
     Raises ValueError when its picture does not fit the model's patches or its actions the tokenizer.
     """
-    board = game.tiles(state).shape
+    tiles, legal = jax.device_get(jax.jit(lambda state: (game.tiles(state), game.legal(state)))(state))
+    board = tiles.shape
     rows, columns = vlm.config.image_tokens(*game.sheet.canvas(*board))
     tokenizer = vlm.tokenizer
     prompt = tokens.prompt_ids(tokenizer, jaxgym.prompt(game), rows * columns, vlm.config.image_id)
-    action = int(np.argmax(game.legal(state)))
-    example = _example(game, state, action, tokenizer)
+    action = int(np.argmax(legal))
+    example = _example(game, state, tiles, action, tokenizer)
     own = vlm.origin.kind == OWN
     needed = len(example) + (12 if own else 16 + len(example) // 4)  # explanations can be longer
     named = None
@@ -205,9 +206,11 @@ def _middles(game: Game[Any], board: tuple[int, ...], side: int, columns: int) -
     return (row[:, None] * columns + column[None]).ravel().astype(np.int32)
 
 
-def _example(game: Game[Any], state: Any, action: int, tokenizer: PreTrainedTokenizerFast) -> np.ndarray:
+def _example(
+    game: Game[Any], state: Any, tiles: np.ndarray, action: int, tokenizer: PreTrainedTokenizerFast
+) -> np.ndarray:
     """The tokens of a reply to a board: int32 [L]."""
-    board = jaxgym.describe(game.sheet, game.tiles(state))
+    board = jaxgym.describe(game.sheet, tiles)
     text = jaxgym.write_reply(board, game.explain(state, action), game.actions.format(action))
     return np.asarray(tokenizer.encode(text, add_special_tokens=False), np.int32)
 
