@@ -12,7 +12,7 @@ from flax import nnx
 
 from policy import layers
 from policy.config import DecoderConfig
-from policy.layers import RMSNorm, SwiGLU, linear
+from policy.layers import Keys, RMSNorm, SwiGLU, linear
 from policy.positions import mrope_angles, rotate
 
 Layer = tuple[jax.Array, jax.Array, jax.Array]  # keys, values and which of them may be attended to
@@ -47,7 +47,7 @@ def empty_cache(config: DecoderConfig, rows: int, length: int, dtype: jnp.dtype)
     )
 
 
-def begin_by_copying(attention: "Attention", rngs: nnx.Rngs) -> None:
+def begin_by_copying(attention: "Attention", rngs: Keys) -> None:
     """Let every head begin by copying what it attends to, and one head a group attend to what is alike.
 
     Values and the way out start as the two halves of an identity, queries and keys as the same map, so that looking
@@ -69,7 +69,7 @@ def begin_by_copying(attention: "Attention", rngs: nnx.Rngs) -> None:
 class Attention(nnx.Module):
     """Causal grouped-query attention; the keys are those of the prompt (if any) followed by the row's own."""
 
-    def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs) -> None:
+    def __init__(self, config: DecoderConfig, *, rngs: Keys) -> None:
         self.config = config
         c, inner = config, config.heads * config.head_dim
         self.q = linear(c.width, inner, bias=c.qkv_bias, rngs=rngs)
@@ -163,7 +163,7 @@ def _causal(valid: jax.Array) -> jax.Array:
 class Block(nnx.Module):
     """Attention and SwiGLU, each after an RMSNorm and added to what came in."""
 
-    def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs) -> None:
+    def __init__(self, config: DecoderConfig, *, rngs: Keys) -> None:
         self.norm1 = RMSNorm(config.width, eps=config.eps)
         self.attention = Attention(config, rngs=rngs)
         self.norm2 = RMSNorm(config.width, eps=config.eps)
@@ -197,7 +197,7 @@ class Block(nnx.Module):
 class Decoder(nnx.Module):
     """Embeddings in, normalised hidden states and caches out."""
 
-    def __init__(self, config: DecoderConfig, *, remat: bool = False, rngs: nnx.Rngs) -> None:
+    def __init__(self, config: DecoderConfig, *, remat: bool = False, rngs: Keys) -> None:
         self.config, self.remat = config, remat
         self.blocks = nnx.List([Block(config, rngs=rngs) for _ in range(config.layers)])
         self.norm = RMSNorm(config.width, eps=config.eps)
@@ -236,15 +236,20 @@ class Decoder(nnx.Module):
         first blocks, [B, T, width] each (DeepStack, arXiv 2406.04334). Also returns the cache.
         """
         angles = self._angles(positions)
-        keys, values = [], []
-        for i, block in enumerate(self.blocks):
-            read = jax.checkpoint(block.read) if self.remat else block.read
-            x, k, v = read(x, angles, valid, _layer(prompt, i))
-            if i < len(deep):
-                x = x + deep[i].astype(x.dtype)
-            keys.append(k)
-            values.append(v)
-        return self.norm(x), Cache(tuple(keys), tuple(values), valid)
+
+        def step(block: Block, x: jax.Array, before: Layer | None) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+            x, k, v = block.read(x, angles, valid, before)
+            return x, (k, v)
+
+        found: list[tuple[jax.Array, jax.Array]] = []
+        alone, last = len(deep), self.config.layers
+        for run in filter(None, [*(range(i, i + 1) for i in range(alone)), range(alone, last)]):
+            blocks, before = [self.blocks[i] for i in run], [_layer(prompt, i) for i in run]
+            x, more = layers.in_turn(step, blocks, x, before, remat=self.remat)
+            x = x + deep[run[0]].astype(x.dtype) if run[0] < alone else x
+            found += more
+        keys, values = zip(*found, strict=True)
+        return self.norm(x), Cache(keys, values, valid)
 
     def extend(
         self, x: jax.Array, positions: jax.Array, cache: Cache, step: jax.Array, prompt: Cache

@@ -1,7 +1,7 @@
 """Parts that the vision tower and the decoder share."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
 
 import jax
@@ -9,10 +9,26 @@ import jax.numpy as jnp
 from flax import nnx
 
 
-def linear(inputs: int, outputs: int, *, bias: bool, rngs: nnx.Rngs, shrink: float = 1.0) -> nnx.Linear:
+class Keys:
+    """A key for each parameter, one after another: those of `nnx.Rngs(params=key)`.
+
+    Its counter is an array there: to trace it takes time that grows with the square of the number of parameters,
+    seconds for a model of billions.
+    """
+
+    def __init__(self, key: jax.Array) -> None:
+        self._key, self._count = key, 0
+
+    def params(self) -> jax.Array:
+        """The next one."""
+        self._count += 1
+        return jax.random.fold_in(self._key, self._count - 1)
+
+
+def linear(inputs: int, outputs: int, *, bias: bool, rngs: Keys, shrink: float = 1.0) -> nnx.Linear:
     """A dense layer; `shrink` divides its first weights' variance (twice the depth, on the way out of a block)."""
     init = nnx.initializers.variance_scaling(1.0 / shrink, "fan_in", "truncated_normal")
-    return nnx.Linear(inputs, outputs, use_bias=bias, kernel_init=init, rngs=rngs)
+    return nnx.Linear(inputs, outputs, use_bias=bias, kernel_init=init, rngs=cast(nnx.Rngs, rngs))
 
 
 _Arrays = TypeVar("_Arrays", bound=tuple[Any, ...])
@@ -45,6 +61,40 @@ def alike(method: _Method) -> _Method:
     return cast(_Method, call)
 
 
+_MANY = 7  # modules in a row that are worth a loop
+
+
+def in_turn(
+    step: Callable[[Any, jax.Array, Any], tuple[jax.Array, Any]],
+    modules: Sequence[nnx.Module],
+    x: jax.Array,
+    own: Sequence[Any],
+    *,
+    remat: bool,
+) -> tuple[jax.Array, list[Any]]:
+    """x through modules that differ in their parameters only, one after another: step(module, x, own of it) -> x, more.
+
+    Also returns what more each gave. remat: what happens inside of them is computed again in the backward pass. Many of
+    them are a loop then: a compiler has one to read, not dozens, and cannot keep what is to be computed again. That
+    costs a copy of their parameters, little beside what learning takes.
+    """
+    graphdefs, states = zip(*(nnx.split(module) for module in modules), strict=True)
+
+    def one(graphdef: Any, state: Any, x: jax.Array, mine: Any) -> tuple[jax.Array, Any]:
+        return step(nnx.merge(graphdef, state), x, mine)
+
+    run = jax.checkpoint(one, static_argnums=0) if remat else one
+    if remat and len(modules) >= _MANY:
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *zip(states, own, strict=True))
+        x, each = jax.lax.scan(lambda x, given: run(graphdefs[0], given[0], x, given[1]), x, stacked)
+        return x, [jax.tree.map(lambda leaf, i=i: leaf[i], each) for i in range(len(modules))]
+    found = []
+    for graphdef, state, mine in zip(graphdefs, states, own, strict=True):
+        x, more = run(graphdef, state, x, mine)
+        found.append(more)
+    return x, found
+
+
 def fused(dtype: jnp.dtype) -> bool:
     """Whether whole sequences are attended to by one fused kernel: in half precision, on a GPU, where cuDNN has it."""
     return jax.default_backend() == "gpu" and dtype in (jnp.bfloat16, jnp.float16)
@@ -66,7 +116,7 @@ def attention(
 class SwiGLU(nnx.Module):
     """down(silu(gate(x)) * up(x)) (Shazeer, arXiv 2002.05202)."""
 
-    def __init__(self, width: int, hidden: int, layers: int, *, bias: bool, rngs: nnx.Rngs) -> None:
+    def __init__(self, width: int, hidden: int, layers: int, *, bias: bool, rngs: Keys) -> None:
         self.gate = linear(width, hidden, bias=bias, rngs=rngs)
         self.up = linear(width, hidden, bias=bias, rngs=rngs)
         self.down = linear(hidden, width, bias=bias, rngs=rngs, shrink=2 * layers)
@@ -78,7 +128,7 @@ class SwiGLU(nnx.Module):
 class MLP(nnx.Module):
     """down(gelu(up(x))), with the tanh that approximates the error function."""
 
-    def __init__(self, width: int, hidden: int, layers: int, *, rngs: nnx.Rngs) -> None:
+    def __init__(self, width: int, hidden: int, layers: int, *, rngs: Keys) -> None:
         self.up = linear(width, hidden, bias=True, rngs=rngs)
         self.down = linear(hidden, width, bias=True, rngs=rngs, shrink=2 * layers)
 

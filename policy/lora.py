@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from policy.layers import Keys
 from policy.model import Model, Params
 
 Split = tuple[nnx.GraphDef[Model], Params]
@@ -17,7 +18,7 @@ MODULES = ("q", "k", "v", "out", "gate", "up", "down")  # the dense layers of a 
 class Adapted(nnx.Module):
     """A dense layer `base` plus alpha / rank times a product of two thin matrices, the second of which begins at 0."""
 
-    def __init__(self, base: nnx.Linear, rank: int, alpha: float, *, rngs: nnx.Rngs) -> None:
+    def __init__(self, base: nnx.Linear, rank: int, alpha: float, *, rngs: Keys) -> None:
         inputs, outputs = base.kernel[...].shape
         spread = jax.random.normal(rngs.params(), (inputs, rank), jnp.float32) * inputs**-0.5
         self.base, self.scale = base, alpha / rank
@@ -50,7 +51,7 @@ def add(
         raise ValueError(f"lora modules {', '.join(unknown)}: there are only {', '.join(MODULES)}")
     if not modules or has(params):
         raise ValueError("lora: no modules to adapt" if not modules else "lora: the model has adapters already")
-    rngs, model = nnx.Rngs(params=key), nnx.merge(graphdef, params)
+    rngs, model = Keys(key), nnx.merge(graphdef, params)
     for owner, name, layer in _layers(model):
         if name in modules:
             setattr(owner, name, Adapted(layer, rank, alpha, rngs=rngs))

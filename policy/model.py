@@ -4,7 +4,7 @@
 """
 
 import functools
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ from flax import nnx
 from policy import layers
 from policy.config import VLMConfig
 from policy.decoder import Cache, Decoder
-from policy.layers import linear
+from policy.layers import Keys, linear
 from policy.positions import counted_positions, nth_image_token, token_positions
 from policy.vision import Sight, VisionTower
 
@@ -41,12 +41,14 @@ class Prompt(NamedTuple):
 class Model(nnx.Module):
     """Vision tower, token embeddings, decoder and head."""
 
-    def __init__(self, config: VLMConfig, *, rngs: nnx.Rngs) -> None:
+    def __init__(self, config: VLMConfig, *, rngs: Keys) -> None:
         self.config = config
         width = config.decoder.width
         self.vision = VisionTower(config.vision, width, remat=config.remat, rngs=rngs)
         init = nnx.initializers.normal(width**-0.5 if config.decoder.tied else 1.0)
-        self.embedding = nnx.Embed(config.vocab, width, embedding_init=init, promote_dtype=layers.as_it_is, rngs=rngs)
+        self.embedding = nnx.Embed(
+            config.vocab, width, embedding_init=init, promote_dtype=layers.as_it_is, rngs=cast(nnx.Rngs, rngs)
+        )
         self.decoder = Decoder(config.decoder, remat=config.remat, rngs=rngs)
         if not config.decoder.tied:
             self.head = linear(width, config.vocab, bias=False, rngs=rngs)
@@ -178,7 +180,7 @@ def picture_grids(config: VLMConfig, pictures: Pictures) -> list[tuple[int, int]
 
 def outline(config: VLMConfig) -> tuple[nnx.GraphDef[Model], Params]:
     """The graph of a model, and its parameters as shapes."""
-    return nnx.split(nnx.eval_shape(lambda: Model(config, rngs=nnx.Rngs(params=jax.random.key(0)))), nnx.Param)
+    return nnx.split(nnx.eval_shape(lambda: Model(config, rngs=Keys(jax.random.key(0)))), nnx.Param)
 
 
 def create(config: VLMConfig, key: jax.Array) -> tuple[nnx.GraphDef[Model], Params]:
@@ -186,12 +188,11 @@ def create(config: VLMConfig, key: jax.Array) -> tuple[nnx.GraphDef[Model], Para
 
     A GPU's compiler takes half a minute for what draws them, a CPU's one to three seconds.
     """
-    graphdef, _ = outline(config)
-    draw = jax.jit(lambda key: nnx.state(Model(config, rngs=nnx.Rngs(params=key)), nnx.Param))
+    draw = jax.jit(lambda key: nnx.split(Model(config, rngs=Keys(key)), nnx.Param))
     if jax.default_backend() == "cpu":
-        return graphdef, draw(key)
-    drawn = jax.device_get(draw(jax.device_put(key, _host())))
-    return graphdef, jax.tree.map(jnp.asarray, drawn)
+        return cast(tuple[nnx.GraphDef[Model], Params], draw(key))
+    graphdef, drawn = draw(jax.device_put(key, _host()))
+    return graphdef, jax.tree.map(jnp.asarray, jax.device_get(drawn))
 
 
 def _host() -> jax.Device | None:

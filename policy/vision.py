@@ -10,7 +10,7 @@ from flax import nnx
 
 from policy import layers
 from policy.config import VisionConfig
-from policy.layers import MLP, LayerNorm, RMSNorm, SwiGLU, linear
+from policy.layers import MLP, Keys, LayerNorm, RMSNorm, SwiGLU, linear
 from policy.positions import frequencies, patch_angles, patch_coordinates, rotate, stretched, windows
 
 
@@ -64,7 +64,7 @@ def look_around(qkv: nnx.Linear, config: VisionConfig, layer: int) -> None:
     qkv.kernel[...] = qkv.kernel[...].at[:, : 2 * config.width].multiply(_SHRINK)
 
 
-def carry_over(attention: "VisionAttention", config: VisionConfig, rngs: nnx.Rngs) -> None:
+def carry_over(attention: "VisionAttention", config: VisionConfig, rngs: Keys) -> None:
     """Let the last block begin without a stare, and carry what it looks at over whole, apart from what is there."""
     asked, carried, turned = rngs.params(), rngs.params(), rngs.params()
     orthogonal, size = nnx.initializers.orthogonal(), (config.width, config.width)
@@ -78,7 +78,7 @@ def carry_over(attention: "VisionAttention", config: VisionConfig, rngs: nnx.Rng
 class VisionAttention(nnx.Module):
     """Every patch of a picture, or of a window of it, attends to every other."""
 
-    def __init__(self, config: VisionConfig, layer: int, *, rngs: nnx.Rngs) -> None:
+    def __init__(self, config: VisionConfig, layer: int, *, rngs: Keys) -> None:
         self.heads = config.heads
         self.qkv = linear(config.width, 3 * config.width, bias=True, rngs=rngs)
         if config.looks:
@@ -117,7 +117,7 @@ def _norm(config: VisionConfig, width: int) -> RMSNorm | LayerNorm:
 class VisionBlock(nnx.Module):
     """Attention and an MLP, each after a norm and added to what came in."""
 
-    def __init__(self, config: VisionConfig, layer: int, *, rngs: nnx.Rngs) -> None:
+    def __init__(self, config: VisionConfig, layer: int, *, rngs: Keys) -> None:
         self.norm1 = _norm(config, config.width)
         self.attention = VisionAttention(config, layer, rngs=rngs)
         self.norm2 = _norm(config, config.width)
@@ -133,7 +133,7 @@ class VisionBlock(nnx.Module):
 class Merger(nnx.Module):
     """merge x merge patches -> one token of the decoder's width; the norm is of each patch, or of all of them."""
 
-    def __init__(self, config: VisionConfig, out_width: int, *, together: bool = False, rngs: nnx.Rngs) -> None:
+    def __init__(self, config: VisionConfig, out_width: int, *, together: bool = False, rngs: Keys) -> None:
         block = config.width * config.merge**2
         self.together, self.block = together, block
         self.norm = _norm(config, block if together else config.width)
@@ -187,10 +187,24 @@ class Sight(NamedTuple):
     deep: tuple[jax.Array, ...]  # [M, tokens, out_width] each: added after the decoder's first blocks
 
 
+def _windowed(config: VisionConfig, block: int) -> bool:
+    return bool(config.window) and block not in config.full
+
+
+def _runs(config: VisionConfig) -> list[range]:
+    """All blocks but the last, cut where they begin or cease to see windows, and after those with more to give."""
+    last = config.layers - 1
+    cuts = [
+        i for i in range(1, last)
+        if _windowed(config, i) != _windowed(config, i - 1) or i - 1 in config.deepstack
+    ]  # fmt: skip
+    return [range(*pair) for pair in zip([0, *cuts], [*cuts, last], strict=True) if pair[0] < pair[1]]
+
+
 class VisionTower(nnx.Module):
     """Patch embedding, blocks, and the mergers."""
 
-    def __init__(self, config: VisionConfig, out_width: int, *, remat: bool = False, rngs: nnx.Rngs) -> None:
+    def __init__(self, config: VisionConfig, out_width: int, *, remat: bool = False, rngs: Keys) -> None:
         self.config, self.remat = config, remat
         self.embed = linear(config.patch_values, config.width, bias=config.embed_bias, rngs=rngs)
         if config.grid:
@@ -223,16 +237,16 @@ class VisionTower(nnx.Module):
             x = x + self._places(rows, columns, where.coordinates).astype(x.dtype)[None]
         angles = jnp.asarray(patch_angles(where.coordinates, config.head_dim, config.rope_theta))
         deep: list[jax.Array] = []
-        for i in range(config.layers - 1):
-            x = self._block(i, x, angles, where)
-            deep += self._deep(i, x, where)
+        for run in _runs(config):
+            x = self._blocks(run, x, angles, where)
+            deep += self._deep(run[-1], x, where)
         return Trunk(x, angles, tuple(deep))
 
     def finish(self, trunk: Trunk, height: int, width: int) -> Sight:
         """The last block and the mergers, for pictures of height x width pixels."""
         config, last = self.config, self.config.layers - 1
         where = layout(*config.patches(height, width), config.merge, config.window)
-        x = self._block(last, trunk.x, trunk.angles, where)
+        x = self._blocks(range(last, last + 1), trunk.x, trunk.angles, where)
         return Sight(_in_reading_order(self.merger(x), where), (*trunk.deep, *self._deep(last, x, where)))
 
     def _places(self, rows: int, columns: int, coordinates: np.ndarray) -> jax.Array:
@@ -242,12 +256,17 @@ class VisionTower(nnx.Module):
         around, weights = stretched(rows, columns, self.config.grid, coordinates)
         return jnp.sum(table.reshape(-1, table.shape[-1])[around] * jnp.asarray(weights)[..., None], axis=1)
 
-    def _block(self, i: int, x: jax.Array, angles: jax.Array, where: Layout) -> jax.Array:
-        shape, parts = x.shape, where.windows if self.config.window and i not in self.config.full else 1
+    def _blocks(self, run: range, x: jax.Array, angles: jax.Array, where: Layout) -> jax.Array:
+        """Some blocks in a row that look at windows, or at whole pictures, all of them."""
+        shape, parts = x.shape, where.windows if _windowed(self.config, run[0]) else 1
         valid = None if where.valid is None else jnp.tile(jnp.asarray(where.valid).reshape(parts, -1), (shape[0], 1))
         turns = jnp.tile(angles.reshape(parts, -1, angles.shape[-1]), (shape[0] if parts > 1 else 1, 1, 1))
-        run = jax.checkpoint(self.blocks[i]) if self.remat else self.blocks[i]
-        return run(x.reshape(shape[0] * parts, -1, shape[-1]), turns, valid).reshape(shape)
+
+        def step(block: VisionBlock, x: jax.Array, _: None) -> tuple[jax.Array, None]:
+            return block(x, turns, valid), None
+
+        blocks, x = [self.blocks[i] for i in run], x.reshape(shape[0] * parts, -1, shape[-1])
+        return layers.in_turn(step, blocks, x, [None] * len(run), remat=self.remat)[0].reshape(shape)
 
     def _deep(self, i: int, x: jax.Array, where: Layout) -> list[jax.Array]:
         if i not in self.config.deepstack:

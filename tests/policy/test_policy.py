@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 from safetensors.numpy import load_file, save_file
 from transformers import AutoTokenizer
 
@@ -15,6 +14,7 @@ import policy
 from policy import sample
 from policy import tokenizer as tokens
 from policy.config import PRESETS, VisionConfig
+from policy.layers import Keys
 from policy.model import reply_logits
 from policy.positions import counted_positions, token_positions
 from policy.vision import VisionTower, patchify
@@ -83,7 +83,7 @@ def test_heads_begin_by_looking_at_their_neighbours(vlm):
     from policy.positions import patch_angles, patch_coordinates, rotate
 
     config = PRESETS["small"].vision
-    tower = VisionTower(config, 64, rngs=nnx.Rngs(params=jax.random.key(0)))
+    tower = VisionTower(config, 64, rngs=Keys(jax.random.key(0)))
     q, k, _ = np.asarray(tower.blocks[0].attention.qkv.bias[...]).reshape(3, config.heads, config.head_dim)
     angles = jnp.asarray(patch_angles(patch_coordinates(8, 8, 1), config.head_dim, config.rope_theta))
     turned = [rotate(jnp.broadcast_to(jnp.asarray(x)[None], (64, *x.shape)), angles) for x in (q, k)]
@@ -239,7 +239,7 @@ def test_a_picture_beyond_the_table_of_places_is_refused(vlm):
     assert vlm.config.image_tokens(256, 256) == (16, 16)
     with pytest.raises(ValueError, match=r"28x28 patches.*places of 16x16.*at most 256 pixels"):
         vlm.config.image_tokens(448, 448)
-    tower = VisionTower(PRESETS["tiny"].vision, 32, rngs=nnx.Rngs(params=jax.random.key(0)))
+    tower = VisionTower(PRESETS["tiny"].vision, 32, rngs=Keys(jax.random.key(0)))
     with pytest.raises(ValueError, match="17x16 patches"):
         tower(jnp.zeros((1, 272, 256, 3), jnp.uint8))
 

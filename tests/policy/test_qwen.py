@@ -18,7 +18,7 @@ import policy
 from policy import layers, sharding, weights
 from policy.config import VisionConfig
 from policy.decoder import Block
-from policy.model import logits, reply_logits
+from policy.model import logits, outline, reply_logits
 from policy.positions import stretched, token_positions, windows
 from policy.tokenizer import Turn, prompt_ids
 from policy.vision import VisionBlock, patchify
@@ -316,21 +316,27 @@ def test_a_mesh_that_the_devices_do_not_make_up_is_told(sizes):
         sharding.make_mesh(*sizes, devices=jax.devices("cpu")[:8])
 
 
-def test_spread_over_eight_devices_a_model_says_and_learns_the_same(vlm, folder):
+@pytest.mark.parametrize("many", [7, 1])  # block by block; computed again in loops, as large models are
+def test_spread_over_eight_devices_a_model_says_and_learns_the_same(vlm, folder, monkeypatch, many):
+    monkeypatch.setattr(layers, "_MANY", many)
     mesh = sharding.make_mesh(2, -1, 2, devices=jax.devices("cpu")[:8])
-    spread = policy.load(folder, mesh=mesh)
+    spread = policy.load(folder, mesh=mesh, remat=many == 1)
     assert len([leaf for leaf in jax.tree.leaves(spread.params) if not leaf.sharding.is_fully_replicated]) > 20
     case = folders.case(5, *[[2 + row, (16, 24), 3] for row in range(8)])
     ids, lengths, pictures = given(case)
-    assert (
-        alike(np.asarray(spread.logits(ids, lengths, pictures)), np.asarray(vlm.logits(ids, lengths, pictures))) < 1e-5
-    )
+    said = [
+        np.asarray(
+            jax.jit(logits.__wrapped__, static_argnums=0)(m.graphdef, m.params, *m._given(ids, lengths, pictures))
+        )
+        for m in (spread, vlm)
+    ]
+    assert alike(*said) < 1e-5
 
     def slopes(model):
         seen, there = model._given(ids, lengths, pictures), jnp.arange(ids.shape[1])[None] < lengths[:, None]
 
         def said(params):
-            logprobs = jax.nn.log_softmax(logits(model.graphdef, params, *seen))
+            logprobs = jax.nn.log_softmax(logits.__wrapped__(model.graphdef, params, *seen))
             return jnp.where(there[..., None], logprobs, 0.0)[..., : folders.IMAGE].sum()
 
         return jax.jit(jax.grad(said))(model.params)
@@ -339,6 +345,25 @@ def test_spread_over_eight_devices_a_model_says_and_learns_the_same(vlm, folder)
         jax.tree_util.tree_leaves_with_path(slopes(vlm)), jax.tree.leaves(slopes(spread)), strict=True
     ):
         assert alike(np.asarray(eight), np.asarray(one)) < 1e-5, path
+
+
+def test_many_blocks_in_a_row_are_a_loop_that_says_and_learns_the_same(vlm, monkeypatch):
+    """Where they are computed again: in prompts, and in replies, two to each."""
+    graphdef, _ = outline(dataclasses.replace(vlm.config, remat=True))
+    seen, replies = vlm._given(*given(CASES["several pictures"])), jnp.arange(30, dtype=jnp.int32).reshape(6, 5)
+
+    def worth(params):
+        return nnx.merge(graphdef, params).answered(*seen, replies).logprobs.sum()
+
+    ways, sizes = [], []
+    for many in (100, 1):
+        monkeypatch.setattr(layers, "_MANY", many)
+        slope = jax.value_and_grad(worth)
+        sizes.append(str(jax.make_jaxpr(slope)(vlm.params)).count(" scan["))
+        ways.append(jax.jit(slope)(vlm.params))
+    assert sizes[1] > sizes[0]
+    for (path, one), other in zip(jax.tree_util.tree_leaves_with_path(ways[0]), jax.tree.leaves(ways[1]), strict=True):
+        assert alike(np.asarray(other), np.asarray(one)) < 1e-5, path
 
 
 def test_fused_attention_says_the_same(vlm, monkeypatch):
