@@ -63,8 +63,6 @@ class Config:
         if not several and (given.same_board or (given.history and self.grpo.updates)):
             name = f"same_board={given.same_board:g}" if given.same_board else f"history={given.history}"
             raise ValueError(f"episodes {name}: RL has no turns before, give --episodes-turns (now 1) as well")
-        if several and self.grpo.refill:
-            raise ValueError("grpo refill and episodes turns: boards are refilled only where each is answered once")
         for phase in ("sight", "base", "coldstart"):
             if (boards := getattr(self, phase).boards) % self.accumulate:
                 raise ValueError(f"accumulate={self.accumulate}: must divide the {boards} boards of {phase}")

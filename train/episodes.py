@@ -4,6 +4,7 @@ Every answer is a sample of its own. It is worth what its board still brings, an
 episodes of its group gave at the same turn, or (GiGPO) to the very same board. An episode of one turn is the bandit.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -15,8 +16,8 @@ from train import advantages
 from train.advantages import Credit
 from train.config import Config
 from train.course import Course
-from train.learner import Frame, Tried
-from train.memory import Memory
+from train.learner import Frame, Tried, cut
+from train.memory import Memory, Prompts
 from train.rollout import try_replies
 from train.rounds import Report, Round, earn
 
@@ -59,6 +60,11 @@ def play(config: Config, frame: Frame, params: Params, course: Course, state: An
     return turns
 
 
+def differ(turns: list[Turn], group: int, discount: float) -> np.ndarray:
+    """Whether the episodes of a board earned more, some of them, than others: bool [S]."""
+    return np.asarray(advantages.differ(_totals(_earned(turns), group, discount)))
+
+
 def report(turns: list[Turn], group: int, discount: float) -> Report:
     """What to log of episodes: the means over the answers given, and of the episodes their lengths and returns."""
     alive = np.stack([turn.alive for turn in turns])
@@ -67,18 +73,19 @@ def report(turns: list[Turn], group: int, discount: float) -> Report:
         name: float(np.average([turn.round.report[name] for turn in turns], weights=weights))
         for name in turns[0].round.report
     }
-    game, *others = _earned(turns)
-    worth = advantages.to_go(game, discount)[0]
-    total = jnp.asarray(worth + sum(part.sum(axis=0) for part in others)).reshape(-1, group)
+    earned = _earned(turns)
     return means | {
-        "reward_std": float(jnp.mean(jnp.std(total, axis=1))),
-        "differ": float(jnp.mean(advantages.differ(total))),
+        "reward_std": float(jnp.mean(jnp.std(_totals(earned, group, discount), axis=1))),
+        "differ": float(np.mean(differ(turns, group, discount))),
         "turns": float(alive.sum(axis=0).mean()),
-        "return": float(worth.mean()),
+        "return": float(advantages.to_go(earned[0], discount)[0].mean()),
     }
 
 
-def _earned(turns: list[Turn]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+Earned = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+def _earned(turns: list[Turn]) -> Earned:
     """What every answer earned: of the game, for its format, for what it read; float32 [T, B] each, 0 after the end."""
     parts = zip(*(turn.round.earned for turn in turns), strict=True)
     alive = np.stack([turn.alive for turn in turns])
@@ -86,24 +93,52 @@ def _earned(turns: list[Turn]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return game, format, perception
 
 
-def learned_from(config: Config, turns: list[Turn]) -> list[Tried]:
-    """What is learned from, turn by turn: S * G rows each, every token with its credit."""
+def _totals(earned: Earned, group: int, discount: float) -> jax.Array:
+    """What whole episodes earned: float32 [S, G]."""
+    game, *others = earned
+    total = advantages.to_go(game, discount)[0] + sum(part.sum(axis=0) for part in others)
+    return jnp.asarray(total).reshape(-1, group)
+
+
+def _as_long(turns: list[Turn], length: int) -> list[Turn]:
+    """Episodes with so many turns, of which those after the end are nobody's."""
+    last = turns[-1]
+    silent = last.round._replace(blocks=np.full_like(last.round.blocks, -1))
+    return turns + [last._replace(round=silent, alive=np.zeros_like(last.alive))] * (length - len(turns))
+
+
+def learned_from(config: Config, *rounds: list[Turn]) -> list[Tried]:
+    """What is learned from some rounds of S boards each, turn by turn: S * keep rows, every token with its credit.
+
+    Where boards may be refilled, those whose episodes all earned alike are dropped: others take their place, and if
+    there are too few, nothing is learned from what fills up the batch.
+    """
     part, episodes = config.grpo, config.episodes
-    game, format, perception = _earned(turns)
-    alive = np.stack([turn.alive for turn in turns])
-    worth = advantages.to_go(game, episodes.discount)
-    length, rows = game.shape
-    start = np.arange(rows) // part.group
-    keep = part.keep if 0 < part.keep < part.group else part.group
-    whole = (worth[0] + format.sum(axis=0) + perception.sum(axis=0)).reshape(-1, part.group)
-    best = np.asarray(advantages.farthest(jnp.asarray(whole), keep)) if keep < part.group else None
-    kept = np.arange(rows) if best is None else (np.arange(len(whole))[:, None] * part.group + best).reshape(-1)
-    alive, start = alive[:, kept], start[kept]
-    by_turn = np.broadcast_to(np.arange(length)[:, None] * rows + start, alive.shape)
+    group, together = part.group, functools.partial(np.concatenate, axis=1)
+    rounds = tuple(_as_long(turns, max(map(len, rounds))) for turns in rounds)
+    at_turn = [*zip(*rounds, strict=True)]
+    earned = tuple(map(together, zip(*map(_earned, rounds), strict=True)))
+    game, format, perception = earned
+    alive = np.stack([np.concatenate([turn.alive for turn in each]) for each in at_turn])
+    board = np.stack([np.concatenate([turn.board + alive.size * i for i, turn in enumerate(each)]) for each in at_turn])
+    totals = _totals((game, format, perception), group, episodes.discount)
+    chosen = np.arange(len(totals))
+    if part.refill:
+        useful = np.asarray(advantages.differ(totals))
+        chosen = np.argsort(~useful, kind="stable")[: part.states]
+        alive &= np.repeat(useful, group)
+    keep = part.keep if 0 < part.keep < group else group
+    best = np.asarray(advantages.farthest(totals[chosen], keep)) if keep < group else np.arange(group)[None]
+    kept = (chosen[:, None] * group + best).reshape(-1)
+    worth = advantages.to_go(game, episodes.discount)[:, kept]
+    length, rows = alive.shape
+    alive, board, game, format, perception = (x[:, kept] for x in (alive, board, game, format, perception))
+    start = kept // group
+    by_turn = np.arange(length)[:, None] * rows + start
 
     def compare(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
         out = np.zeros(alive.shape, np.float32)
-        out[alive] = advantages.among(values[:, kept][alive], groups[alive], scale=part.scale)
+        out[alive] = advantages.among(values[alive], groups[alive], scale=part.scale)
         return out
 
     def done(extra: np.ndarray) -> np.ndarray:
@@ -111,7 +146,6 @@ def learned_from(config: Config, turns: list[Turn]) -> list[Tried]:
             return compare(worth + extra, by_turn)
         over_all = np.broadcast_to((worth[0] + extra.sum(axis=0)), game.shape)
         episode = compare(over_all, np.broadcast_to(start, alive.shape))
-        board = np.stack([turn.board for turn in turns])[:, kept]
         return episode + np.float32(episodes.same_board) * compare(worth + extra, board)
 
     if part.credit == "reply":
@@ -119,22 +153,28 @@ def learned_from(config: Config, turns: list[Turn]) -> list[Tried]:
     else:
         seen, acted = compare(perception + format, by_turn), done(format)
     out = []
-    for t, turn in enumerate(turns):
-        blocks, replies = turn.round.blocks[kept], turn.round.replies
+    for t, each in enumerate(at_turn):
+        blocks = np.where(alive[t][:, None], np.concatenate([turn.round.blocks for turn in each])[kept], -1)
+        sampled = [turn.round.replies.sampled for turn in each]
         advantage = np.where(blocks == 0, seen[t][:, None], acted[t][:, None])
         units = np.minimum(blocks, 0) if part.credit == "reply" else blocks
-        pictures = replies.prompts.pictures
-        shown = pictures.reshape(rows, -1, *pictures.shape[1:])[kept].reshape(-1, *pictures.shape[1:])
         out.append(
             Tried(
-                prompts=replies.prompts._replace(
-                    ids=replies.prompts.ids[kept], lengths=replies.prompts.lengths[kept], pictures=shown
-                ),
-                ids=replies.sampled.ids[kept],
-                sampler=replies.sampled.logprobs[kept],
+                prompts=_prompts([turn.round.replies.prompts for turn in each], kept),
+                ids=jnp.concatenate([said.ids for said in sampled])[kept],
+                sampler=jnp.concatenate([said.logprobs for said in sampled])[kept],
                 old=None,
                 reference=None,
                 credit=Credit(jnp.asarray(advantage), jnp.asarray(units)),
             )
         )
     return out
+
+
+def _prompts(parts: list[Prompts], rows: np.ndarray) -> Prompts:
+    """Some of what was asked in several rounds."""
+    longest, count = max(part.ids.shape[1] for part in parts), sum(len(part.ids) for part in parts)
+    ids, lengths, pictures = zip(*parts, strict=True)
+    whole = [jnp.pad(each, ((0, 0), (0, longest - each.shape[1]))) for each in ids]  # nobody looks past the lengths
+    each = jnp.concatenate(whole), jnp.concatenate(lengths), jnp.concatenate(pictures)
+    return Prompts(*cut(each, count, rows))

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -51,7 +51,7 @@ def collect(
     if not config.states.persist and step % turns == 0:
         boards = wander(game, renew_key, BATCH, min(config.states.depth or course.limit, course.limit))
     if config.episodes.turns > 1:
-        return _several_turns(config, frame, params, course, boards, step % turns, keys[0])
+        return _several_turns(config, frame, params, course, boards, step, keys)
     judged = every_action(config, course)
     group = 1 if judged else part.group
     rounds: list[Round] = []
@@ -64,8 +64,7 @@ def collect(
         after = follow(config, course, after, rounds[-1].replies.reading.actions[::group], turn, follow_key)
         if judged or sum(int(jnp.sum(advantages.differ(r.earned.total))) for r in rounds) >= part.states:
             break
-    report = {name: np.mean([each.report[name] for each in rounds]) for name in rounds[0].report}
-    report |= {"rounds": len(rounds)} if part.refill else {}
+    report = _mean([each.report for each in rounds]) | ({"rounds": len(rounds)} if part.refill else {})
     if judged:
         learned = judged_from(rounds[0], course.language, choices.rarest(standing.success))
     else:
@@ -74,19 +73,32 @@ def collect(
 
 
 def _several_turns(
-    config: Config, frame: Frame, params: Params, course: Course, boards: Boards, turn: int, key: jax.Array
+    config: Config, frame: Frame, params: Params, course: Course, boards: Boards, step: int, keys: Sequence[jax.Array]
 ) -> Collected:
     """The same of whole episodes."""
     part, turns = config.grpo, BATCH // config.grpo.states
-    play_key, follow_key = jax.random.split(key)
-    played = episodes.play(config, frame, params, course, every(boards.state, turn, turns), play_key)
-    answers = played[0].round.replies.reading.actions[:: part.group]
+    numbers = part.group, config.episodes.discount
+    rounds: list[list[episodes.Turn]] = []
+    after = boards
+    for i, own_key in enumerate(keys):
+        play_key, follow_key = jax.random.split(own_key)
+        turn = (step + i) % turns
+        rounds.append(episodes.play(config, frame, params, course, every(boards.state, turn, turns), play_key))
+        answers = rounds[-1][0].round.replies.reading.actions[:: part.group]
+        after = follow(config, course, after, answers, turn, follow_key)
+        if sum(int(episodes.differ(played, *numbers).sum()) for played in rounds) >= part.states:
+            break
+    reports = [episodes.report(played, *numbers) for played in rounds]
     return Collected(
-        episodes.learned_from(config, played),
-        follow(config, course, boards, answers, turn, follow_key),
-        episodes.report(played, part.group, config.episodes.discount),
-        len(played) * part.states * part.group,
+        episodes.learned_from(config, *rounds),
+        after,
+        _mean(reports) | ({"rounds": len(rounds)} if part.refill else {}),
+        sum(map(len, rounds)) * part.states * part.group,
     )
+
+
+def _mean(reports: list[Report]) -> Report:
+    return {name: np.mean([each[name] for each in reports]) for name in reports[0]}
 
 
 def trouble(report: Report, room: int) -> str:

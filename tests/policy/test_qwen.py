@@ -350,7 +350,7 @@ def test_spread_over_eight_devices_a_model_says_and_learns_the_same(vlm, folder,
 def test_many_blocks_in_a_row_are_a_loop_that_says_and_learns_the_same(vlm, monkeypatch):
     """Where they are computed again: in prompts, and in replies, two to each."""
     graphdef, _ = outline(dataclasses.replace(vlm.config, remat=True))
-    seen, replies = vlm._given(*given(CASES["several pictures"])), jnp.arange(30, dtype=jnp.int32).reshape(6, 5)
+    seen, replies = vlm._given(*given(CASES["one picture"])), jnp.arange(20, dtype=jnp.int32).reshape(4, 5)
 
     def worth(params):
         return nnx.merge(graphdef, params).answered(*seen, replies).logprobs.sum()

@@ -14,6 +14,7 @@ from train import episodes, reinforce
 from train.advantages import Rewards
 from train.config import Config
 from train.course import prepare
+from train.curriculum import Standing
 from train.language import MOVE, NEWS
 from train.learner import Frame
 from train.loop import Trainer
@@ -64,11 +65,15 @@ def test_without_history_nothing_is_remembered(one):
     np.testing.assert_array_equal(memory.prompts(board).ids, np.stack([one[3].language.prompt] * 2))
 
 
-def turn(game, alive, board, perception=None):
-    """Two boards, two episodes each; one token a reply, of the answer, unless it reads."""
+def turn(game, alive, board, perception=None, first=0, length=3):
+    """Two boards, two episodes each; one token a reply, of the answer, unless it reads. Replies begin with a number of
+    their own, from the first on.
+    """
     earned = [np.asarray(x, np.float32).reshape(4, 1) for x in (game, [0] * 4, perception or [0] * 4)]
-    prompts = Prompts(jnp.ones((4, 3), jnp.int32), jnp.full(4, 3), jnp.zeros((4, 1, 1, 3), jnp.uint8))
-    sampled = SimpleNamespace(ids=jnp.zeros((4, 2), jnp.int32), logprobs=jnp.zeros((4, 2)))
+    number = first + jnp.arange(4, dtype=jnp.int32)[:, None]
+    pictures = jnp.broadcast_to(number[..., None, None], (4, 1, 1, 3)).astype(jnp.uint8)
+    prompts = Prompts(jnp.broadcast_to(number, (4, length)), jnp.full(4, length), pictures)
+    sampled = SimpleNamespace(ids=jnp.broadcast_to(number, (4, 2)), logprobs=jnp.broadcast_to(-1.0 * number, (4, 2)))
     replies = SimpleNamespace(prompts=prompts, sampled=sampled)
     alive = np.asarray(alive, bool)
     blocks = np.where(alive[:, None], np.asarray([[0, 2]]), -1)
@@ -103,6 +108,41 @@ def test_gigpo_compares_answers_to_the_same_board_as_well(one):
     np.testing.assert_allclose(first[:, 1], np.asarray(episode) + 2 * np.asarray([0, 1, 2 / 3, -1 / 3]), rtol=1e-5)
     np.testing.assert_allclose(second[:, 1], np.asarray(episode) + 2 * np.asarray([-1, 0, 0, -1 / 3]), rtol=1e-5)
     assert board[0] == 0
+
+
+def test_boards_whose_episodes_all_earned_alike_are_refilled_from_later_rounds(one):
+    """Of rounds of one turn and of two, with prompts of two lengths: the second boards; and those that fill up."""
+    short = [turn([1, 1, 0, 1], [1] * 4, [0, 0, 1, 1])]
+    long = [
+        turn([0, 0, 0, 0], [1] * 4, [0, 0, 1, 1], first=4, length=5),
+        turn([2, 2, 0, 4], [1, 1, 0, 1], [2, 2, 1, 3], first=8, length=7),
+    ]
+    part = replace(one[0].grpo, scale="none", credit="block", refill=1)
+    config = replace(one[0], grpo=part, episodes=Episodes(turns=2, discount=0.5))
+    first, second = episodes.learned_from(config, short, long)
+    assert first.ids[:, 0].tolist() == first.prompts.pictures[:, 0, 0, 0].tolist() == [2, 3, 6, 7]
+    assert first.prompts.ids.shape == (4, 5) and first.prompts.lengths.tolist() == [3, 3, 5, 5]
+    assert first.prompts.ids[0].tolist() == [2, 2, 2, 0, 0] and first.sampler[:, 0].tolist() == [-2, -3, -6, -7]
+    np.testing.assert_allclose(first.credit.advantage[:, 1], [-0.5, 0.5, -1, 1])
+    assert second.ids[2:, 0].tolist() == [10, 11] and second.prompts.ids.shape == (4, 7)
+    assert second.credit.units.tolist() == [[-1, -1], [-1, -1], [-1, -1], [0, 2]]  # alone: nothing to compare it with
+    one_left, _ = episodes.learned_from(config, long)
+    assert one_left.ids[:, 0].tolist() == [6, 7, 4, 5] and (one_left.credit.units[2:] == -1).all()
+    assert (one_left.credit.units[:2] == jnp.asarray([0, 2])).all()
+
+
+def test_further_boards_are_played_until_enough_episodes_differ(one, monkeypatch):
+    config, frame, vlm, course, boards = one
+    config = replace(config, episodes=Episodes(turns=2))
+    for refill, useful, rounds in ((0, 0, 1), (2, 2, 1), (2, 1, 2), (2, 0, 3)):
+        differs = np.arange(2) < useful
+        monkeypatch.setattr(episodes, "differ", lambda *_, differs=differs: differs)
+        given = replace(config, grpo=replace(config.grpo, refill=refill))
+        key = jax.random.key(3)
+        found = reinforce.collect(given, frame, vlm.params, course, boards, Standing(), key)
+        moved = np.flatnonzero(np.asarray(found.boards.steps != boards.steps))
+        assert len({*(moved % 128)}) == rounds == found.report.get("rounds", 1)
+        assert [len(tried.ids) for tried in found.tried] == [4, 4] and found.written == rounds * 8
 
 
 def test_one_turn_is_the_bandit(one):
