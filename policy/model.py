@@ -188,11 +188,15 @@ def create(config: VLMConfig, key: jax.Array) -> tuple[nnx.GraphDef[Model], Para
 
     A GPU's compiler takes half a minute for what draws them, a CPU's one to three seconds.
     """
-    draw = jax.jit(lambda key: nnx.split(Model(config, rngs=Keys(key)), nnx.Param))
     if jax.default_backend() == "cpu":
-        return cast(tuple[nnx.GraphDef[Model], Params], draw(key))
-    graphdef, drawn = draw(jax.device_put(key, _host()))
+        return _draw(config, key)
+    graphdef, drawn = _draw(config, jax.device_put(key, _host()))
     return graphdef, jax.tree.map(jnp.asarray, jax.device_get(drawn))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _draw(config: VLMConfig, key: jax.Array) -> tuple[nnx.GraphDef[Model], Params]:
+    return nnx.split(Model(config, rngs=Keys(key)), nnx.Param)
 
 
 def _host() -> jax.Device | None:

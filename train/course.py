@@ -1,5 +1,6 @@
 """The games of a run, each with all that its steps need, and the model that is to learn them."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -49,8 +50,12 @@ def prepare(config: Config, key: jax.Array) -> tuple[policy.VLM, dict[str, Cours
     return vlm, courses, dict(zip(titles, pools, strict=True))
 
 
+@functools.cache
 def make(name: str, level: str, picture: int, side: int, photos: str) -> jaxgym.Game[Any]:
-    """A game whose pictures are made of blocks of `side` pixels, what a model sees as one image token."""
+    """A game whose pictures are made of blocks of `side` pixels, what a model sees as one image token.
+
+    The same one for the same arguments: what was compiled for it serves the next run of a process as well.
+    """
     options = {"photos": photos} if name == "shisen_sho_photo" else {}
     return jaxgym.make(name, level=level, picture=picture, patch=side, **options)
 
