@@ -67,6 +67,21 @@ def build_tokenizer(games: Sequence[Game[Any]], states: Sequence[Any], count: in
     return tokens.build([phrase for game in games for phrase in phrases(game)], corpus)
 
 
+def strange(vlm: VLM, title: str, game: Game[Any]) -> list[str]:
+    """A line where a model's words are the games' own, but not all of this one's."""
+    texts = phrases(game) if vlm.origin.kind == OWN else []
+    rows = vlm.tokenizer(texts, add_special_tokens=False).input_ids if texts else []
+    lacking = [text for text, row in zip(texts, rows, strict=True) if len(row) != 1]
+    if not lacking:
+        return []
+    first = lacking[0].strip()
+    shown = first if len(first) <= 40 else first[:40] + "..."
+    return [
+        f"{title}: this model has not met {len(lacking)} of its words and sentences, such as {shown!r}: expect poor "
+        "replies, or train one from scratch with the games and --states-levels it is to know"
+    ]
+
+
 def take(states: Any, i: int) -> Any:
     """One board of a batch."""
     return jax.tree.map(lambda leaf: leaf[i], states)

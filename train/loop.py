@@ -23,6 +23,7 @@ from train.config import Config
 from train.course import course_name, prepare
 from train.curriculum import Standing
 from train.evaluate import anchors, evaluate
+from train.language import strange
 from train.learner import Frame, TrainState
 from train.metrics import Records
 from train.parts import Grpo, Sight, Supervised
@@ -69,6 +70,8 @@ class Trainer:
         }
         if self.vlm.origin.kind != OWN:
             self.notes += config.high_rates()
+        for name, course in self.ladders.items():
+            self.notes += strange(self.vlm, name, course.language.game)
         if "grpo" in config.phases:
             self.notes += rounds.idle_flags(config, self.ladders.values())
         self.frame = Frame(self.vlm.graphdef, jnp.dtype(config.dtype), self.vlm.mesh)
