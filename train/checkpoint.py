@@ -4,8 +4,10 @@ import json
 import logging
 import os
 import shutil
+import sys
 import warnings
 import zlib
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -37,6 +39,7 @@ class Checkpoints:
         for name in ("absl", "asyncio"):
             logging.getLogger(name).addFilter(_is_news)
         warnings.filterwarnings("ignore", "coroutine 'async_serialize.* was never awaited", RuntimeWarning)
+        sys.unraisablehook = _Hook(getattr(sys.unraisablehook, "before", sys.unraisablehook))
         self._orbax = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler(**handlers))
         self._thread = ThreadPoolExecutor(1)
         self._writing: Future[str] | None = None
@@ -179,6 +182,19 @@ _NO_NEWS = (  # meant so; told by `save` and `wait`
 
 def _is_news(record: logging.LogRecord) -> bool:
     return not any(words in record.getMessage() for words in _NO_NEWS)
+
+
+class _Hook:
+    """Shows what was raised where nobody can catch it, but for what is no news: where a part of a checkpoint could not
+    be written, the threads that write the others come back to an event loop that is gone.
+    """
+
+    def __init__(self, before: Callable[[Any], Any]) -> None:
+        self.before = before
+
+    def __call__(self, raised: Any) -> None:
+        if not isinstance(raised.exc_value, RuntimeError) or str(raised.exc_value) != "Event loop is closed":
+            self.before(raised)
 
 
 def _set_aside(folder: Path, aside: Path) -> list[int]:

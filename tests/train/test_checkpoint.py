@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -272,3 +273,14 @@ def test_a_run_that_is_killed_again_and_again_measures_the_same(tmp_path, tiny):
             assert status == 0
             break
     assert kills >= 3 and measured(run) == measured(tmp_path / "whole")
+
+
+def test_threads_that_come_too_late_are_not_heard_of_and_all_else_is(tmp_path, monkeypatch):
+    """What tensorstore raises of a disk that is full, once for each array."""
+    shown = []
+    monkeypatch.setattr(sys, "unraisablehook", shown.append)
+    for _ in range(2):
+        Checkpoints(tmp_path).close()
+    for error in (RuntimeError("Event loop is closed"), other := RuntimeError("another"), ValueError("else")):
+        sys.unraisablehook(SimpleNamespace(exc_value=error))
+    assert [each.exc_value for each in shown][:1] == [other] and len(shown) == 2
