@@ -8,6 +8,7 @@ counted from the shapes: forward, backward to what came in and to the weights; w
 """
 
 import functools
+import time
 from typing import Any
 
 import jax
@@ -22,8 +23,11 @@ from policy import lora
 from train import learner
 
 
-def update_time(graphdef: Any, params: Any, given: tuple[jax.Array, ...], new: int, rank: int) -> float:
-    """Seconds of a gradient of the cross-entropy of replies of so many tokens to prompts, and AdamW.
+def update_time(
+    graphdef: Any, params: Any, given: tuple[jax.Array, ...], new: int, rank: int
+) -> tuple[float, dict[str, float]]:
+    """Seconds of a gradient of the cross-entropy of replies of so many tokens to prompts, and AdamW; also what comes
+    before them.
 
     What learns is float32, the computation in the dtype of the parameters. rank: of adapters that learn alone (0: all).
     """
@@ -44,12 +48,20 @@ def update_time(graphdef: Any, params: Any, given: tuple[jax.Array, ...], new: i
         return optax.apply_updates(learned, updates), state
 
     kept = [learned, jax.jit(rule.init)(learned)]
+    start = time.perf_counter()
+    compiled = update.lower(*kept, fixed, said).compile()
+    needs = {"seconds_to_compile": time.perf_counter() - start}
+    if (room := compiled.memory_analysis()) is not None:
+        needs["bytes_beside"] = room.temp_size_in_bytes
+    print(
+        f"compiled in {needs['seconds_to_compile']:.1f} s; {needs.get('bytes_beside', 0) / 1e9:.2f} GB beside the state"
+    )
 
     def step(_: int) -> Any:
-        kept[0], kept[1] = update(*kept, fixed, said)
+        kept[0], kept[1] = compiled(*kept, fixed, said)
         return kept[0]
 
-    return best_of(step)
+    return best_of(step), needs
 
 
 def main() -> None:
@@ -74,8 +86,8 @@ def main() -> None:
             reading(config, rows, length, options.picture, dtype.itemsize).flops + 2 * rows * (options.new - 1) * head
         )
         work = Work((2 if options.lora else 3) * forward, 0.0)
-        seconds = update_time(graphdef, params, given, options.new, options.lora)
-        found[str(rows)] = row("update", rows, rows * length, seconds, work, best)
+        seconds, needs = update_time(graphdef, params, given, options.new, options.lora)
+        found[str(rows)] = row("update", rows, rows * length, seconds, work, best) | needs
     ratios = {f"{options.shape}, update, {rows} rows: products": each["of_products"] for rows, each in found.items()}
     file = write("train_step", vars(options), {"machine": best._asdict(), "measured": found, "ratios": ratios})
     curves = {"update": {rows: each["tokens_per_second"] for rows, each in found.items()}}
