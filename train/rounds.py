@@ -41,22 +41,31 @@ _OF_TOKENS = ("objective", "clip", "clip_high", "average", "correct")  # what we
 
 
 def idle_flags(config: Config, courses: Iterable[Course]) -> list[str]:
-    """A line on settings that do nothing, because every action is judged and replies are not compared."""
-    if not all(every_action(config, course) for course in courses):
-        return []
-    idle = _OF_GROUPS + (_OF_TOKENS if config.grpo.kl_estimate == "k3" else ())  # by k1 tokens have an advantage
-    parts = (("grpo", config.grpo, Grpo(), idle), ("reward", config.reward, Reward(), ("format", "exact")))
-    changed = [
-        f"--{part}-{name.replace('_', '-')}"
-        for part, given, usual, names in parts
-        for name in names
-        if getattr(given, name) != getattr(usual, name)
+    """A line on settings that do nothing: because every action is judged and replies are not compared, or because an
+    update is one optimizer step, and the model in it the one that was sampled from.
+    """
+    part = config.grpo
+    judged = all(every_action(config, course) for course in courses)
+    weighed = not judged or part.kl_estimate == "k1"  # by k1 tokens have an advantage all the same
+    lines = []
+    if judged:
+        idle = _changed("grpo", part, Grpo(), _OF_GROUPS + (() if weighed else _OF_TOKENS))
+        idle += _changed("reward", config.reward, Reward(), ("format", "exact"))
+        if idle:
+            lines.append(f"replies are not compared, so {', '.join(idle)} will do nothing: add --grpo-credit block")
+    if weighed and part.epochs * part.minibatches == 1:
+        one = "objective" if part.objective == "cispo" else ""  # gspo's weights of tokens are others all the same
+        if idle := _changed("grpo", part, Grpo(), (one, "clip", "clip_high")):
+            what = f"an update is one step, with ratios of 1, so {', '.join(idle)} will do nothing"
+            lines.append(f"{what}: add --grpo-minibatches 2, or --grpo-epochs 2")
+    return lines
+
+
+def _changed(part: str, given: Any, usual: Any, names: Iterable[str]) -> list[str]:
+    """The flags, among some fields of a part, that are not as usual."""
+    return [
+        f"--{part}-{name.replace('_', '-')}" for name in names if name and getattr(given, name) != getattr(usual, name)
     ]
-    return (
-        [f"replies are not compared, so {', '.join(changed)} will do nothing: add --grpo-credit block"]
-        if changed
-        else []
-    )
 
 
 def worth(config: Config, course: Course, state: Any, key: jax.Array) -> np.ndarray | None:

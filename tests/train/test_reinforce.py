@@ -419,6 +419,21 @@ def test_settings_that_compare_replies_are_told_where_none_are_compared(one):
     assert not rounds.idle_flags(replace(config, grpo=Grpo()), [course])
     (line,) = rounds.idle_flags(replace(config, grpo=Grpo(), reward=Reward(format=2.0)), [course])
     assert "--reward-format will do nothing" in line
-    held = Grpo(kl_estimate="k1", clip_high=0.3)  # then tokens have an advantage that is clipped
+    held = Grpo(kl_estimate="k1", clip_high=0.3, epochs=2)  # then tokens have an advantage that is clipped
     assert not rounds.idle_flags(replace(config, grpo=held), [course])
     assert "--grpo-clip-high" in rounds.idle_flags(replace(config, grpo=replace(held, kl_estimate="k3")), [course])[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"clip_high": 0.28}, "ratios of 1, so --grpo-clip-high will do nothing: add --grpo-minibatches 2"),
+        ({"objective": "cispo", "clip": 0.1}, "so --grpo-objective, --grpo-clip will do nothing"),
+        ({"objective": "gspo"}, ""),
+        ({"objective": "cispo", "minibatches": 2}, ""),
+        ({"clip_high": 0.28, "epochs": 2}, ""),
+    ],
+)
+def test_what_clips_ratios_that_are_one_is_told(one, changes, told):
+    lines = rounds.idle_flags(replace(one[0], grpo=Grpo(credit="block", **changes)), [one[3]])
+    assert len(lines) == bool(told) and told in "".join(lines)
