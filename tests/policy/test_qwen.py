@@ -347,6 +347,7 @@ def test_spread_over_eight_devices_a_model_says_and_learns_the_same(vlm, folder,
         assert alike(np.asarray(eight), np.asarray(one)) < 1e-5, path
 
 
+@pytest.mark.parametrize("folder", ["qwen2_5_vl"], indirect=True)  # the other's loops are spread over devices above
 def test_many_blocks_in_a_row_are_a_loop_that_says_and_learns_the_same(vlm, monkeypatch):
     """Where they are computed again: in prompts, and in replies, two to each."""
     graphdef, _ = outline(dataclasses.replace(vlm.config, remat=True))

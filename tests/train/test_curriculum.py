@@ -150,7 +150,7 @@ def test_a_game_that_is_hardly_known_may_progress_as_much_as_any():
 
 def drawn(folder, small, mix, standings=None):
     """Of two games, which one each of 64 updates would take."""
-    trainer = only_rl(folder, small, games=("2048", "swap"), mix=mix)
+    trainer = only_rl(folder, small, games=("2048", "shisen_sho"), mix=mix)
     trainer.standings |= standings or {}
     found = []
     for trainer.step in range(64):
@@ -162,12 +162,12 @@ def drawn(folder, small, mix, standings=None):
 
 def test_an_update_takes_the_games_that_were_drawn(tmp_path, small):
     trainer, first = drawn(tmp_path / "1", small, Mix(games=1))
-    assert set(first) == {"2048", "swap"} and 20 < first.count("swap") < 44
+    assert set(first) == {"2048", "shisen_sho"} and 20 < first.count("shisen_sho") < 44
     trainer.step, before = 0, dict(trainer.boards)
     trainer._reinforce()
     (row,) = rows(trainer.run)
     assert row["game"] == first[0] and row["odds"] == 0.5
-    other = "swap" if first[0] == "2048" else "2048"
+    other = "shisen_sho" if first[0] == "2048" else "2048"
     assert trainer.boards[other] is before[other] and trainer.boards[first[0]] is not before[first[0]]
     assert [trainer.standings[name].updates for name in (first[0], other)] == [1, 0]
     assert trainer._worth(1.0) == []  # while one is not known
@@ -176,8 +176,8 @@ def test_an_update_takes_the_games_that_were_drawn(tmp_path, small):
 
 
 def test_the_draw_follows_weights_and_progress(tmp_path, small):
-    _, weighed = drawn(tmp_path / "1", small, Mix(games=1, weights=("swap=0",)))
+    _, weighed = drawn(tmp_path / "1", small, Mix(games=1, weights=("shisen_sho=0",)))
     assert set(weighed) == {"2048"}
-    standings = {"2048": earned(*[1.0] * 20), "swap": earned(*range(20))}
+    standings = {"2048": earned(*[1.0] * 20), "shisen_sho": earned(*range(20))}
     _, followed = drawn(tmp_path / "2", small, Mix(games=1, progress=True), standings)
-    assert followed.count("swap") > 48
+    assert followed.count("shisen_sho") > 48

@@ -14,4 +14,5 @@ from policy import PRESETS
 def test_an_update_of_a_model_can_be_measured(rank):
     config = replace(PRESETS["tiny"], vocab=64)
     graphdef, params = work.blank(config, jnp.dtype("float32"))
-    assert train_step.update_time(graphdef, params, work.prompts(config, 2, 40, 32), 3, rank) > 0
+    seconds, needs = train_step.update_time(graphdef, params, work.prompts(config, 2, 40, 32), 3, rank)
+    assert seconds > 0 and needs["seconds_to_compile"] > 0 and needs["bytes_beside"] > 0
