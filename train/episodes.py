@@ -4,7 +4,6 @@ Every answer is a sample of its own. It is worth what its board still brings, an
 episodes of its group gave at the same turn, or (GiGPO) to the very same board. An episode of one turn is the bandit.
 """
 
-import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -114,11 +113,10 @@ def learned_from(config: Config, *rounds: list[Turn]) -> list[Tried]:
     there are too few, nothing is learned from what fills up the batch.
     """
     part, episodes = config.grpo, config.episodes
-    group, together = part.group, functools.partial(np.concatenate, axis=1)
+    group = part.group
     rounds = tuple(_as_long(turns, max(map(len, rounds))) for turns in rounds)
     at_turn = [*zip(*rounds, strict=True)]
-    earned = tuple(map(together, zip(*map(_earned, rounds), strict=True)))
-    game, format, perception = earned
+    game, format, perception = (np.concatenate(each, axis=1) for each in zip(*map(_earned, rounds), strict=True))
     alive = np.stack([np.concatenate([turn.alive for turn in each]) for each in at_turn])
     board = np.stack([np.concatenate([turn.board + alive.size * i for i, turn in enumerate(each)]) for each in at_turn])
     totals = _totals((game, format, perception), group, episodes.discount)
