@@ -105,12 +105,18 @@ def attention(
 ) -> jax.Array:
     """Attention without a matrix of scores in memory: q [B, T, heads, d], k and v [B, K, kv_heads, d] -> as q.
 
-    lengths int32 [B]: how many of the keys count (None: all).
+    lengths int32 [B]: how many of the keys count (None: all). Whatever T and K are: cuDNN has gradients of even lengths
+    only.
     """
-    return jax.nn.dot_product_attention(
+    rows, length = q.shape[:2]
+    if length % 2 or k.shape[1] % 2:
+        lengths = jnp.full(rows, k.shape[1], jnp.int32) if lengths is None else lengths
+        q, k, v = (jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0))) for x in (q, k, v))
+    mixed = jax.nn.dot_product_attention(
         q, k, v, is_causal=causal, key_value_seq_lengths=lengths,
         implementation="cudnn" if jax.default_backend() == "gpu" else "xla",
     )  # fmt: skip
+    return mixed[:, :length]
 
 
 class SwiGLU(nnx.Module):

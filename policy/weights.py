@@ -165,7 +165,7 @@ def _fill(blank: Params, folder: Path, kind: str, config: VLMConfig, dtype: jnp.
         part = found[source.name]
 
         def cut(index: Any) -> np.ndarray:
-            piece = np.array(source.cut(part, index), dtype, order="C")  # a copy: the file may change one day
+            piece = tensors.laid(source.cut(part, index), dtype)  # a copy: the file may change one day
             with np.errstate(invalid="ignore"):
                 total = piece.sum(dtype=np.float64)  # to which no finite numbers add up that are no float64
             if not np.isfinite(total):
@@ -207,8 +207,8 @@ class _Source:
 
     def lay(self, value: np.ndarray) -> np.ndarray:
         """The tensor as it lies in the file, from the whole parameter."""
-        value = value.T if self.form in ("turned", "patches") else value
-        return np.ascontiguousarray(value.reshape(self.shape))
+        value = tensors.laid(value.T) if self.form in ("turned", "patches") else np.ascontiguousarray(value)
+        return value.reshape(self.shape)
 
 
 def _source(path: str, shape: tuple[int, ...], kind: str, config: VLMConfig) -> _Source:

@@ -7,10 +7,11 @@ import sys
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import policy
-from policy import qwen, weights
+from policy import qwen, tensors, weights
 from policy.model import outline
 from tests.policy import qwen_folders as folders
 
@@ -47,3 +48,13 @@ def test_the_host_never_holds_twice_the_largest_tensor(tmp_path):
     command = [sys.executable, "-c", _WATCH, str(tmp_path / "small"), str(tmp_path / "wide")]
     out = subprocess.run(command, capture_output=True, text=True, check=True)
     assert int(out.stdout) < 2 * max(leaf.nbytes for leaf in jax.tree.leaves(params))
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (5, 300), (300, 5), (7,), (2, 3, 4), (0, 4)])
+@pytest.mark.parametrize("dtype", [np.float32, jnp.bfloat16])
+def test_a_copy_lies_row_by_row_and_is_the_same(shape, dtype):
+    whole = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    for given in (whole, whole.T, whole[..., ::2]):
+        copy = tensors.laid(given, jnp.dtype(dtype))
+        assert copy.flags.c_contiguous and copy.flags.owndata and copy.dtype == dtype
+        np.testing.assert_array_equal(copy, given.astype(dtype))

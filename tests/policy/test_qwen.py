@@ -367,6 +367,37 @@ def test_many_blocks_in_a_row_are_a_loop_that_says_and_learns_the_same(vlm, monk
         assert alike(np.asarray(other), np.asarray(one)) < 1e-5, path
 
 
+@pytest.mark.parametrize("length", [6, 7])
+@pytest.mark.parametrize("counted", [True, False])
+def test_fused_attention_sees_even_lengths_whatever_they_are(length, counted, monkeypatch):
+    """cuDNN has no gradient of odd ones."""
+    q, k, v = jax.random.normal(jax.random.key(0), (3, 2, length, 4, 8))
+    count, seen, attention = jnp.array([length - 3, length]), [], jax.nn.dot_product_attention
+    keys = jnp.arange(length)
+    mask = (keys <= keys[:, None]) & (keys < count[:, None, None] if counted else True)
+
+    def plain(q, k, v):
+        scores = jnp.einsum("bthd,bkhd->bhtk", q, k) * 8**-0.5
+        odds = jax.nn.softmax(jnp.where(mask if mask.ndim == 2 else mask[:, None], scores, -jnp.inf))
+        return jnp.einsum("bhtk,bkhd->bthd", odds, v)
+
+    def fused(q, k, v):
+        return layers.attention(q, k, v, count if counted else None, causal=True)
+
+    def watched(q, k, v, **how):
+        seen.append((q.shape[1], k.shape[1]))
+        return attention(q, k, v, **how)
+
+    monkeypatch.setattr(jax.nn, "dot_product_attention", watched)
+
+    def both(way):
+        return way(q, k, v), *jax.grad(lambda *given: (way(*given) ** 2).sum(), (0, 1, 2))(q, k, v)
+
+    for found, wanted in zip(both(fused), both(plain), strict=True):
+        assert alike(np.asarray(found), np.asarray(wanted)) < 1e-5
+    assert set(seen) == {(length + length % 2,) * 2}
+
+
 def test_fused_attention_says_the_same(vlm, monkeypatch):
     """What a GPU does in half precision, through the same calls, on a CPU: in every block of the decoder at least."""
     if jax.default_backend() != "cpu":
