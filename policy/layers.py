@@ -128,7 +128,26 @@ class SwiGLU(nnx.Module):
         self.down = linear(hidden, width, bias=bias, rngs=rngs, shrink=2 * layers)
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        plain = all(isinstance(layer, nnx.Linear) for layer in (self.gate, self.up, self.down))  # without adapters
+        if plain and fused(x.dtype) and self.gate.out_features % 8:
+            return self._widened(x)
         return self.down(jax.nn.silu(self.gate(x)) * self.up(x))
+
+    def _widened(self, x: jax.Array) -> jax.Array:
+        """The same with zeros at the end of what is hidden: silu(0) * 0 adds nothing, and learns nothing.
+
+        Where rows of a matrix do not begin at multiples of 16 bytes, as the 3420 columns of Qwen2.5-VL's towers do not,
+        a GPU multiplies at a third to a half of its speed.
+        """
+        more = -self.gate.out_features % 64
+
+        def hidden(layer: nnx.Linear) -> jax.Array:
+            made = jnp.matmul(x, jnp.pad(layer.kernel[...], ((0, 0), (0, more))))
+            return made if layer.bias is None else made + jnp.pad(layer.bias[...], (0, more))
+
+        mixed = jax.nn.silu(hidden(self.gate)) * hidden(self.up)
+        made = jnp.matmul(mixed, jnp.pad(self.down.kernel[...], ((0, more), (0, 0))))
+        return made if self.down.bias is None else made + self.down.bias[...]
 
 
 class MLP(nnx.Module):

@@ -398,6 +398,23 @@ def test_fused_attention_sees_even_lengths_whatever_they_are(length, counted, mo
     assert set(seen) == {(length + length % 2,) * 2}
 
 
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_hidden_width_that_a_gpu_is_slow_at_is_widened(bias, monkeypatch):
+    """Same values and gradients, by products whose sides are even."""
+    graphdef, params = nnx.split(layers.SwiGLU(16, 27, 1, bias=bias, rngs=layers.Keys(jax.random.key(0))))
+    x, products, matmul = jax.random.normal(jax.random.key(1), (2, 3, 16)), [], jnp.matmul
+
+    def slope(params, x):
+        return jax.value_and_grad(lambda params, x: (nnx.merge(graphdef, params)(x) ** 2).sum(), (0, 1))(params, x)
+
+    wanted = jax.tree.leaves(slope(params, x))
+    monkeypatch.setattr(layers, "fused", lambda dtype: True)
+    monkeypatch.setattr(jnp, "matmul", lambda a, b: products.append(b.shape) or matmul(a, b))
+    for a, b in zip(jax.tree.leaves(slope(params, x)), wanted, strict=True):
+        assert alike(np.asarray(a), np.asarray(b)) < 1e-5
+    assert products == [(16, 64), (16, 64), (64, 16)]
+
+
 def test_fused_attention_says_the_same(vlm, monkeypatch):
     """What a GPU does in half precision, through the same calls, on a CPU: in every block of the decoder at least."""
     if jax.default_backend() != "cpu":
