@@ -65,24 +65,42 @@ def _matrices(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(judge, params)
 
 
-@functools.partial(jax.jit, static_argnums=0, static_argnames="mesh")
+def add(total: Any, more: Any) -> Any:
+    """Trees of gradients added up (the first may be None), in the memory of the first: there is no room for many of a
+    large model. Who calls lets go of the second.
+    """
+    return more if total is None else _add(total, more)
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _add(total: Any, more: Any) -> Any:
+    return jax.tree.map(jnp.add, total, more)
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def over(total: Any, count: jax.Array) -> Any:
+    """A tree of gradients divided by a number, in its own memory."""
+    return jax.tree.map(lambda leaf: leaf / count, total)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3), static_argnames="mesh", donate_argnums=1)
 def apply(
     rule: optax.GradientTransformation,
     state: TrainState,
-    gradients: tuple[tuple[Params, dict[str, Any]], ...],
+    total: tuple[Params, dict[str, Any]],
+    games: int,
     lr: jax.Array,
     *,
     mesh: jax.sharding.Mesh | None = None,
 ) -> tuple[TrainState, jax.Array]:
-    """One update, at a learning rate float32 [], from the mean of the games' gradients; heads belong to one game each.
-    Also the gradient's norm.
+    """One update, at a learning rate float32 [], from the sum of so many games' gradients, of what learns and of their
+    heads, by its mean. Also the gradient's norm.
 
-    Where that norm is not finite the update is left out, and counted. Where it is, so is all that comes of it: the
-    gradient is clipped to norm 1, Adam's steps are bounded by the learning rate, and that is at most 1.
+    The state before is gone: that after takes its memory. Where the norm is not finite the update is left out, and
+    counted. Where it is, so is all that comes of it: the gradient is clipped to norm 1, Adam's steps are bounded by the
+    learning rate, and that is at most 1.
     """
-    n = jnp.float32(len(gradients))
-    mean = jax.tree.map(lambda *leaves: sum(leaves[1:], leaves[0]) / n, *(params for params, _ in gradients))
-    heads = {name: jax.tree.map(lambda leaf: leaf / n, head) for _, own in gradients for name, head in own.items()}
+    mean, heads = jax.tree.map(lambda leaf: leaf / jnp.float32(games), total)
     norm = optax.tree.norm((mean, heads))
 
     def learn() -> TrainState:
@@ -138,6 +156,11 @@ def divide(params: Params, *, adapters: bool, tower: bool) -> tuple[Params, Para
 def cast(params: Params, dtype: jnp.dtype) -> Params:
     """Parameters in a dtype; those that are in it already are not copied."""
     return jax.tree.map(lambda leaf: leaf if leaf.dtype == dtype else leaf.astype(dtype), params)
+
+
+def copied(params: Params, dtype: jnp.dtype) -> Params:
+    """Parameters in a dtype, in memory of their own."""
+    return jax.tree.map(lambda leaf: jnp.array(leaf, dtype, copy=True), params)
 
 
 def whole(learned: Params, fixed: Params, dtype: jnp.dtype) -> Params:

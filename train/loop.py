@@ -59,7 +59,9 @@ class Trainer:
         self._troubles: dict[str, list[str]] = {}
         self.notes: list[str] = []  # what a user should know before it goes on: rates, damage
         self.key = jax.random.key(config.seed)
-        self.vlm, self.ladders, self.boards = prepare(config, self.key)
+        vlm, self.ladders, self.boards = prepare(config, self.key)
+        learned, self.fixed = learner.divide(vlm.params, adapters=config.lora.rank > 0, tower=config.freeze != "vision")
+        self.vlm = replace(vlm, params=None)  # what becomes of them is in `params`: a large model is there once
         self.courses = {name: self.ladders[name] for name in config.names()}  # of the paper's level
         width = self.vlm.config.decoder.width
         heads: dict[str, dict[str, jax.Array]] = {
@@ -75,12 +77,9 @@ class Trainer:
         if "grpo" in config.phases:
             self.notes += rounds.idle_flags(config, self.ladders.values())
         self.frame = Frame(self.vlm.graphdef, jnp.dtype(config.dtype), self.vlm.mesh)
-        learned, self.fixed = learner.divide(
-            self.vlm.params, adapters=config.lora.rank > 0, tower=config.freeze != "vision"
-        )
         self.phase, self.step = config.phases[0] if config.phases else "", 0
         self.state = TrainState(learned, sharding.spread(heads, self.vlm.mesh), (), jnp.zeros(2, jnp.int32))
-        self.reference: Params = learned
+        self.reference: Params | None = None  # the model before RL, as it computes, where it is asked
         self._computed: tuple[Params, Params] = (None, None)
         self.lessons: dict[str, coldstart.Lesson] = {}
         self.shelves: dict[str, list[dataset.Shelf]] = {}  # by game, what the cold start reads
@@ -100,11 +99,13 @@ class Trainer:
         supervised = not isinstance(part, Grpo)
         muon = supervised and self.vlm.origin.kind == OWN  # what Adam has learned over months is best left to it
         self.rule = learner.optimizer(muon=muon)
+        self.state = self.state._replace(optimizer=())  # that of the phase before makes room
         self.state = learner.start(
             self.rule, self.state.params, self.state.heads, with_heads=supervised, mesh=self.frame.mesh
         )
-        self.reference = self.state.params
         if phase == "grpo":
+            if rounds.asks_before(self.config, self.ladders.values()):
+                self.reference = learner.copied(self.state.params, self.frame.dtype)
             self.standings = dict.fromkeys(self.courses, Standing())
             for i, (name, course) in enumerate(self.ladders.items()):
                 key = self._key("grpo", -1, i)
@@ -165,29 +166,37 @@ class Trainer:
         read = self.config.coldstart.data_share if phase == "coldstart" and self.shelves else 0.0
         if read < 1 and (self.step % turns == 0 or not lessons):
             lessons = self._prepare(phase, self.step // turns)
-        gradients: list[Any] = []
+        total: Any = None
+        heads: dict[str, Any] = {}
         reports: dict[str, Any] = {}
-        for i, (name, course) in enumerate(self.courses.items()):
-            pupil = Pupil(self.frame, self.state.params, self.state.heads[name], self.fixed)
-            found = []
-            if read < 1:
-                lesson = every(lessons[name], self.step % turns, turns)
-                found.append(supervise.taught(self.config, phase, pupil, course, lesson))
-            if read:
-                key = self._key(phase, self.step, len(self.courses) + i)
-                found.append(supervise.recalled(self.config, pupil, course, self.shelves[name], key))
-            reports[name], (params, head) = supervise.mixed(found, read)
-            gradients.append((params, {name: head}))
+        for name in self.courses:
+            lesson = every(lessons[name], self.step % turns, turns) if read < 1 else None
+            reports[name], (gradient, heads[name]) = self._study(phase, name, lesson, read)
+            total = learner.add(total, gradient)
+            del gradient
         if read < 1 and (self.step + 1) % turns == 0:
             boards = boards | self._move_on(phase, self.step // turns, lessons)
         rate = self._rate()
-        state, norm = learner.apply(self.rule, self.state, tuple(gradients), rate, mesh=self.frame.mesh)
+        count = len(self.courses)
+        state, norm = learner.apply(self.rule, self.state, (total, heads), count, rate, mesh=self.frame.mesh)
         self.state, self.boards, self.lessons, self.step = state, boards, lessons, self.step + 1
         if self.step % 10 and self.step != self.config.length(phase):
             return {}
         reports = jax.device_get(reports)
         loss = float(np.mean([report["loss"] for report in reports.values()]))
         return self._log(phase, reports, {"loss": loss, "grad_norm": float(norm), "lr": float(rate)})
+
+    def _study(self, phase: str, name: str, lesson: coldstart.Lesson | None, read: float) -> supervise.Found:
+        """One game's gradients: from a lesson, from replies on disk, or both; read is the share of the latter."""
+        course, place = self.courses[name], [*self.courses].index(name)
+        pupil = Pupil(self.frame, self.state.params, self.state.heads[name], self.fixed)
+        found = []
+        if lesson is not None:
+            found.append(supervise.taught(self.config, phase, pupil, course, lesson))
+        if read:
+            key = self._key(phase, self.step, len(self.courses) + place)
+            found.append(supervise.recalled(self.config, pupil, course, self.shelves[name], key))
+        return supervise.mixed(found, read)
 
     def _prepare(self, phase: str, turn: int) -> dict[str, coldstart.Lesson]:
         """A lesson on all boards, for as many steps as it has slices."""
@@ -255,6 +264,7 @@ class Trainer:
         names = {name: course.names for name, course in played.items()}
         key = self._key("grpo", self.step, len(standings))
         rate = self._rate()
+        self._computed = (None, None)  # of what is about to change: learning has need of the room
         state, learned, norm = reinforce.learn(
             self.config, self.frame, self.rule, self.state, self.fixed, self._before_rl, batches, rate, key, names
         )
@@ -279,6 +289,7 @@ class Trainer:
 
     def _before_rl(self) -> Params:
         """All parameters of the model that RL began with."""
+        assert self.reference is not None
         return learner.whole(self.reference, self.fixed, self.frame.dtype)
 
     def _log(self, phase: str, reports: dict[str, Any], run: dict[str, float]) -> dict[str, float]:

@@ -238,15 +238,16 @@ def learn(
     heat = jnp.float32(part.temperature)
     once = part.epochs * part.minibatches == 1  # then the model before the step is the model in it
     if part.kl or (part.hold and any(turns[0].choice is not None for turns in batches.values())):
-        params = reference()
+        said = _scores(frame, reference(), batches, heat)
         batches = {
-            name: [t._replace(reference=_score(frame, params, t, heat)) for t in turns]
+            name: [t._replace(reference=each) for t, each in zip(turns, said[name], strict=True)]
             for name, turns in batches.items()
         }
     if not once:
-        params = learner.whole(state.params, fixed, frame.dtype)
+        said = _scores(frame, learner.whole(state.params, fixed, frame.dtype), batches, heat)
         batches = {
-            name: [t._replace(old=_score(frame, params, t, heat)) for t in turns] for name, turns in batches.items()
+            name: [t._replace(old=each) for t, each in zip(turns, said[name], strict=True)]
+            for name, turns in batches.items()
         }
     reports: dict[str, list[Report]] = {name: [] for name in batches}
     norms = []
@@ -255,18 +256,19 @@ def learn(
         if not once:
             order = np.asarray(jax.random.permutation(jax.random.fold_in(key, epoch), part.states))
         for rows in np.split(order, part.minibatches):
-            gradients: list[Any] = []
+            total: Any = None
             moving = False
             for name, turns in batches.items():
                 few = turns if once else [learner.cut(tried, part.states, rows) for tried in turns]
                 given = few, len(rows), name, names.get(name)
                 report, gradient = gradient_of(config, frame, state.params, fixed, *given)
                 reports[name].append(report)
-                gradients.append((gradient, {}))
+                total = learner.add(total, gradient)
+                del gradient
                 moving = moving or any(map(_teaches, few))
             norms.append(jnp.float32(0))
             if moving:  # else there is nothing to learn: the optimizer would make a full step of what rounding leaves
-                state, norms[-1] = learner.apply(rule, state, tuple(gradients), lr, mesh=frame.mesh)
+                state, norms[-1] = learner.apply(rule, state, (total, {}), len(batches), lr, mesh=frame.mesh)
     mean = {name: {k: jnp.mean(jnp.stack([r[k] for r in each])) for k in each[0]} for name, each in reports.items()}
     return state, mean, jnp.mean(jnp.stack(norms))
 
@@ -276,10 +278,16 @@ def _teaches(tried: Tried) -> bool:
     return tried.choice is not None or bool(jnp.any(advantages.moving(tried.credit)))
 
 
-def _score(frame: Frame, params: Params, tried: Tried, temperature: jax.Array) -> jax.Array:
+def _scores(
+    frame: Frame, params: Params, batches: dict[str, list[Tried]], temperature: jax.Array
+) -> dict[str, list[jax.Array]]:
     """The log-probabilities that a model gives to replies, float32 [B, R], back from the devices it is spread over."""
-    there = sharding.cut_rows(tried, frame.mesh)
-    return sharding.gather(learner.score(frame, params, there, temperature), frame.mesh)
+
+    def score(tried: Tried) -> jax.Array:
+        there = sharding.cut_rows(tried, frame.mesh)
+        return sharding.gather(learner.score(frame, params, there, temperature), frame.mesh)
+
+    return {name: [*map(score, turns)] for name, turns in batches.items()}
 
 
 def gradient_of(
@@ -311,5 +319,6 @@ def gradient_of(
             some = whole if config.accumulate == 1 else learner.cut(whole, count, rows)
             some = sharding.cut_rows(some, frame.mesh)
             found = learner.grpo_gradients(frame, learned, fixed, rule, *some, names, hyper)
-            total = found if total is None else jax.tree.map(jnp.add, total, found)
+            total = learner.add(total, found)
+            del found
     return total

@@ -36,6 +36,12 @@ def every_action(config: Config, course: Course) -> bool:
     return config.grpo.credit == "action" and config.episodes.turns == 1 and bool(course.names) and not course.own
 
 
+def asks_before(config: Config, courses: Iterable[Course]) -> bool:
+    """Whether the divergence from the model before RL counts anywhere."""
+    part = config.grpo
+    return part.kl > 0 or (part.hold > 0 and any(every_action(config, course) for course in courses))
+
+
 _OF_GROUPS = ("group", "keep", "refill", "kl")  # what compares replies
 _OF_TOKENS = ("objective", "clip", "clip_high", "average", "correct")  # what weighs their tokens' advantages
 

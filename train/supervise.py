@@ -77,10 +77,13 @@ def _by_parts(
         (_, report), found = gradients(*pupil, *constants, *sharding.cut_rows(batch, mesh))
         return report, found
     rows = np.split(np.arange(boards), count)
-    some = (sharding.cut_rows(learner.cut(batch, boards, few), mesh) for few in rows)
-    parts = [gradients(*pupil, *constants, *each) for each in some]
-    (_, report), found = jax.tree.map(lambda *each: sum(each[1:], each[0]) / count, *parts)
-    return report, found
+    total: Any = None
+    for few in rows:
+        found = gradients(*pupil, *constants, *sharding.cut_rows(learner.cut(batch, boards, few), mesh))
+        total = learner.add(total, found)
+        del found
+    (_, report), mean = learner.over(total, jnp.float32(count))
+    return report, mean
 
 
 def moved_on(course: Course, old: Boards, key: jax.Array, lesson: Lesson | None, model: Any) -> Boards:

@@ -204,7 +204,7 @@ def test_the_best_of_rl_becomes_a_model_of_its_own(tmp_path, small, monkeypatch)
     monkeypatch.setattr(Trainer, "_reinforce", lambda self: reinforce(self) | {"reward": next(earned)})
     few = {"sight": Sight(), "base": Supervised(), "coldstart": Coldstart(), "save": Save(every=0, keep=1)}
     trainer = Trainer(small(grpo=Grpo(updates=3, states=4, group=4), **few), tmp_path)
-    models = [jax.tree.leaves(trainer.params) for _ in trainer.events()]
+    models = [jax.tree.leaves(jax.device_get(trainer.params)) for _ in trainer.events()]
     trainer.checkpoints.close()
     assert numbers(tmp_path) == [2, 3]
     for name, step in (("model-best", 2), ("model", 3)):

@@ -224,7 +224,7 @@ def test_an_update_of_whole_episodes(one, tmp_path):
     course = trainer.ladders["2048"]._replace(own=lambda replies, game: [len(text) for text in replies.texts])
     trainer.ladders["2048"] = course  # whatever the model says, not all of it earns alike
     trainer.step = 5  # the first step is one of the warm-up, at a rate of 0
-    before = trainer.state.params
+    before = jax.device_get(trainer.state.params)
     told = trainer._reinforce()
     assert np.isfinite(list(told.values())).all()
     changed = [bool((a != b).any()) for a, b in zip(*map(jax.tree.leaves, (before, trainer.state.params)), strict=True)]

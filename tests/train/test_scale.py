@@ -96,13 +96,15 @@ def test_what_learns_and_its_moments_are_cut(tmp_path):
     """Every device has an eighth of matrices, gradients, moments and reference, also after an update."""
     trainer = Trainer(config(mesh=Mesh(fsdp=8)), tmp_path / "run")
     for _ in range(2):
-        for tree in (trainer.state.params, trainer.state.optimizer, trainer.reference):
+        for tree in (trainer.state.params, trainer.state.optimizer):
             assert set(cut(tree)) == {8} and len(cut(tree)) >= len(cut(trainer.state.params)) > 20
         lesson = every(trainer._prepare("sight", 0)["2048"], 0, 32)
         pupil = Pupil(trainer.frame, trainer.state.params, trainer.state.heads["2048"], trainer.fixed)
         _, (gradient, _) = taught(trainer.config, "sight", pupil, trainer.courses["2048"], lesson)
         assert set(cut(gradient)) == {8}
         trainer._supervise("sight")
+    trainer._enter("grpo")
+    assert set(cut(trainer.reference)) == {8}
 
 
 @pytest.mark.parametrize(("before", "after"), [(Mesh(fsdp=8), Mesh()), (Mesh(), Mesh(fsdp=8))])

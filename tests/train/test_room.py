@@ -1,0 +1,53 @@
+"""How often a model is in memory while it learns."""
+
+import gc
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from train import learner
+from train.loop import Trainer
+from train.parts import Coldstart, Grpo, Sight, Supervised
+
+
+@pytest.mark.parametrize(("kl", "reference"), [(0.01, 1), (0.0, 0)])
+def test_a_model_is_in_memory_no_more_often_than_learning_needs(tmp_path, small, monkeypatch, kl, reference):
+    """Itself and two moments in float32; in half precision the one before RL, where it is asked. Gradients are there
+    once, for however many games and parts; and what played a moment ago is not there any more.
+    """
+    gc.collect()
+    others = jax.live_arrays()  # of other tests
+    known = {id(leaf) for leaf in others}
+    few = {"sight": Sight(), "base": Supervised(), "coldstart": Coldstart()}
+    grpo = Grpo(updates=9, states=4, group=4, credit="reply", kl=kl)
+    config = small(games=("2048", "shisen_sho"), dtype="bfloat16", accumulate=2, grpo=grpo, **few)
+    trainer = Trainer(config, tmp_path)
+    shape = trainer.state.params["embedding"]["embedding"][...].shape
+
+    def copies() -> dict[str, int]:
+        gc.collect()
+        here = [leaf for leaf in jax.live_arrays() if id(leaf) not in known and leaf.shape == shape]
+        return {kind: sum(str(leaf.dtype) == kind for leaf in here) for kind in ("float32", "bfloat16")}
+
+    seen, parts, apply = [], [], learner.apply
+
+    def watched(rule, state, total, games, lr, *, mesh):
+        seen.append(copies())
+        after, norm = apply(rule, state, total, games, lr, mesh=mesh)
+        assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state))
+        return after, norm
+
+    def ones(frame, learned, *_):  # as long as it has them the real one has them
+        parts.append(copies())
+        return {"loss": jnp.float32(0)}, jax.tree.map(jnp.ones_like, learned)
+
+    monkeypatch.setattr(learner, "apply", watched)
+    monkeypatch.setattr(learner, "grpo_gradients", ones)
+    monkeypatch.setattr(learner, "score", lambda frame, params, tried, temperature: jnp.zeros(tried.ids.shape))
+    monkeypatch.setattr("train.reinforce._teaches", lambda tried: True)
+    for _ in range(2):
+        trainer._reinforce()
+        assert copies() == {"float32": 3, "bfloat16": reference}
+    assert seen == 2 * [{"float32": 4, "bfloat16": reference}]
+    assert [part["float32"] for part in parts] == 2 * [3, 4, 4, 5]  # a game's parts are added up, then games are
