@@ -128,10 +128,13 @@ class SwiGLU(nnx.Module):
         self.down = linear(hidden, width, bias=bias, rngs=rngs, shrink=2 * layers)
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        if not fused(x.dtype):
+            return self.down(jax.nn.silu(self.gate(x)) * self.up(x))
         plain = all(isinstance(layer, nnx.Linear) for layer in (self.gate, self.up, self.down))  # without adapters
-        if plain and fused(x.dtype) and self.gate.out_features % 8:
+        if plain and self.gate.out_features % 8:
             return self._widened(x)
-        return self.down(jax.nn.silu(self.gate(x)) * self.up(x))
+        # Or XLA makes one product of both where rows are few, by a slow kernel that joins their matrices as it goes.
+        return self.down(jax.nn.silu(self.gate(x)) * self.up(jax.lax.optimization_barrier(x)))
 
     def _widened(self, x: jax.Array) -> jax.Array:
         """The same with zeros at the end of what is hidden: silu(0) * 0 adds nothing, and learns nothing.

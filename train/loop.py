@@ -80,7 +80,6 @@ class Trainer:
         self.phase, self.step = config.phases[0] if config.phases else "", 0
         self.state = TrainState(learned, sharding.spread(heads, self.vlm.mesh), (), jnp.zeros(2, jnp.int32))
         self.reference: Params | None = None  # the model before RL, as it computes, where it is asked
-        self._computed: tuple[Params, Params] = (None, None)
         self.lessons: dict[str, coldstart.Lesson] = {}
         self.shelves: dict[str, list[dataset.Shelf]] = {}  # by game, what the cold start reads
         if config.coldstart.data:
@@ -114,9 +113,7 @@ class Trainer:
     @property
     def params(self) -> Params:
         """All parameters, as the model computes with them."""
-        if self._computed[0] is not self.state.params:
-            self._computed = (self.state.params, learner.whole(self.state.params, self.fixed, self.frame.dtype))
-        return self._computed[1]
+        return learner.whole(self.state.params, self.fixed, self.frame.dtype)
 
     def _rate(self) -> jax.Array:
         return jnp.float32(learner.rate(getattr(self.config, self.phase).lr, self.config.length(self.phase), self.step))
@@ -252,11 +249,12 @@ class Trainer:
         got: dict[str, reinforce.Collected] = {}
         boards, standings, levels = dict(self.boards), dict(self.standings), self.config.states.levels
         drawn, odds = self._draw()
+        params = self.params
         for name in drawn:
             level = levels[standings[name].level]
             key, on = self._key("grpo", self.step, [*standings].index(name)), course_name(name, level)
             got[name] = reinforce.collect(
-                self.config, self.frame, self.params, self.ladders[on], boards[on], standings[name], key
+                self.config, self.frame, params, self.ladders[on], boards[on], standings[name], key
             )
             boards[on] = got[name].boards
         batches = {name: each.tried for name, each in got.items()}
@@ -264,7 +262,7 @@ class Trainer:
         names = {name: course.names for name, course in played.items()}
         key = self._key("grpo", self.step, len(standings))
         rate = self._rate()
-        self._computed = (None, None)  # of what is about to change: learning has need of the room
+        del params  # learning has need of the room
         state, learned, norm = reinforce.learn(
             self.config, self.frame, self.rule, self.state, self.fixed, self._before_rl, batches, rate, key, names
         )

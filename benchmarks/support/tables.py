@@ -103,6 +103,16 @@ def of_a_model(record: dict[str, Any], found: dict[str, Any]) -> str:
     return table(says, record, ["", "rows", "tokens/s", "of the matrix rate", "of the bandwidth"], rows)
 
 
+def updating(record: dict[str, Any]) -> str:
+    """The table of `update.py`."""
+    whole = sum(record["parts"].values())
+    found = record["parts"] | {"an update": whole, "**of it the environment**": record["environment"] * whole}
+    rows = [[part, f"{1e3 * seconds:,.1f}", f"{seconds / whole:.2%}"] for part, seconds in found.items()]
+    says = f"An update of RL of model `{record['shape']}` in {record['dtype']}, {record['states']} boards of each game"
+    says += f" ({', '.join(record['games'])}), {record['replies']}"
+    return table(says, record, ["", "ms", "of an update"], rows)
+
+
 def growth(record: dict[str, Any]) -> str:
     """The tables of `scaling.py`."""
     parts = [
@@ -146,6 +156,7 @@ SHOWN = {
     "render": pictures,
     "scaling": growth,
     "rollout": replies,
+    "update": updating,
     "decode": reading_and_writing,
     "train_step": learning,
 }

@@ -7,12 +7,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 import policy
-from policy import model as models
-from policy import qwen
+from policy import model, qwen, sharding
 from policy.config import VLMConfig
 from policy.qwen.shapes import SHAPES
+from policy.weights import Origin
 from support.measure import bandwidth, matrix_rate
 
 
@@ -25,7 +27,7 @@ class Work(NamedTuple):
 
 def count(config: VLMConfig, itemsize: int) -> dict[str, float]:
     """Parameters in products, by part, and what a token costs in the cache (bytes)."""
-    _, params = models.outline(config)
+    _, params = model.outline(config)
 
     def size(part: Any) -> int:
         return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(part))
@@ -62,11 +64,39 @@ def writing(config: VLMConfig, rows: int, context: float, itemsize: int) -> Work
 
 def blank(config: VLMConfig, dtype: jnp.dtype) -> tuple[Any, Any]:
     """A model with random weights."""
-    graphdef, shapes = models.outline(config)
+    graphdef, shapes = model.outline(config)
     fill = jax.jit(lambda key, like: 0.02 * jax.random.normal(key, like.shape, dtype), static_argnums=1)
     leaves, tree = jax.tree.flatten(shapes)
     filled = [fill(jax.random.key(i), jax.ShapeDtypeStruct(leaf.shape, dtype)) for i, leaf in enumerate(leaves)]
     return graphdef, jax.tree.unflatten(tree, filled)
+
+
+def stand_in(shape: str, *_: Any, dtype: str, remat: bool = False, mesh: Any = None, **__: Any) -> policy.VLM:
+    """What `policy.load` would load, with random weights and a tokenizer of Qwen's size that spells words in bytes."""
+    config = replace(qwen.read(SHAPES[shape], {}, {}), remat=remat)
+    graphdef, params = blank(config, jnp.dtype(dtype))
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    first = config.stop_id - 2  # of the special tokens
+    words = [*letters, *(f"word{i}" for i in range(first - len(letters)))]
+    inner = Tokenizer(models.BPE(vocab={word: i for i, word in enumerate(words)}, merges=[]))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    names = {config.image_id: "<|image_pad|>", first: "<|endoftext|>", config.stop_id: "<|im_end|>"}
+    marks = [names.get(i, f"<|mark{i}|>") for i in range(first, config.image_id + 2)]
+    inner.add_special_tokens([AddedToken(mark, normalized=False, special=True) for mark in marks])
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=inner, pad_token=marks[0], eos_token="<|im_end|>", chat_template=_TEMPLATE
+    )
+    return policy.VLM(
+        replace(config, pad_id=first), graphdef, sharding.spread(params, mesh), tokenizer,
+        Origin(SHAPES[shape]["model_type"]), mesh,
+    )  # fmt: skip
+
+
+_TEMPLATE = (
+    "{% for message in messages %}{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}<|image_pad|>{% else %}{{ part['text'] }}{% endif %}{% endfor %}{% endfor %}"
+)
 
 
 def prompts(config: VLMConfig, rows: int, context: int, picture: int) -> tuple[jax.Array, jax.Array, jax.Array]:

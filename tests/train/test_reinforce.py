@@ -44,13 +44,18 @@ def collected(one, config, step=0, course=None):
     )
 
 
+def apart(state):
+    """The same in memory of its own, which an update may take."""
+    return jax.tree.map(jnp.copy, state)
+
+
 def learned(one, config, tried, away=0.0):
     """What becomes of the parameters, one long row, and what is reported; the reference is so far away."""
     _, frame, vlm, _, _, rule, state, fixed = one
     reference = jax.tree.map(lambda leaf: leaf * (1 + away), vlm.params)
     key, lr = jax.random.key(5), jnp.float32(1e-3)
     state, reports, _ = reinforce.learn(
-        config, frame, rule, state, fixed, lambda: reference, {"2048": [tried]}, lr, key
+        config, frame, rule, apart(state), fixed, lambda: reference, {"2048": [tried]}, lr, key
     )  # fmt: skip
     return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(state.params)]), reports["2048"]
 
@@ -153,7 +158,7 @@ def test_without_a_divergence_nobody_asks_the_reference(one, tried):
     _, frame, _, _, _, rule, state, fixed = one
     config = with_grpo(one[0], kl=0.0)
     rest = {"2048": [tried]}, jnp.float32(0), jax.random.key(0)
-    reinforce.learn(config, frame, rule, state, fixed, lambda: pytest.fail("asked"), *rest)
+    reinforce.learn(config, frame, rule, apart(state), fixed, lambda: pytest.fail("asked"), *rest)
 
 
 def test_further_boards_are_asked_until_enough_groups_differ(one, monkeypatch):
@@ -328,7 +333,7 @@ def test_judging_every_action_raises_what_is_expected_and_the_odds_of_the_truth(
         (said,) = jax.tree.leaves(learner.score(frame, model, tried._replace(ids=tried.choice.truth), jnp.float32(1)))
         return float(said.mean())
 
-    first, expected, last = read(state), [], state
+    first, expected, last = read(state), [], apart(state)
     for _ in range(6):
         given = {"2048": [tried]}, jnp.float32(2e-3), jax.random.key(5), names
         last, reports, _ = reinforce.learn(config, frame, rule, last, fixed, lambda: vlm.params, *given)
@@ -368,7 +373,7 @@ def test_what_is_said_around_a_judged_action_is_held(one):
     for hold in (0.0, 1.0):
         given = {"2048": [tried]}, jnp.float32(1e-3), jax.random.key(5), {"2048": course.names}
         held = with_grpo(config, hold=hold)
-        _, reports, _ = reinforce.learn(held, frame, rule, state, fixed, lambda: away, *given)
+        _, reports, _ = reinforce.learn(held, frame, rule, apart(state), fixed, lambda: away, *given)
         found.append(reports["2048"])
     assert found[0]["kl"] == 0 < found[1]["kl"]
     np.testing.assert_allclose(found[1]["loss"] - found[0]["loss"], found[1]["kl"], rtol=1e-4)
