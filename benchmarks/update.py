@@ -5,11 +5,13 @@
         --reply 512 --grpo-credit reply --grpo-states 32 --grpo-group 8 --grpo-kl 0.01 --accumulate 16
 
 Takes the flags of `python -m train.main` as well. The environment is what `jaxgym` does: pictures, reading replies,
-playing them, boards that move on; detokenizing and the teacher's values are apart. Random weights write replies as long
+playing them, boards that move on (all at once, once in a pass over them: an update has its part of that); detokenizing
+and the teacher's values are apart. Random weights write replies as long
 as there is room for; whatever they earn, the optimizer makes its step.
 """
 
 import argparse
+import contextlib
 import functools
 import tempfile
 import time
@@ -24,7 +26,7 @@ from support.work import stand_in
 
 import policy
 from policy.qwen.shapes import SHAPES
-from train import learner, reinforce, rollout, rounds
+from train import learner, reinforce, rollout, rounds, states
 from train import main as program
 from train.config import Config
 from train.language import Language
@@ -35,7 +37,6 @@ PARTS = {
     "writing": (rollout, "write_replies"),
     "reading and playing": (rollout, "judge"),  # detokenizing is inside, and taken off
     "detokenizing": (Language, "decode_replies"),
-    "boards moving on": (reinforce, "follow"),
     "teacher's values": (rounds, "worth"),
     "the model before RL": (reinforce, "_scores"),
     "gradients": (reinforce, "gradient_of"),
@@ -65,12 +66,13 @@ def measure(config: Config, updates: int) -> tuple[float, dict[str, float], bool
     whole); also whether every action was judged.
     """
     spent: dict[str, float] = {}
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as patched:
         trainer = Trainer(config, Path(folder))
         trainer._enter("grpo")
-        patches = [*watched(spent), mock.patch.object(reinforce, "_teaches", lambda tried: True)]
-        for patch in patches:
-            patch.start()
+        for patch in watched(spent):
+            patched.enter_context(patch)
+        patched.enter_context(mock.patch.object(reinforce, "_teaches", lambda tried: True))
+        patched.enter_context(mock.patch.object(states, "ready", lambda config, course, old, *_: old))  # see below
         start = time.perf_counter()
         jax.block_until_ready([trainer._reinforce(), trainer.state])
         first, start = time.perf_counter() - start, time.perf_counter()
@@ -78,13 +80,24 @@ def measure(config: Config, updates: int) -> tuple[float, dict[str, float], bool
         for _ in range(updates):
             jax.block_until_ready([trainer._reinforce(), trainer.state])
         whole = (time.perf_counter() - start) / updates
-        for patch in patches:
-            patch.stop()
         trainer.checkpoints.close()
-        judged = all(rounds.every_action(config, course) for course in trainer.courses.values())
     found = {part: spent.get(part, 0.0) / updates for part in PARTS}
     found["reading and playing"] -= found["detokenizing"]
-    return first, found | {"the rest": whole - sum(found.values())}, judged
+    found["the rest"] = whole - sum(found.values())
+    judged = all(rounds.every_action(config, course) for course in trainer.courses.values())
+    return first, found | {"boards moving on": moving_on(trainer)}, judged
+
+
+def moving_on(trainer: Trainer) -> float:
+    """Seconds that it takes all boards to move on, over the updates of a pass: they do so once in it."""
+    turns = rollout.BATCH // trainer.config.grpo.states
+    for _ in range(2):  # the first compiles
+        start = time.perf_counter()
+        for name, course in trainer.courses.items():
+            turn = (trainer.standings[name].updates - 1) % turns  # that was answered last
+            jax.block_until_ready(states.ready(trainer.config, course, trainer.boards[name], turn, jax.random.key(0)))
+        seconds = time.perf_counter() - start
+    return seconds / turns
 
 
 def main() -> None:

@@ -27,9 +27,9 @@ from train.language import strange
 from train.learner import Frame, TrainState
 from train.metrics import Records
 from train.parts import Grpo, Sight, Supervised
-from train.reinforce import every
 from train.rollout import BATCH, Boards
 from train.scoreboard import Scoreboard
+from train.states import begin, every
 from train.supervise import Pupil
 
 _TROUBLE = 3  # updates in a row in which a game's replies are of no use, before that is told
@@ -108,7 +108,7 @@ class Trainer:
             self.standings = dict.fromkeys(self.courses, Standing())
             for i, (name, course) in enumerate(self.ladders.items()):
                 key = self._key("grpo", -1, i)
-                self.boards[name] = reinforce.begin(self.config, course, self.boards[name], key)
+                self.boards[name] = begin(self.config, course, self.boards[name], key)
 
     @property
     def params(self) -> Params:

@@ -1,6 +1,5 @@
 """One update of GRPO: boards are answered, rewards become credit, credit becomes optimizer steps, boards move on."""
 
-import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -9,10 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgym import engine
 from policy import sharding
 from policy.model import Params
-from train import advantages, choices, episodes, grpo, learner
+from train import advantages, choices, episodes, grpo, learner, states
 from train.advantages import Credit, Rewards
 from train.choices import Choice, Names
 from train.config import Config
@@ -22,7 +20,7 @@ from train.language import Language
 from train.learner import Frame, Hyper, Rule, Shares, TrainState, Tried
 from train.memory import Prompts
 from train.parts import Grpo
-from train.rollout import BATCH, Boards, act, advance, choose, try_replies, wander
+from train.rollout import BATCH, Boards, try_replies
 from train.rounds import Report, Round, earn, every_action
 
 
@@ -35,21 +33,15 @@ class Collected(NamedTuple):
     written: int  # replies
 
 
-def begin(config: Config, course: Course, boards: Boards, key: jax.Array) -> Boards:
-    """The boards that RL begins with: those in play, or others with no more than `depth` random moves behind them."""
-    depth = config.states.depth
-    return wander(course.language.game, key, BATCH, min(depth, course.limit)) if depth else boards
-
-
 def collect(
     config: Config, frame: Frame, params: Params, course: Course, boards: Boards, standing: Standing, key: jax.Array
 ) -> Collected:
     """Let the model answer the boards of an update, judge the answers, and let the boards move on."""
-    part, game, step = config.grpo, course.language.game, standing.updates
+    part, step = config.grpo, standing.updates
     turns = BATCH // part.states
     renew_key, *keys = jax.random.split(key, 2 + part.refill)
     if not config.states.persist and step % turns == 0:
-        boards = wander(game, renew_key, BATCH, min(config.states.depth or course.limit, course.limit))
+        boards = states.renewed(config, course, boards, renew_key)
     if config.episodes.turns > 1:
         return _several_turns(config, frame, params, course, boards, step, keys)
     judged = every_action(config, course)
@@ -59,9 +51,10 @@ def collect(
     for i, own_key in enumerate(keys):
         play_key, follow_key = jax.random.split(own_key)
         turn = (step + i) % turns
-        state = every(boards.state, turn, turns)
+        after = states.ready(config, course, after, turn, follow_key)
+        state = states.every(after.state, turn, turns)
         rounds.append(answer(config, frame, params, course, state, play_key, group))
-        after = follow(config, course, after, rounds[-1].replies.reading.actions[::group], turn, follow_key)
+        after = states.planned(config, after, rounds[-1].replies.reading.actions[::group], turn)
         if judged or sum(int(jnp.sum(advantages.differ(r.earned.total))) for r in rounds) >= part.states:
             break
     report = _mean([each.report for each in rounds]) | ({"rounds": len(rounds)} if part.refill else {})
@@ -83,9 +76,10 @@ def _several_turns(
     for i, own_key in enumerate(keys):
         play_key, follow_key = jax.random.split(own_key)
         turn = (step + i) % turns
-        rounds.append(episodes.play(config, frame, params, course, every(boards.state, turn, turns), play_key))
-        answers = rounds[-1][0].round.replies.reading.actions[:: part.group]
-        after = follow(config, course, after, answers, turn, follow_key)
+        after = states.ready(config, course, after, turn, follow_key)
+        state = states.every(after.state, turn, turns)
+        rounds.append(episodes.play(config, frame, params, course, state, play_key))
+        after = states.planned(config, after, rounds[-1][0].round.replies.reading.actions[:: part.group], turn)
         if sum(int(episodes.differ(played, *numbers).sum()) for played in rounds) >= part.states:
             break
     reports = [episodes.report(played, *numbers) for played in rounds]
@@ -122,33 +116,6 @@ def answer(
     heat = config.grpo.temperature
     tried = try_replies(frame.graphdef, params, course.language, state, reply_key, group, heat)
     return earn(config, course, tried, state, worth_key)
-
-
-def follow(config: Config, course: Course, old: Boards, answers: np.ndarray, turn: int, key: jax.Array) -> Boards:
-    """The boards that were answered move on, each by whose move it is its turn to (`states.play`); if any do.
-
-    By a group's first reply where that is the policy itself: such a board stays, as in the protocol, after a reply that
-    is no legal move. answers int32 [S].
-    """
-    if not config.states.persist:
-        return old
-    part, game = config.grpo, course.language.game
-    act_key, luck_key = jax.random.split(key)
-    turns = BATCH // part.states
-    players = np.resize(np.asarray(config.states.play), part.states)
-    actions = np.array(act(game, engine.random_legal, old.state, act_key))
-    moves = actions[turn::turns]
-    if "teacher" in players:
-        moves = np.where(players == "teacher", act(game, engine.teacher, every(old.state, turn, turns), act_key), moves)
-    actions[turn::turns] = np.where(players == "own", answers, moves)
-    moved, _ = advance(game, old, jnp.asarray(actions), luck_key, course.limit)
-    return choose(jnp.arange(BATCH) % turns == turn, moved, old)
-
-
-@functools.partial(jax.jit, static_argnums=2)
-def every(rows: Any, turn: int, turns: int) -> Any:
-    """Every turns-th row: each slice holds boards at all stages of play, and neighbours in time are not alike."""
-    return jax.tree.map(lambda leaf: leaf.reshape(-1, turns, *leaf.shape[1:])[:, turn], rows)
 
 
 def learned_from(rounds: list[Round], part: Grpo) -> Tried:

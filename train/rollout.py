@@ -28,6 +28,7 @@ class Boards(NamedTuple):
 
     state: Any
     steps: jax.Array  # int32: steps since the deal
+    plan: np.ndarray | jax.Array | None = None  # int32: the moves that are still to be made in RL; see `states`
 
 
 @functools.partial(jax.jit, static_argnums=0)

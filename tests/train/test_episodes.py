@@ -10,7 +10,7 @@ import pytest
 
 from policy import Reply
 from policy.tokenizer import STOP, TURN
-from train import episodes, reinforce
+from train import episodes, reinforce, states
 from train.advantages import Rewards
 from train.config import Config
 from train.course import prepare
@@ -28,8 +28,9 @@ def one(finished):
     """A model that knows the format, and its one game with boards in play."""
     part = Grpo(states=2, group=2, keep=0, scale="group")
     config = Config(games=("2048",), model=str(finished / "model"), recipe="g0", grpo=part)
-    vlm, courses, boards = prepare(config, jax.random.key(0))
-    return config, Frame(vlm.graphdef, jnp.dtype("float32")), vlm, courses["2048"], boards["2048"]
+    vlm, courses, pools = prepare(config, jax.random.key(0))
+    boards = states.begin(config, courses["2048"], pools["2048"], jax.random.key(0))
+    return config, Frame(vlm.graphdef, jnp.dtype("float32")), vlm, courses["2048"], boards
 
 
 def test_a_prompt_holds_the_turns_before_as_they_were_said(one):
@@ -140,8 +141,8 @@ def test_further_boards_are_played_until_enough_episodes_differ(one, monkeypatch
         given = replace(config, grpo=replace(config.grpo, refill=refill))
         key = jax.random.key(3)
         found = reinforce.collect(given, frame, vlm.params, course, boards, Standing(), key)
-        moved = np.flatnonzero(np.asarray(found.boards.steps != boards.steps))
-        assert len({*(moved % 128)}) == rounds == found.report.get("rounds", 1)
+        moving = np.flatnonzero(found.boards.plan != boards.plan)
+        assert len({*(moving % 128)}) == rounds == found.report.get("rounds", 1)
         assert [len(tried.ids) for tried in found.tried] == [4, 4] and found.written == rounds * 8
 
 

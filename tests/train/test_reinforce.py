@@ -10,7 +10,8 @@ import pytest
 from flax import nnx
 
 import jaxgym
-from train import choices, coldstart, learner, reinforce, rewards, rollout, rounds
+from jaxgym import engine
+from train import choices, coldstart, learner, reinforce, rewards, rollout, rounds, states
 from train.config import Config
 from train.course import prepare
 from train.curriculum import Standing
@@ -25,12 +26,13 @@ def one(finished):
     """A model that knows the format, its one game with boards in play, and what to learn with."""
     part = Grpo(states=4, group=4, keep=0, credit="block", scale="none")
     config = Config(games=("2048",), model=str(finished / "model"), recipe="g0", grpo=part)
-    vlm, courses, boards = prepare(config, jax.random.key(0))
+    vlm, courses, pools = prepare(config, jax.random.key(0))
+    boards = states.begin(config, courses["2048"], pools["2048"], jax.random.key(0))
     learned, fixed = learner.divide(vlm.params, adapters=False, tower=True)
     rule = learner.optimizer()
     state = TrainState(learned, {}, jax.jit(rule.init)((learned, {})), jnp.zeros(2, jnp.int32))
     frame = Frame(vlm.graphdef, jnp.dtype("float32"))
-    return config, frame, vlm, courses["2048"], boards["2048"], rule, state, fixed
+    return config, frame, vlm, courses["2048"], boards, rule, state, fixed
 
 
 def with_grpo(config: Config, **changes) -> Config:
@@ -178,8 +180,7 @@ def test_further_boards_are_asked_until_enough_groups_differ(one, monkeypatch):
         asked.clear()
         found = collected(one, with_grpo(one[0], refill=refill))
         assert len(asked) == times and found.written == times * 16
-        turned = np.asarray(found.boards.steps != one[4].steps)
-        assert not turned[np.arange(BATCH) % 64 >= times].any() and turned[np.arange(BATCH) % 64 < times].any()
+        np.testing.assert_array_equal(found.boards.plan != one[4].plan, np.arange(BATCH) % 64 < times)
     assert not (asked[0] == asked[1]).all()
 
 
@@ -223,14 +224,14 @@ def test_the_games_reward_is_the_one_asked_for(one, game):
 def test_boards_come_from_whose_play_is_asked_for(one):
     config, _, _, course, boards, *_ = one
     game, turns = course.language.game, BATCH // 4
-    state = reinforce.every(boards.state, 1, turns)
+    state = states.every(boards.state, 1, turns)
     key = jax.random.key(9)
-    best = np.asarray(rollout.act(game, reinforce.engine.teacher, state, jax.random.split(key)[0]))
+    best = np.asarray(rollout.act(game, engine.teacher, state, jax.random.split(key)[0]))
     unreadable = np.full(4, -1)
-    moved = {
-        play: reinforce.follow(replace(config, states=States(play=play)), course, boards, unreadable, 1, key)
-        for play in (("own",), ("random",), ("teacher",), ("teacher", "own"))
-    }
+    moved = {}
+    for play in (("own",), ("random",), ("teacher",), ("teacher", "own")):
+        own = replace(config, states=States(play=play))
+        moved[play] = states.ready(own, course, states.planned(own, boards, unreadable, 1), 1, key)
     rows = np.arange(1, BATCH, turns)
     still = {play: (after.state.board == boards.state.board)[rows].all(axis=(1, 2)) for play, after in moved.items()}
     assert still[("own",)].all() and not still[("random",)].any() and not still[("teacher",)].any()
@@ -250,10 +251,33 @@ def test_boards_can_be_fresh_in_every_update(one):
     np.testing.assert_array_equal(again.boards.state.board, found.boards.state.board)  # the next boards in turn
 
 
+def test_boards_move_on_all_at_once_when_one_is_to_be_answered_again(one, monkeypatch):
+    """After a pass over them each has made its own move, as if it had been moved on when it was answered."""
+    config, _, _, course, boards, *_ = one
+    config = replace(config, states=States(play=("own",)))
+    turns, moves, advance = BATCH // 4, [], states.advance
+    monkeypatch.setattr(states, "advance", lambda *given: moves.append(given) or advance(*given))
+    answers = np.asarray(rollout.act(course.language.game, engine.random_legal, boards.state, jax.random.key(3)))
+    now = boards
+    for turn in range(turns):
+        now = states.ready(config, course, now, turn, jax.random.key(turn))
+        np.testing.assert_array_equal(now.state.board, boards.state.board)
+        now = states.planned(config, now, answers[turn::turns], turn)
+    assert not moves
+    after = states.ready(config, course, now, 5, jax.random.key(0))  # whichever it is
+    assert len(moves) == 1 and states.ready(config, course, after, 6, jax.random.key(0)) is after
+    luck = jax.random.split(jax.random.split(jax.random.split(jax.random.key(0))[1])[0], BATCH)
+    expected = rollout.play(course.language.game, boards.state, jnp.asarray(answers), luck)
+    going = np.asarray(after.steps) > 0
+    assert going.sum() > BATCH / 2
+    np.testing.assert_array_equal(after.state.board[going], expected.state.board[going])
+
+
 def test_the_first_boards_are_as_deep_as_asked_for(one):
     config, _, _, course, boards, *_ = one
-    shallow = reinforce.begin(replace(config, states=States(depth=2)), course, boards, jax.random.key(0))
-    assert int(shallow.steps.max()) < 2 + 1 and reinforce.begin(config, course, boards, jax.random.key(0)) is boards
+    shallow = states.begin(replace(config, states=States(depth=2)), course, boards, jax.random.key(0))
+    assert int(shallow.steps.max()) < 2 + 1
+    assert states.begin(config, course, boards, jax.random.key(0)).state is boards.state
 
 
 @pytest.mark.parametrize("name", ["2048", "shisen_sho"])
@@ -312,7 +336,7 @@ def test_every_action_is_worth_what_it_would_earn(finished, reward):
 def taught(one, tried):
     """The same boards with replies that a teacher wrote: the tiny model names no action yet."""
     course, boards = one[3], one[4]
-    state = reinforce.every(boards.state, 0, BATCH // 4)
+    state = states.every(boards.state, 0, BATCH // 4)
     lesson = coldstart.teach(course.language.game, state, course.scale, jax.random.key(1), guess=False)
     written = coldstart.write(course.language, lesson, guess=False)
     choice = tried.choice._replace(place=written.decision)
@@ -383,7 +407,7 @@ def test_the_tokens_that_name_a_judged_action_are_not_held(one):
     config, _, _, course, *_ = one
     got = collected(one, with_grpo(config, credit="action"))
     tried, named = got.tried[0], course.language.named
-    game, state = course.language.game, reinforce.every(one[4].state, 0, BATCH // 4)
+    game, state = course.language.game, states.every(one[4].state, 0, BATCH // 4)
     lesson = coldstart.teach(game, state, course.scale, jax.random.key(1), guess=False)
     written = coldstart.write(course.language, lesson, guess=False)
     replies = SimpleNamespace(

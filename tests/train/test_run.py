@@ -14,7 +14,7 @@ import pytest
 import policy
 from jaxgym.engine import random_legal
 from policy.sample import generate
-from train import evaluate, folder, learner, reinforce, supervise
+from train import evaluate, folder, learner, states, supervise
 from train import main as program
 from train.config import Config
 from train.course import prepare
@@ -118,7 +118,8 @@ def test_own_boards_stand_still_after_a_reply_that_is_no_legal_move(tmp_path, sm
     turns = BATCH // config.grpo.states
     moves = np.asarray(act(course.language.game, random_legal, old.state, key))[1::turns]
     said = moves if legal else np.full_like(moves, -1)
-    new = reinforce.follow(config, course, old, said, 1, key)
+    new = states.planned(config, states.begin(config, course, old, key), said, 1)
+    new = states.ready(config, course, new, 1, key)
     asked = np.arange(BATCH) % turns == 1
     ended = np.asarray(new.steps) == 0
     changed = np.asarray(new.state.board != old.state.board).reshape(BATCH, -1).any(axis=1)

@@ -21,7 +21,7 @@ from train import main as program
 from train.config import Config
 from train.loop import Trainer
 from train.parts import Mesh
-from train.reinforce import every
+from train.states import every
 from train.supervise import Pupil, taught
 
 FLAGS = [

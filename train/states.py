@@ -1,0 +1,69 @@
+"""The boards that RL answers: where they begin, and how they move on.
+
+An update answers every so-many-th board of a game. The moves that follow are planned, and made by all boards at once
+when one of them is to be answered again: to move a few takes as long as to move all.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxgym import engine
+from train.config import Config
+from train.course import Course
+from train.rollout import BATCH, Boards, act, advance, choose, wander
+
+_NONE, _RANDOM, _TEACHER = -2, -3, -4  # plans beside actions; -1 is one that cannot be read
+
+
+def begin(config: Config, course: Course, boards: Boards, key: jax.Array) -> Boards:
+    """The boards that RL begins with: those in play, or others with no more than `depth` random moves behind them."""
+    boards = boards._replace(plan=np.full(BATCH, _NONE, np.int32))
+    return renewed(config, course, boards, key) if config.states.depth else boards
+
+
+def renewed(config: Config, course: Course, old: Boards, key: jax.Array) -> Boards:
+    """Other boards, at every stage of random play."""
+    depth = min(config.states.depth or course.limit, course.limit)
+    return wander(course.language.game, key, BATCH, depth)._replace(plan=old.plan)
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def every(rows: Any, turn: int, turns: int) -> Any:
+    """Every turns-th row: each slice holds boards at all stages of play, and neighbours in time are not alike."""
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, turns, *leaf.shape[1:])[:, turn], rows)
+
+
+def planned(config: Config, old: Boards, answers: np.ndarray, turn: int) -> Boards:
+    """Boards with a plan for those that were answered at a turn, each by whose move it is its turn to (`states.play`).
+
+    By a group's first reply where that is the policy itself: such a board stays, as in the protocol, after a reply that
+    is no legal move. answers int32 [S].
+    """
+    if not config.states.persist:
+        return old
+    part = config.grpo
+    players = np.resize(np.asarray(config.states.play), part.states)
+    plan = np.array(old.plan)
+    plan[turn :: BATCH // part.states] = np.select(
+        [players == "own", players == "teacher"], [answers, _TEACHER], _RANDOM
+    )
+    return old._replace(plan=plan)
+
+
+def ready(config: Config, course: Course, old: Boards, turn: int, key: jax.Array) -> Boards:
+    """Boards of which those of a turn can be answered: if one of them has a move to make, all that have one make it."""
+    plan = np.asarray(old.plan)
+    if (plan[turn :: BATCH // config.grpo.states] == _NONE).all():
+        return old
+    act_key, luck_key = jax.random.split(key)
+    game, actions = course.language.game, jnp.asarray(plan)
+    for code, player in ((_RANDOM, engine.random_legal), (_TEACHER, engine.teacher)):
+        if (plan == code).any():
+            actions = jnp.where(plan == code, act(game, player, old.state, act_key), actions)
+    here = old._replace(plan=None)
+    moved, _ = advance(game, here, actions, luck_key, course.limit)
+    return choose(jnp.asarray(plan != _NONE), moved, here)._replace(plan=np.full_like(plan, _NONE))
