@@ -4,7 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
-from support import compare, tables  # of benchmarks/, which pyproject.toml puts on the path of tests
+from support import compare, tables, work  # of benchmarks/, which pyproject.toml puts on the path of tests
+
+from policy import tokenizer
+from tests.policy import qwen_folders as folders
 
 ROOT = Path(__file__).parents[1]
 
@@ -22,6 +25,15 @@ def test_the_readme_has_the_numbers_that_were_measured():
 def test_a_ratio_that_has_fallen_is_told(now, told):
     before, after = {"ratios": {"a": 2.0, "gone": 1.0}}, {"ratios": {"a": now, "new": 0.1}}
     assert compare.fallen(before, after) == told
+
+
+def test_a_model_of_true_shapes_can_be_spoken_to(monkeypatch):
+    monkeypatch.setitem(work.SHAPES, "little", folders.config("qwen2_5_vl"))
+    vlm = work.stand_in("little", dtype="float32")
+    ids = tokenizer.prompt_ids(vlm.tokenizer, "What is here?", 4, vlm.config.image_id)
+    assert ids.count(vlm.config.image_id) == 4 and max(ids) < len(vlm.tokenizer) <= vlm.config.vocab
+    assert vlm.tokenizer.decode(ids, skip_special_tokens=True) == "What is here?"
+    assert vlm.tokenizer.convert_tokens_to_ids("<|im_end|>") == vlm.config.stop_id
 
 
 def test_a_python_gym_keeps_to_the_rules(monkeypatch):
