@@ -6,6 +6,7 @@ from dataclasses import replace
 import jax
 import jax.numpy as jnp
 
+from policy import Reply
 from train import learner
 from train.loop import Trainer
 from train.parts import Coldstart, Grpo, Sight, Supervised
@@ -41,6 +42,11 @@ def test_a_model_is_in_memory_no_more_often_than_learning_needs(tmp_path, small,
         parts.append(copies())
         return {"loss": jnp.float32(0)}, jax.tree.map(jnp.ones_like, learned)
 
+    def write(graphdef, params, prompts, key, group, temperature, room):
+        count = group * len(prompts.ids)
+        return Reply(jnp.ones((count, room), jnp.int32), jnp.full(count, room), jnp.zeros((count, room)))
+
+    monkeypatch.setattr("train.rollout.write_replies", write)
     monkeypatch.setattr(learner, "apply", watched)
     monkeypatch.setattr(learner, "grpo_gradients", ones)
     monkeypatch.setattr(learner, "score", lambda frame, params, tried, temperature: jnp.zeros(tried.ids.shape))
