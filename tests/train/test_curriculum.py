@@ -84,10 +84,10 @@ def test_boards_become_harder_and_a_run_goes_on_where_it_stood(tmp_path, small, 
     assert [whole.boards[name].state.board.shape[1] for name in ("2048/easy", "2048")] == [5, 4]
     for name in whole.ladders["2048/easy"].language.game.sheet.names:  # larger ones than the paper's
         assert len(whole.vlm.tokenizer.encode(f"{name}\n", add_special_tokens=False)) == 1
-    before = {name: np.asarray(boards.steps) for name, boards in whole.boards.items()}
+    first = {name: boards.plan for name, boards in whole.boards.items()}
     for done, _ in enumerate(whole.events()):
-        moved = {name for name in before if (np.asarray(whole.boards[name].steps) != before[name]).any()}
-        assert moved == {"2048/easy"} if done == 0 else {"2048/easy", "2048"}
+        answered = {name for name, plan in first.items() if (whole.boards[name].plan != plan).any()}
+        assert answered == {"2048/easy"} if done == 0 else {"2048/easy", "2048"}
     assert [row["level"] for row in rows(whole.run)] == [0, 1]
     assert all(0 <= row["success"] <= 1 for row in rows(whole.run))
     (standing,) = whole.standings.values()
