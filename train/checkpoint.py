@@ -96,9 +96,9 @@ class Checkpoints:
         try:
             tree = self._orbax.restore(place, args=ocp.args.Composite(tree=ocp.args.StandardRestore(like)))["tree"]
             return jax.tree.map(_unpinned, tree)
-        except (ValueError, KeyError, TypeError) as error:  # it is whole, so it must be of another version
-            why = " ".join(str(error).split())[:200]
-            raise ValueError(f"{place} does not fit this version: {why}") from None
+        except (ValueError, KeyError, TypeError):  # it is whole, so it is of another version; Orbax's words say less
+            mend = "go on with the version that wrote it, or begin anew with another --run"
+            raise ValueError(f"{place} does not fit this version, which keeps other arrays: {mend}") from None
 
     def close(self) -> None:
         """Wait until all is written, and let go; raises OSError, one line, when it cannot be."""

@@ -284,3 +284,15 @@ def test_threads_that_come_too_late_are_not_heard_of_and_all_else_is(tmp_path, m
     for error in (RuntimeError("Event loop is closed"), RuntimeError("another"), ValueError("else")):
         sys.unraisablehook(SimpleNamespace(exc_value=error))
     assert [str(each.exc_value) for each in shown] == ["another", "else"]
+
+
+def test_a_checkpoint_of_another_version_is_told_in_one_line(tmp_path):
+    checkpoints = Checkpoints(tmp_path, 2, best=False)
+    checkpoints.save(1, {"step": 1}, {f"{i:05d}": jnp.ones(3) for i in range(3)})
+    checkpoints.wait()
+    for like in ({"00000": jnp.ones(3), "00001": np.ones(3)}, {f"{i:05d}": np.ones(3) for i in range(4)}):
+        with pytest.raises(
+            ValueError, match=r"1 does not fit this version, which keeps other arrays: go on with .* --run$"
+        ):
+            checkpoints.restore(like)
+    checkpoints.close()
