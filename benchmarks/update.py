@@ -6,13 +6,14 @@
 
 Takes the flags of `python -m train.main` as well. The environment is what `jaxgym` does: pictures, reading replies,
 playing them, boards that move on (all at once, once in a pass over them: an update has its part of that); detokenizing
-and the teacher's values are apart. Random weights write replies as long
-as there is room for; whatever they earn, the optimizer makes its step.
+and the teacher's values are apart. Random weights write replies as long as there is room for; whatever they earn, the
+optimizer makes its step.
 """
 
 import argparse
 import contextlib
 import functools
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -20,7 +21,6 @@ from typing import Any
 from unittest import mock
 
 import jax
-from support import plot
 from support.measure import device_line, write
 from support.work import stand_in
 
@@ -102,24 +102,27 @@ def moving_on(trainer: Trainer) -> float:
 
 def main() -> None:
     """Measure and print one table."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0], allow_abbrev=False)
+    says = f"{(__doc__ or '').splitlines()[0]} Takes the flags of `python -m train.main` as well."
+    parser = argparse.ArgumentParser(description=says, allow_abbrev=False)
     parser.add_argument("--shape", default="", choices=[*SHAPES], help="of a model; without one --model is trained")
     parser.add_argument("--updates", type=int, default=3, help="updates that are measured, after one (default: 3)")
     options, rest = parser.parse_known_args()
     if options.updates < 1:
         parser.error("--updates must be at least 1")
-    print(device_line())
     flags = {k: v for k, v in vars(program.parser().parse_args(rest)).items() if v is not None}
-    with tempfile.TemporaryDirectory() as folder:
-        flags |= {"model": folder, "recipe": "g0"} if options.shape else {}
+    if other := flags.keys() & {"resume", "config", "distributed", "run", "track"}:
+        parser.error(f"--{min(other)} is of runs that are kept: this one is not")
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as patched:
+        if options.shape:
+            flags |= {"model": folder, "recipe": "g0"}
+            patched.enter_context(mock.patch.object(policy, "load", functools.partial(stand_in, options.shape)))
         try:
             config = program.read_config(flags, Config())
             config.check()
-        except ValueError as error:
-            parser.error(str(error))
-        made = functools.partial(stand_in, options.shape) if options.shape else policy.load
-        with mock.patch.object(policy, "load", made):
+            print(device_line())
             first, found, judged = measure(config, options.updates)
+        except ValueError as error:
+            sys.exit(f"error: {error}")
     whole, model = sum(found.values()), options.shape or config.model
     share = sum(found[part] for part in ENVIRONMENT) / whole
     print(f"{'':<22}{'seconds':>12}{'of an update':>15}")
@@ -128,10 +131,9 @@ def main() -> None:
     print(f"the first update, with what is compiled for it: {first:.1f} s")
     replies = "every action judged" if judged else f"{config.grpo.group} replies to each"
     settings = {"shape": model, "games": config.names(), "states": config.grpo.states, "replies": replies}
-    peak = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
-    results = {"first": first, "parts": found, "environment": share, "peak": peak, "dtype": config.dtype}
+    results = {"first": first, "parts": found, "environment": share, "dtype": config.dtype}
     file = write("update", settings, results | {"ratios": {f"{model}: update to environment": 1 / share}})
-    print(f"written to {file}; {plot.save(file, [plot.Panel(model, '', 'seconds', {'an update': found})])}")
+    print(f"written to {file}")
 
 
 if __name__ == "__main__":
