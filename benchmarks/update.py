@@ -38,7 +38,7 @@ PARTS = {
     "reading and playing": (rollout, "judge"),  # detokenizing is inside, and taken off
     "detokenizing": (Language, "decode_replies"),
     "teacher's values": (rounds, "worth"),
-    "the model before RL": (reinforce, "_scores"),
+    "the model before RL": (reinforce, "_scored"),
     "gradients": (reinforce, "gradient_of"),
     "optimizer": (learner, "apply"),
 }

@@ -166,9 +166,12 @@ class Trainer:
         total: Any = None
         heads: dict[str, Any] = {}
         reports: dict[str, Any] = {}
-        for name in self.courses:
+        for i, (name, course) in enumerate(self.courses.items()):
             lesson = every(lessons[name], self.step % turns, turns) if read < 1 else None
-            reports[name], (gradient, heads[name]) = self._study(phase, name, lesson, read)
+            key = self._key(phase, self.step, len(self.courses) + i)
+            pupil = Pupil(self.frame, self.state.params, self.state.heads[name], self.fixed)
+            given = self.config, phase, pupil, course, lesson, self.shelves.get(name, []), key, read
+            reports[name], (gradient, heads[name]) = supervise.study(*given)
             total = learner.add(total, gradient)
             del gradient
         if read < 1 and (self.step + 1) % turns == 0:
@@ -182,18 +185,6 @@ class Trainer:
         reports = jax.device_get(reports)
         loss = float(np.mean([report["loss"] for report in reports.values()]))
         return self._log(phase, reports, {"loss": loss, "grad_norm": float(norm), "lr": float(rate)})
-
-    def _study(self, phase: str, name: str, lesson: coldstart.Lesson | None, read: float) -> supervise.Found:
-        """One game's gradients: from a lesson, from replies on disk, or both; read is the share of the latter."""
-        course, place = self.courses[name], [*self.courses].index(name)
-        pupil = Pupil(self.frame, self.state.params, self.state.heads[name], self.fixed)
-        found = []
-        if lesson is not None:
-            found.append(supervise.taught(self.config, phase, pupil, course, lesson))
-        if read:
-            key = self._key(phase, self.step, len(self.courses) + place)
-            found.append(supervise.recalled(self.config, pupil, course, self.shelves[name], key))
-        return supervise.mixed(found, read)
 
     def _prepare(self, phase: str, turn: int) -> dict[str, coldstart.Lesson]:
         """A lesson on all boards, for as many steps as it has slices."""

@@ -205,17 +205,11 @@ def learn(
     heat = jnp.float32(part.temperature)
     once = part.epochs * part.minibatches == 1  # then the model before the step is the model in it
     if part.kl or (part.hold and any(turns[0].choice is not None for turns in batches.values())):
-        said = _scores(frame, reference(), batches, heat)
-        batches = {
-            name: [t._replace(reference=each) for t, each in zip(turns, said[name], strict=True)]
-            for name, turns in batches.items()
-        }
+        batches = _scored(frame, reference(), batches, heat, lambda tried, said: tried._replace(reference=said))
     if not once:
-        said = _scores(frame, learner.whole(state.params, fixed, frame.dtype), batches, heat)
-        batches = {
-            name: [t._replace(old=each) for t, each in zip(turns, said[name], strict=True)]
-            for name, turns in batches.items()
-        }
+        now = learner.whole(state.params, fixed, frame.dtype)
+        batches = _scored(frame, now, batches, heat, lambda tried, said: tried._replace(old=said))
+        del now
     reports: dict[str, list[Report]] = {name: [] for name in batches}
     norms = []
     for epoch in range(part.epochs):
@@ -245,14 +239,20 @@ def _teaches(tried: Tried) -> bool:
     return tried.choice is not None or bool(jnp.any(advantages.moving(tried.credit)))
 
 
-def _scores(
-    frame: Frame, params: Params, batches: dict[str, list[Tried]], temperature: jax.Array
-) -> dict[str, list[jax.Array]]:
-    """The log-probabilities that a model gives to replies, float32 [B, R], back from the devices it is spread over."""
+def _scored(
+    frame: Frame,
+    params: Params,
+    batches: dict[str, list[Tried]],
+    temperature: jax.Array,
+    kept: Callable[[Tried, jax.Array], Tried],
+) -> dict[str, list[Tried]]:
+    """Batches, each kept with the log-probabilities that a model gives to its replies: float32 [B, R], back from the
+    devices it is spread over.
+    """
 
-    def score(tried: Tried) -> jax.Array:
+    def score(tried: Tried) -> Tried:
         there = sharding.cut_rows(tried, frame.mesh)
-        return sharding.gather(learner.score(frame, params, there, temperature), frame.mesh)
+        return kept(tried, sharding.gather(learner.score(frame, params, there, temperature), frame.mesh))
 
     return {name: [*map(score, turns)] for name, turns in batches.items()}
 

@@ -31,6 +31,23 @@ class Pupil(NamedTuple):
     fixed: Params
 
 
+def study(
+    config: Config,
+    phase: str,
+    pupil: Pupil,
+    course: Course,
+    lesson: Lesson | None,
+    shelves: Sequence[dataset.Shelf],
+    key: jax.Array,
+    share: float,
+) -> Found:
+    """From one game's lesson, if there is one, and from replies on disk, which have that share."""
+    found = [] if lesson is None else [taught(config, phase, pupil, course, lesson)]
+    if share:
+        found.append(recalled(config, pupil, course, shelves, key))
+    return mixed(found, share)
+
+
 def taught(config: Config, phase: str, pupil: Pupil, course: Course, lesson: Lesson) -> Found:
     """From one game's lesson."""
     part: Sight | Supervised = getattr(config, phase)
