@@ -26,8 +26,8 @@ from support.work import stand_in
 
 import policy
 from policy.qwen.shapes import SHAPES
-from train import learner, reinforce, rollout, rounds, states
 from train import main as program
+from train import optimizer, reinforce, rollout, rounds, states
 from train.config import Config
 from train.language import Language
 from train.loop import Trainer
@@ -40,7 +40,7 @@ PARTS = {
     "teacher's values": (rounds, "worth"),
     "the model before RL": (reinforce, "_scored"),
     "gradients": (reinforce, "gradient_of"),
-    "optimizer": (learner, "apply"),
+    "optimizer": (optimizer, "apply"),
 }
 ENVIRONMENT = ("pictures", "reading and playing", "boards moving on")
 

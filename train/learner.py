@@ -1,4 +1,4 @@
-"""Optimizer steps: gradients game by game, one update from their mean."""
+"""Gradients of a game's batch."""
 
 import functools
 from typing import Any, NamedTuple
@@ -6,8 +6,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
-import optax.contrib
 from flax import nnx
 
 from policy import lora, sharding
@@ -15,120 +13,6 @@ from policy.model import Model, Params
 from train import choices, coldstart, grpo
 from train.advantages import Credit, Scale
 from train.memory import Prompts
-
-_DECAY = 0.01  # of weights
-
-
-class TrainState(NamedTuple):
-    """What learning changes."""
-
-    params: Params  # what learns of the model, float32
-    heads: dict[str, dict[str, jax.Array]]  # of every game; they exist in training only
-    optimizer: optax.OptState
-    skipped: jax.Array  # int32 [2]: updates left out because they were not finite: of this phase, and now in a row
-
-
-def rate(peak: float, steps: int, step: int) -> float:
-    """The learning rate of a step: a warm-up over a tenth of the steps (at most 50), then a cosine to 5 %."""
-    warmup = min(50, max(1, steps // 10))
-    return float(optax.warmup_cosine_decay_schedule(0.0, peak, warmup, max(steps, warmup + 1), peak * 0.05)(step))
-
-
-@functools.cache
-def optimizer(*, muon: bool = False) -> optax.GradientTransformation:
-    """AdamW at a learning rate of 1 with gradients clipped to norm 1; `apply` brings the rate.
-
-    muon: the matrices inside the blocks are learned by Muon instead (Jordan et al., 2024), at ten times the rate: all
-    directions of a matrix move alike, which from scratch saves about half of the steps.
-    """
-    if not muon:
-        rule = optax.adamw(1.0, b2=0.98, weight_decay=_DECAY)
-    else:
-        rule = optax.contrib.muon(
-            10.0,
-            weight_decay=_DECAY,
-            adam_learning_rate=1.0,
-            adam_b2=0.98,
-            adam_weight_decay=_DECAY,
-            muon_weight_dimension_numbers=_matrices,
-        )
-    return optax.chain(optax.clip_by_global_norm(1.0), rule)
-
-
-def _matrices(params: Any) -> Any:
-    """For every parameter, whether it is a matrix inside a block, in Muon's words."""
-
-    def judge(path: tuple[Any, ...], leaf: jax.Array) -> Any:
-        inside = leaf.ndim == 2 and any(getattr(key, "key", None) == "blocks" for key in path)
-        return optax.contrib.MuonDimensionNumbers() if inside else None
-
-    return jax.tree_util.tree_map_with_path(judge, params)
-
-
-def add(total: Any, more: Any) -> Any:
-    """Trees of gradients added up (the first may be None), in the memory of the first: there is no room for many of a
-    large model. Who calls lets go of the second.
-    """
-    return more if total is None else _add(total, more)
-
-
-@functools.partial(jax.jit, donate_argnums=0)
-def _add(total: Any, more: Any) -> Any:
-    return jax.tree.map(jnp.add, total, more)
-
-
-@functools.partial(jax.jit, donate_argnums=0)
-def over(total: Any, count: jax.Array) -> Any:
-    """A tree of gradients divided by a number, in its own memory."""
-    return jax.tree.map(lambda leaf: leaf / count, total)
-
-
-@functools.partial(jax.jit, static_argnums=(0, 3), static_argnames="mesh", donate_argnums=1)
-def apply(
-    rule: optax.GradientTransformation,
-    state: TrainState,
-    total: tuple[Params, dict[str, Any]],
-    games: int,
-    lr: jax.Array,
-    *,
-    mesh: jax.sharding.Mesh | None = None,
-) -> tuple[TrainState, jax.Array]:
-    """One update, at a learning rate float32 [], from the sum of so many games' gradients, of what learns and of their
-    heads, by its mean. Also the gradient's norm.
-
-    The state before is gone: that after takes its memory. Where the norm is not finite the update is left out, and
-    counted. Where it is, so is all that comes of it: the gradient is clipped to norm 1, Adam's steps are bounded by the
-    learning rate, and that is at most 1.
-    """
-    mean, heads = jax.tree.map(lambda leaf: leaf / jnp.float32(games), total)
-    norm = optax.tree.norm((mean, heads))
-
-    def learn() -> TrainState:
-        trained = (state.params, {name: state.heads[name] for name in heads})
-        updates, inner = rule.update((mean, heads), state.optimizer, trained)
-        params, changed = optax.apply_updates(trained, optax.tree.scale(lr, updates))
-        return TrainState(params, {**state.heads, **changed}, inner, state.skipped * jnp.asarray([1, 0], jnp.int32))
-
-    after = jax.lax.cond(jnp.isfinite(norm), learn, lambda: state._replace(skipped=state.skipped + 1))
-    return sharding.hold(after, mesh), norm
-
-
-def start(
-    rule: optax.GradientTransformation,
-    params: Params,
-    heads: dict[str, Any],
-    *,
-    with_heads: bool,
-    mesh: jax.sharding.Mesh | None = None,
-) -> TrainState:
-    """A phase begins with a fresh optimizer, whose moments live where their parameters do."""
-    moments = _begin(rule, (params, heads if with_heads else {}), mesh)
-    return TrainState(params, heads, moments, sharding.spread(jnp.zeros(2, jnp.int32), mesh))
-
-
-@functools.partial(jax.jit, static_argnums=(0, 2))
-def _begin(rule: optax.GradientTransformation, trained: Any, mesh: jax.sharding.Mesh | None) -> optax.OptState:
-    return sharding.hold(rule.init(trained), mesh)
 
 
 class Frame(NamedTuple):

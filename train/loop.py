@@ -17,15 +17,16 @@ import policy
 from policy import sharding
 from policy.model import Params
 from policy.weights import OWN
-from train import coldstart, curriculum, dataset, dense, devices, learner, reinforce, rounds, supervise
+from train import coldstart, curriculum, dataset, dense, devices, learner, optimizer, reinforce, rounds, supervise
 from train.checkpoint import Checkpoints
 from train.config import Config
 from train.course import course_name, prepare
 from train.curriculum import Standing
 from train.evaluate import anchors, evaluate
 from train.language import strange
-from train.learner import Frame, TrainState
+from train.learner import Frame
 from train.metrics import Records
+from train.optimizer import TrainState
 from train.parts import Grpo, Sight, Supervised
 from train.rollout import BATCH, Boards
 from train.scoreboard import Scoreboard
@@ -78,7 +79,7 @@ class Trainer:
             self.notes += rounds.idle_flags(config, self.ladders.values())
         self.frame = Frame(self.vlm.graphdef, jnp.dtype(config.dtype), self.vlm.mesh)
         self.phase, self.step = config.phases[0] if config.phases else "", 0
-        self.state = TrainState(learned, sharding.spread(heads, self.vlm.mesh), (), jnp.zeros(2, jnp.int32))
+        self.state = TrainState(learned, sharding.spread(heads, self.vlm.mesh), {}, jnp.zeros(2, jnp.int32))
         self.reference: Params | None = None  # the model before RL, as it computes, where it is asked
         self.lessons: dict[str, coldstart.Lesson] = {}
         self.shelves: dict[str, list[dataset.Shelf]] = {}  # by game, what the cold start reads
@@ -97,9 +98,9 @@ class Trainer:
         self.phase, self.step = phase, 0
         supervised = not isinstance(part, Grpo)
         muon = supervised and self.vlm.origin.kind == OWN  # what Adam has learned over months is best left to it
-        self.rule = learner.optimizer(muon=muon)
-        self.state = self.state._replace(optimizer=())  # that of the phase before makes room
-        self.state = learner.start(
+        self.rule = optimizer.make(muon=muon)
+        self.state = self.state._replace(optimizer={})  # that of the phase before makes room
+        self.state = optimizer.start(
             self.rule, self.state.params, self.state.heads, with_heads=supervised, mesh=self.frame.mesh
         )
         if phase == "grpo":
@@ -116,7 +117,9 @@ class Trainer:
         return learner.whole(self.state.params, self.fixed, self.frame.dtype)
 
     def _rate(self) -> jax.Array:
-        return jnp.float32(learner.rate(getattr(self.config, self.phase).lr, self.config.length(self.phase), self.step))
+        return jnp.float32(
+            optimizer.rate(getattr(self.config, self.phase).lr, self.config.length(self.phase), self.step)
+        )
 
     def _key(self, phase: str, step: int, game: int) -> jax.Array:
         numbers = (_PHASES.index(phase) + 1, step + 1, game)
@@ -172,13 +175,13 @@ class Trainer:
             pupil = Pupil(self.frame, self.state.params, self.state.heads[name], self.fixed)
             given = self.config, phase, pupil, course, lesson, self.shelves.get(name, []), key, read
             reports[name], (gradient, heads[name]) = supervise.study(*given)
-            total = learner.add(total, gradient)
+            total = optimizer.add(total, gradient)
             del gradient
         if read < 1 and (self.step + 1) % turns == 0:
             boards = boards | self._move_on(phase, self.step // turns, lessons)
         rate = self._rate()
         count = len(self.courses)
-        state, norm = learner.apply(self.rule, self.state, (total, heads), count, rate, mesh=self.frame.mesh)
+        state, norm = optimizer.apply(self.rule, self.state, (total, heads), count, rate, mesh=self.frame.mesh)
         self.state, self.boards, self.lessons, self.step = state, boards, lessons, self.step + 1
         if self.step % 10 and self.step != self.config.length(phase):
             return {}

@@ -10,15 +10,16 @@ import numpy as np
 
 from policy import sharding
 from policy.model import Params
-from train import advantages, choices, episodes, grpo, learner, states
+from train import advantages, choices, episodes, grpo, learner, optimizer, states
 from train.advantages import Credit, Rewards
 from train.choices import Choice, Names
 from train.config import Config
 from train.course import Course
 from train.curriculum import Standing
 from train.language import Language
-from train.learner import Frame, Hyper, Rule, Shares, TrainState, Tried
+from train.learner import Frame, Hyper, Rule, Shares, Tried
 from train.memory import Prompts
+from train.optimizer import TrainState
 from train.parts import Grpo
 from train.rollout import BATCH, Boards, try_replies
 from train.rounds import Report, Round, earn, every_action
@@ -224,12 +225,12 @@ def learn(
                 given = few, len(rows), name, names.get(name)
                 report, gradient = gradient_of(config, frame, state.params, fixed, *given)
                 reports[name].append(report)
-                total = learner.add(total, gradient)
+                total = optimizer.add(total, gradient)
                 del gradient
                 moving = moving or any(map(_teaches, few))
             norms.append(jnp.float32(0))
             if moving:  # else there is nothing to learn: the optimizer would make a full step of what rounding leaves
-                state, norms[-1] = learner.apply(rule, state, (total, {}), len(batches), lr, mesh=frame.mesh)
+                state, norms[-1] = optimizer.apply(rule, state, (total, {}), len(batches), lr, mesh=frame.mesh)
     mean = {name: {k: jnp.mean(jnp.stack([r[k] for r in each])) for k in each[0]} for name, each in reports.items()}
     return state, mean, jnp.mean(jnp.stack(norms))
 
@@ -286,6 +287,6 @@ def gradient_of(
             some = whole if config.accumulate == 1 else learner.cut(whole, count, rows)
             some = sharding.cut_rows(some, frame.mesh)
             found = learner.grpo_gradients(frame, learned, fixed, rule, *some, names, hyper)
-            total = learner.add(total, found)
+            total = optimizer.add(total, found)
             del found
     return total

@@ -10,7 +10,7 @@ import numpy as np
 from jaxgym.engine import random_legal
 from policy import sharding
 from policy.model import Params
-from train import coldstart, dataset, learner
+from train import coldstart, dataset, learner, optimizer
 from train.coldstart import Lesson, Written
 from train.config import Config
 from train.course import Course
@@ -97,9 +97,9 @@ def _by_parts(
     total: Any = None
     for few in rows:
         found = gradients(*pupil, *constants, *sharding.cut_rows(learner.cut(batch, boards, few), mesh))
-        total = learner.add(total, found)
+        total = optimizer.add(total, found)
         del found
-    (_, report), mean = learner.over(total, jnp.float32(count))
+    (_, report), mean = optimizer.over(total, jnp.float32(count))
     return report, mean
 
 

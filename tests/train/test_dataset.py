@@ -94,7 +94,7 @@ def test_replies_on_disk_are_mixed_with_the_teachers(trainer, monkeypatch):
     for name, share, parts in (("data", 1.0, 1), ("both", 0.25, 1), ("parts", 1.0, 2), ("teacher", 1e-9, 1)):
         part = replace(trainer.config.coldstart, data_share=share)
         monkeypatch.setattr(trainer, "config", replace(trainer.config, coldstart=part, accumulate=parts))
-        monkeypatch.setattr("train.learner.apply", lambda rule, state, total, games, lr, mesh, name=name: (
+        monkeypatch.setattr("train.optimizer.apply", lambda rule, state, total, games, lr, mesh, name=name: (
             found.setdefault(name, total[0]) and state, 0.0))  # fmt: skip
         monkeypatch.setattr(trainer, "step", 19)
         trainer._supervise("coldstart")

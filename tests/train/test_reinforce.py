@@ -11,11 +11,11 @@ from flax import nnx
 
 import jaxgym
 from jaxgym import engine
-from train import choices, coldstart, learner, reinforce, rewards, rollout, rounds, states
+from train import choices, coldstart, learner, optimizer, reinforce, rewards, rollout, rounds, states
 from train.config import Config
 from train.course import prepare
 from train.curriculum import Standing
-from train.learner import Frame, TrainState
+from train.learner import Frame
 from train.memory import Memory
 from train.parts import Episodes, Grpo, Reward, States
 from train.rollout import BATCH
@@ -29,8 +29,8 @@ def one(finished):
     vlm, courses, pools = prepare(config, jax.random.key(0))
     boards = states.begin(config, courses["2048"], pools["2048"], jax.random.key(0))
     learned, fixed = learner.divide(vlm.params, adapters=False, tower=True)
-    rule = learner.optimizer()
-    state = TrainState(learned, {}, jax.jit(rule.init)((learned, {})), jnp.zeros(2, jnp.int32))
+    rule = optimizer.make()
+    state = optimizer.start(rule, learned, {}, with_heads=False)
     frame = Frame(vlm.graphdef, jnp.dtype("float32"))
     return config, frame, vlm, courses["2048"], boards, rule, state, fixed
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from policy import Reply
-from train import learner
+from train import learner, optimizer
 from train.loop import Trainer
 from train.parts import Coldstart, Grpo, Sight, Supervised
 
@@ -30,12 +30,12 @@ def test_a_model_is_in_memory_no_more_often_than_learning_needs(tmp_path, small,
         here = [leaf for leaf in jax.live_arrays() if id(leaf) not in known and leaf.shape == shape]
         return {kind: sum(str(leaf.dtype) == kind for leaf in here) for kind in ("float32", "bfloat16")}
 
-    seen, parts, apply = [], [], learner.apply
+    seen, parts, apply = [], [], optimizer.apply
 
     def watched(rule, state, total, games, lr, *, mesh):
         seen.append(copies())
         after, norm = apply(rule, state, total, games, lr, mesh=mesh)
-        assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state))
+        assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state._replace(heads={})))
         return after, norm
 
     def ones(frame, learned, *_):  # as long as it has them the real one has them
@@ -47,7 +47,7 @@ def test_a_model_is_in_memory_no_more_often_than_learning_needs(tmp_path, small,
         return Reply(jnp.ones((count, room), jnp.int32), jnp.full(count, room), jnp.zeros((count, room)))
 
     monkeypatch.setattr("train.rollout.write_replies", write)
-    monkeypatch.setattr(learner, "apply", watched)
+    monkeypatch.setattr(optimizer, "apply", watched)
     monkeypatch.setattr(learner, "grpo_gradients", ones)
     monkeypatch.setattr(learner, "score", lambda frame, params, tried, temperature: jnp.zeros(tried.ids.shape))
     monkeypatch.setattr("train.reinforce._teaches", lambda tried: True)
