@@ -8,10 +8,10 @@ import jax
 
 import jaxgym
 import policy
-from train import choices, coldstart, dense, devices, rewards
+from train import choices, coldstart, dense, devices, own
 from train.config import Config
-from train.evaluate import protocol
 from train.language import Language, build_tokenizer, speak, take
+from train.protocol import protocol
 from train.rollout import BATCH, Boards, wander
 
 PAPER = "paper"  # the level of the protocol, which all phases but RL keep to
@@ -38,7 +38,7 @@ def prepare(config: Config, key: jax.Array) -> tuple[policy.VLM, dict[str, Cours
 
     Every game has one of the paper's level, which come first, and one of each further level that RL is to have.
     """
-    own = rewards.find_own(config.reward.own) if config.reward.own else None
+    reward = own.find(config.reward.own, "reward own") if config.reward.own else None
     titles = [course_name(name, level) for name, level in _wanted(config)]
     vlm, games, pools = _model_and_games(config, key)
     courses = {}
@@ -46,7 +46,7 @@ def prepare(config: Config, key: jax.Array) -> tuple[policy.VLM, dict[str, Cours
         language = speak(vlm, game, take(jax.device_get(pool.state), 0), config.reply)
         scale = coldstart.measure_scale(game, pool.state, key)
         names = choices.names(language.named.answers) if language.named else None
-        courses[title] = Course(language, coldstart.tables(language), names, protocol(game).steps, scale, own)
+        courses[title] = Course(language, coldstart.tables(language), names, protocol(game).steps, scale, reward)
     return vlm, courses, dict(zip(titles, pools, strict=True))
 
 

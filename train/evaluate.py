@@ -1,193 +1,239 @@
-"""VLM-Gym's protocol: fresh boards, a fixed number of steps, no warm-up; what is not a legal move is a lost step."""
+"""`python -m train.evaluate`: test a model on games by VLM-Gym's protocol; a saved one, or whatever writes replies.
 
-import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+python -m train.evaluate --model runs/NAME/model --games swap --out tested/swap
+python -m train.evaluate --player mine:answer --games all --boards 32 --out tested/mine
+
+A player is a function of yours that is given pictures, NumPy uint8 [H, W, 3], and prompts, and gives a reply to each.
+It may ask another program, or another machine:
+
+def answer(pictures: list[np.ndarray], prompts: list[str]) -> list[str]
+"""
+
+import argparse
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from rich.console import Console
 
-from jaxgym import engine
-from jaxgym.engine import Player
-from jaxgym.game import Game
-from train import rewards
-from train.language import Language
-from train.memory import Memory
-from train.rollout import BATCH, Boards, Replies, act, advance, fresh, try_replies
+import jaxgym
+from policy import PRESETS
+from train import files, folder, own, report, rewards
+from train.config import Config
+from train.course import PAPER, make, prepare
+from train.flags import Parser, finish
+from train.metrics import Records
+from train.parts import Episodes, Evaluation, Grpo
+from train.protocol import Answers, ModelWriter, Writer, anchors, evaluate, protocol
+from train.rollout import play_groups, show
+from train.scoreboard import Scoreboard
+from train.terminal import Display, say, show_results
 
-
-@dataclass(frozen=True, kw_only=True)
-class Protocol:
-    """How a game is scored."""
-
-    steps: int = 100
-    score: str = "reward"  # "reward": the game's own score summed; "moves": successful moves counted
-    redeal: bool = False  # a board that ends is dealt anew; else it stays as it ended
-    unit: str = "score over 100 steps"
-    published: tuple[tuple[str, float], ...] = ()  # G1, arXiv 2505.13426
-
-
-def _published(g1: float, g0: float, claude: float, random: float) -> tuple[tuple[str, float], ...]:
-    return ("G1", g1), ("G0", g0), ("Claude-3.7-Thinking", claude), ("Random", random)
+REPLIES = "replies.jsonl"  # in the folder: what a player has said so far
+_SIDE = 28  # pixels that a picture's side is a multiple of, for a player
+Player = Callable[[list[np.ndarray], list[str]], list[str]]
 
 
-_PAIRS = "pairs of 18 in 36 steps"
-PROTOCOLS: dict[str, Protocol] = {
-    "2048": Protocol(redeal=True, unit="merge score in 100 steps", published=_published(1070, 759, 892, 701)),
-    "shisen_sho": Protocol(steps=36, unit=_PAIRS, published=_published(17.5, 12.8, 15.3, 0.4)),
-    "shisen_sho_photo": Protocol(steps=36, unit=_PAIRS, published=_published(14.1, 8.0, 8.7, 0.4)),
-    "swap": Protocol(score="moves", unit="swaps in 100 steps", published=_published(78, 5, 43, 1)),
-}
+class PlayerWriter:
+    """A player of the user's. What it says is kept in a file, and not asked again where it stands there already."""
+
+    def __init__(self, game: jaxgym.Game[Any], player: Player, name: str, file: Path) -> None:
+        self.game, self._player, self._name, self._file = game, player, name, file
+        files.end_line(file)
+        rows = files.read_lines(file) if file.exists() else []
+        self._known: dict[tuple[Any, Any], str] = {
+            (row.get("board"), row.get("step")): row["reply"]
+            for row in rows
+            if row.get("game") == game.name and isinstance(row.get("reply"), str)
+        }
+        self._first, self._step = 0, 0  # of the boards that are played now; of the protocol
+        self._played = 0  # boards behind these
+        self.prompt = jaxgym.prompt(game) + f"Cells are called: {', '.join(dict.fromkeys(game.sheet.names))}\n"
+
+    def begin(self) -> None:
+        """The boards that follow are fresh ones."""
+        self._first, self._step = self._played, 0
+
+    def answer(self, state: Any, playing: np.ndarray, key: jax.Array) -> Answers:
+        """Have the player reply to the boards in play."""
+        seen, tiles = map(np.asarray, show(self.game, state))
+        self._played = self._first + len(playing)
+        texts = [self._known.get((self._first + i, self._step), "") for i in range(len(playing))]
+        asked = [i for i in np.flatnonzero(playing).tolist() if (self._first + i, self._step) not in self._known]
+        for i, text in zip(asked, self._ask([seen[i] for i in asked]) if asked else [], strict=True):
+            texts[i] = text
+        reading = rewards.read(
+            [jaxgym.read_reply(self.game, text) for text in texts],
+            truths := [jaxgym.describe(self.game.sheet, grid) for grid in tiles],
+        )
+        played = play_groups(self.game, state, reading.actions, key)
+        said = Answers(seen, texts, truths, reading, *map(np.asarray, (played.legal, played.reward)))
+        for i in asked:
+            files.append(self._file, self._row(said, i))
+        return said
+
+    def remember(self, said: Answers, dealt: np.ndarray) -> None:
+        """What was said is past; a player is told of nothing but the boards it sees."""
+        del said, dealt
+        self._step += 1
+
+    def _ask(self, pictures: list[np.ndarray]) -> list[str]:
+        wrong = f"--player {self._name}"
+        try:
+            texts = self._player(pictures, [self.prompt] * len(pictures))
+        except Exception as error:  # whatever a user's function does
+            said = " ".join(str(error).split())
+            raise ValueError(f"{wrong} failed: {type(error).__name__}: {said}") from error
+        if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
+            raise ValueError(f"{wrong} must give a list of str, one for each picture")
+        if len(texts) != len(pictures):
+            raise ValueError(f"{wrong} gave {len(texts)} replies to {len(pictures)} pictures")
+        return list(texts)
+
+    def _row(self, said: Answers, i: int) -> dict[str, Any]:
+        action = int(said.reading.actions[i])
+        return {
+            "game": self.game.name,
+            "board": self._first + i,
+            "step": self._step,
+            "reply": said.texts[i],
+            "action": self.game.actions.format(action) if action >= 0 else None,
+            "legal": bool(said.legal[i]),
+            "score": float(said.score[i]),
+            "cells": float(said.reading.cells[i]),
+        }
 
 
-def protocol(game: Game[Any]) -> Protocol:
-    """The published protocol of a game, or the plain one: its own score summed over 100 steps."""
-    return PROTOCOLS.get(game.name, Protocol())
+def examined(config: Config, player: str, out: Path) -> Iterator[tuple[str, int, int]]:
+    """Evaluate on every game of a configuration, into a folder; yields stages, what is done of them, and of how much.
 
-
-class Score(NamedTuple):
-    """A mean over boards with its 95 % interval (normal)."""
-
-    mean: float
-    low: float
-    high: float
-    n: int
-
-
-def interval(scores: np.ndarray) -> Score:
-    """Summarise one score a board, float [n]."""
-    n, mean = len(scores), float(np.mean(scores))
-    half = 1.96 * float(np.std(scores, ddof=1)) / math.sqrt(n)
-    return Score(mean, mean - half, mean + half, n)
-
-
-class Standing(NamedTuple):
-    """Boards in the middle of the protocol, leading axis [n]."""
-
-    boards: Boards
-    over: jax.Array  # bool
-    total: jax.Array  # float32: the score so far
-
-
-def begin(game: Game[Any], key: jax.Array, n: int) -> Standing:
-    """Fresh boards."""
-    return Standing(fresh(game, key, n), jnp.zeros(n, jnp.bool_), jnp.zeros(n, jnp.float32))
-
-
-def proceed(game: Game[Any], now: Standing, actions: jax.Array, key: jax.Array) -> Standing:
-    """One step of the protocol with actions int32 [n]. A board that has ended answers nothing: its step is lost."""
-    rules = protocol(game)
-    limit = rules.steps + 1 if rules.redeal else None
-    boards, played = advance(game, now.boards, jnp.where(now.over, -1, actions), key, limit)
-    gained = played.legal.astype(jnp.float32) if rules.score == "moves" else played.reward
-    over = now.over if rules.redeal else now.over | played.over
-    return Standing(boards, over, now.total + gained)
-
-
-def dealt(before: Standing, now: Standing) -> np.ndarray:
-    """Which boards were dealt anew in a step: bool [n]."""
-    return np.asarray(now.boards.steps <= before.boards.steps)
-
-
-def batches(n: int) -> list[int]:
-    """n boards as batches of the size that is compiled anyway, and what is left."""
-    return [BATCH] * (n // BATCH) + [n % BATCH] * (n % BATCH > 0)
-
-
-def play_out(game: Game[Any], player: Callable[[Game[Any]], Player], key: jax.Array, n: int) -> np.ndarray:
-    """Scores, float32 [n], of a player who is a function on the device: an anchor."""
-    scores = []
-    for i, size in enumerate(batches(n)):
-        deal_key, play_key = jax.random.split(jax.random.fold_in(key, i))
-        now = begin(game, deal_key, size)
-        for step in range(protocol(game).steps):
-            act_key, luck_key = jax.random.split(jax.random.fold_in(play_key, step))
-            now = proceed(game, now, act(game, player, now.boards.state, act_key), luck_key)
-            if bool(jnp.all(now.over)):
-                break
-        scores.append(np.asarray(now.total))
-    return np.concatenate(scores)
-
-
-def anchors(game: Game[Any], key: jax.Array, n: int) -> Iterator[tuple[str, Score]]:
-    """What players without a model score: uniform random answers, random legal moves, the teacher."""
-    players = {"random": engine.random_answer, "random_legal": engine.random_legal, "teacher": engine.teacher}
-    for name, player in players.items():
-        yield name, interval(play_out(game, player, key, n))
-
-
-class Result(NamedTuple):
-    """What a model does on one game."""
-
-    score: Score
-    cells: float  # share of cells read right
-    board: float  # share of boards read exactly
-    legal: float  # share of replies that are legal moves
-    reason: float | None  # P(legal and scoring move | board read exactly); None when none was
-    formatted: float
-    sight: float  # share of good moves at first sight: on boards that this reply is the first to answer
-    temperature: float  # of sampling
-    cleared: float | None  # mean steps that a clear took, where a board can be finished; None when none was
-    first: Replies  # the replies to the fresh boards
-
-
-def evaluate(
-    graphdef: Any,
-    params: Any,
-    language: Language,
-    key: jax.Array,
-    n: int,
-    temperature: float,
-    history: tuple[int, int] = (0, 1),
-) -> Iterator[int | Result]:
-    """Let the model play n boards by the protocol. Yields after every step how many boards x steps are behind it (of
-    n x the protocol's steps), and at the end the result.
-
-    history: how many turns before it remembers, and how many of the turns it is shown have their picture.
+    player: MODULE:FUNCTION; "": the configuration's model. What stands in the folder already is not done again.
     """
-    game, rules = language.game, protocol(language.game)
-    seen: list[tuple[np.ndarray, ...]] = []
-    totals, lasted = [], []
-    first: Replies | None = None
-    for i, size in enumerate(batches(n)):
-        deal_key, play_key = jax.random.split(jax.random.fold_in(key, i))
-        memory = Memory(language, *history)
-        now, ended, new = begin(game, deal_key, size), np.full(size, rules.steps), np.ones(size, bool)
-        for step in range(rules.steps):
-            reply_key, luck_key = jax.random.split(jax.random.fold_in(play_key, step))
-            tried = try_replies(graphdef, params, language, now.boards.state, reply_key, 1, temperature, memory)
-            first = first or tried
-            playing, good = ~np.asarray(now.over), rewards.outcome(tried.legal, tried.score) > 0
-            r = tried.reading
-            seen.append(tuple(x[playing] for x in (r.cells, r.board, tried.legal, good, r.formatted, new)))
-            new = tried.legal
-            before, now = now, proceed(game, now, jnp.asarray(r.actions), luck_key)
-            memory.remember(tried.pictures, tried.texts, tried.legal, dealt(before, now))
-            ended[playing & np.asarray(now.over)] = step + 1
-            yield (i * BATCH) * rules.steps + size * (step + 1)
-            if bool(jnp.all(now.over)):
-                break
-        totals.append(np.asarray(now.total))
-        lasted.append(ended[np.asarray(now.over)])
-    assert first is not None
-    yield _summary(np.concatenate(totals), np.concatenate(lasted), seen, first, temperature)
+    key = jax.random.key(config.seed)
+    column, writers = ("player", _players(config, player, out)) if player else ("base", _models(config, key))
+    records = Records(out)
+    scores = Scoreboard(records)
+    part = config.evaluation
+    for i, (game, writer) in enumerate(writers):
+        if not scores.has(game, column):
+            heat = None if player else part.temperature
+            for event in evaluate(game, writer, jax.random.fold_in(key, 1000 + i), part.boards, heat):
+                if isinstance(event, int):
+                    yield game.name, event, part.boards * protocol(game).steps
+                else:
+                    scores.enter_model(game, column, event, 0)
+        if not scores.has(game, "teacher"):
+            for name, score in anchors(game, jax.random.fold_in(key, 2000 + i), part.boards):
+                scores.enter(game, name, score)
+        scores.keep()
+    report.write(out)
 
 
-def _summary(
-    totals: np.ndarray, lasted: np.ndarray, seen: list[tuple[np.ndarray, ...]], first: Replies, temperature: float
-) -> Result:
-    cells, board, legal, good, formatted, new = (np.concatenate(x) for x in zip(*seen, strict=True))
-    return Result(
-        score=interval(totals),
-        cells=float(cells.mean()),
-        board=float(board.mean()),
-        legal=float(legal.mean()),
-        reason=float(good[board > 0].mean()) if board.any() else None,
-        formatted=float(formatted.mean()),
-        sight=float(good[new].mean()),
-        temperature=temperature,
-        cleared=float(lasted.mean()) if len(lasted) else None,
-        first=first,
+def _players(config: Config, player: str, out: Path) -> list[tuple[jaxgym.Game[Any], Writer]]:
+    function = own.find(player, "--player")
+    games = [make(name, PAPER, config.picture, _SIDE, config.photos) for name in config.names()]
+    return [(game, PlayerWriter(game, function, player, out / REPLIES)) for game in games]
+
+
+def _models(config: Config, key: jax.Array) -> list[tuple[jaxgym.Game[Any], Writer]]:
+    vlm, courses, _ = prepare(config, key)
+    given, history = config.evaluation.temperature, (config.episodes.history, config.episodes.pictures)
+    languages = [courses[name].language for name in config.names()]
+    return [(each.game, ModelWriter(vlm.graphdef, vlm.params, each, given, history)) for each in languages]
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = Parser("python -m train.evaluate", "Test a model on games by VLM-Gym's protocol.")
+    who = parser.add_mutually_exclusive_group(required=True)
+    who.add_argument("--model", metavar="FOLDER", help="of a saved model: a run's, or one of Hugging Face")
+    who.add_argument(
+        "--player",
+        metavar="MODULE:FUNCTION",
+        help="a function of yours, given a list of pictures (NumPy, uint8 [H, W, 3]) and a list of prompts (str), and "
+        "giving a list of replies (str); what it has said is kept, and not asked again",
     )
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="FOLDER", help="of the results; gone on with where it was stopped"
+    )
+    parser.add_argument("--games", default="all", metavar="NAME,...", help="(default: all)")
+    parser.add_argument("--boards", type=int, default=32, help="fresh boards of each game (default: 32)")
+    parser.add_argument(
+        "--picture", type=int, help="side in pixels (default: 448 for a player, for a model as in train.main)"
+    )
+    parser.add_argument("--photos", default="digits", help="as in train.main (default: digits)")
+    parser.add_argument("--seed", type=int, default=0, help="(default: 0)")
+    for flag, kind, says in (
+        ("--temperature", float, "of sampling (default: 0.7)"),
+        ("--reply", int, "tokens that a reply may have (default: what a written one needs, and some more)"),
+        ("--dtype", str, "of the computation, float32 or bfloat16 (default: float32)"),
+        ("--history", int, "turns before that the prompt shows (default: 0)"),
+        ("--pictures", int, "in a prompt: of the present turn and the last ones before it (default: 1)"),
+    ):
+        parser.add_argument(flag, type=kind, help=f"of a --model: {says}")
+    return parser.parse_args(arguments)
+
+
+def _configured(given: argparse.Namespace) -> Config:
+    """What the flags say, as the configuration of a run that learns nothing. Raises ValueError for what cannot be."""
+    of_models = {name: getattr(given, name) for name in ("temperature", "reply", "dtype", "history", "pictures")}
+    of_models = {name: value for name, value in of_models.items() if value is not None}
+    if given.player and of_models:
+        raise ValueError(f"--{min(of_models)} is of a --model: a player of yours decides that itself")
+    config = Config(
+        games=tuple(given.games.split(",")),
+        model=given.player or given.model,
+        recipe="g0",
+        seed=given.seed,
+        photos=given.photos,
+        picture=(448 if given.player else 0) if given.picture is None else given.picture,
+        grpo=Grpo(updates=0),
+        evaluation=Evaluation(boards=given.boards, temperature=of_models.get("temperature", 0.7)),
+        episodes=Episodes(history=of_models.get("history", 0), pictures=of_models.get("pictures", 1)),
+        **{name: of_models[name] for name in ("reply", "dtype") if name in of_models},
+    )
+    (replace(config, model=next(iter(PRESETS))) if given.player else config).check()
+    if not given.player and given.model in PRESETS:
+        raise ValueError(f"--model {given.model} is a preset, which has learned nothing: give a folder")
+    return config
+
+
+def _run(given: argparse.Namespace, console: Console) -> None:
+    config, out = _configured(given), given.out
+    begun = out.exists()
+    if begun and (not (out / "config.json").is_file() or folder.read_config(out / "config.json") != config):
+        raise ValueError(
+            f"{out} is there already, and of something else: give another --out, or the flags it was made by"
+        )
+    if begun:
+        say(console, f"going on with {folder.quoted(out)}")
+    else:
+        out.mkdir(parents=True)
+        folder.write_config(out, config)
+    display = Display(console)
+    try:
+        with display.progress:
+            for stage, done, total in examined(config, given.player or "", out):
+                display.show(stage, done, total, {})
+    except KeyboardInterrupt:
+        say(console, "stopped; to go on, give the same command again")
+        raise
+    finally:
+        if not begun and not (out / REPLIES).exists() and not (out / "table.json").exists():
+            shutil.rmtree(out, ignore_errors=True)  # nothing has come of it
+    show_results(console, Records(out).table)
+    say(console, f"Report: {folder.quoted(out / 'report.html')}")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Read the arguments and evaluate; what is wrong with them is told in one line."""
+    given = _parse(arguments)
+    return finish(lambda: _run(given, Console(width=None if sys.stdout.isatty() else 200)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

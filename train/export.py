@@ -23,9 +23,9 @@ from train import coldstart, files
 from train.config import Config
 from train.course import PAPER, course_name, make
 from train.dataset import NAME
-from train.evaluate import protocol
 from train.flags import Parser, finish
 from train.parts import States
+from train.protocol import protocol
 from train.rollout import BATCH, choose, wander
 from train.terminal import say
 

@@ -32,6 +32,13 @@ def append(path: Path, record: dict[str, Any]) -> None:
         out.write(to_json(record) + "\n")
 
 
+def end_line(file: Path) -> None:
+    """A last line that a crash cut short ends here, so that the next one is whole."""
+    if file.exists() and not file.read_bytes().endswith(b"\n"):
+        with file.open("a") as out:
+            out.write("\n")
+
+
 @contextlib.contextmanager
 def _named(path: Path) -> Iterator[None]:
     """Have an error say which file it is about: one of a file that is open already, as of a full disk, does not."""

@@ -22,12 +22,12 @@ from train.checkpoint import Checkpoints
 from train.config import Config
 from train.course import course_name, prepare
 from train.curriculum import Standing
-from train.evaluate import anchors, evaluate
 from train.language import strange
 from train.learner import Frame
 from train.metrics import Records
 from train.optimizer import TrainState
 from train.parts import Grpo, Sight, Supervised
+from train.protocol import ModelWriter, anchors, evaluate
 from train.rollout import BATCH, Boards
 from train.scoreboard import Scoreboard
 from train.states import begin, every
@@ -314,9 +314,9 @@ class Trainer:
             game, key = course.language.game, jax.random.fold_in(self.key, 1000 + i)
             if self.scores.has(game, column):
                 continue
-            model = self.frame.graphdef, self.params, course.language
             history = self.config.episodes.history, self.config.episodes.pictures
-            for event in evaluate(*model, key, boards, temperature, history):
+            writer = ModelWriter(self.frame.graphdef, self.params, course.language, temperature, history)
+            for event in evaluate(game, writer, key, boards, temperature):
                 if isinstance(event, int):
                     yield Event(f"evaluate {column} on {name}", event, boards * course.limit, {})
                 else:

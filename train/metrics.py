@@ -33,7 +33,7 @@ class Records:
         if self._writes:
             (run / "samples").mkdir(parents=True, exist_ok=True)
             for name in ("metrics.jsonl", "samples.jsonl"):
-                _end_line(run / name)
+                files.end_line(run / name)
         self.table, self.damaged = _read_table(run / "table.json")  # and what is wrong with it, "" if nothing is
 
     def log(self, phase: str, step: int, seconds: float, game: str | None, values: dict[str, Any]) -> None:
@@ -114,10 +114,3 @@ def _read_table(file: Path) -> tuple[Table, str]:
     except (AttributeError, KeyError, TypeError, ValueError):
         sound = False
     return (table, "") if sound else (empty, f"{file} is damaged: it is no table of results")
-
-
-def _end_line(file: Path) -> None:
-    """A last line that a crash cut short ends here, so that the next one is whole."""
-    if file.exists() and not file.read_bytes().endswith(b"\n"):
-        with file.open("a") as out:
-            out.write("\n")

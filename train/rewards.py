@@ -1,6 +1,5 @@
 """What a reply is worth: the game's word, the format, and how much of the board was read right."""
 
-import importlib
 import operator
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -91,18 +90,6 @@ def earned_by(worth: np.ndarray, actions: np.ndarray) -> np.ndarray:
 def score(legal: np.ndarray, score: np.ndarray) -> np.ndarray:
     """The game's own score of a move, -1 for what is not legal; float32 [B]."""
     return np.where(legal, score, -1.0).astype(np.float32)
-
-
-def find_own(where: str) -> Callable[..., Any]:
-    """A user's function, by MODULE:FUNCTION; raises ValueError, in one line, when there is none."""
-    module, _, name = where.partition(":")
-    try:
-        found = getattr(importlib.import_module(module), name)
-    except Exception as error:  # whatever a module of a user's does when it is imported
-        raise ValueError(f"reward own={where!r} cannot be imported: {type(error).__name__}: {error}") from None
-    if not callable(found):
-        raise ValueError(f"reward own={where!r} is no function")
-    return found
 
 
 def ask_own(function: Callable[..., Any], where: str, replies: Any, game: Any) -> np.ndarray:

@@ -6,10 +6,10 @@ import numpy as np
 
 from jaxgym.game import Game
 from train import rewards
-from train.evaluate import Result, Score, protocol
 from train.metrics import Records
+from train.protocol import Result, Score, protocol
 
-_ORDER = ("random", "random_legal", "teacher", "base", "coldstart", "grpo")
+_ORDER = ("random", "random_legal", "teacher", "player", "base", "coldstart", "grpo")
 _SAMPLES = 3  # replies of a game in a column
 
 

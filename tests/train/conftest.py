@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 from filelock import FileLock
 
-from train import evaluate
 from train import main as program
+from train import protocol
 from train.config import Config
 from train.parts import Coldstart, Evaluation, Grpo, Save, Sight, Supervised
 
@@ -22,8 +22,8 @@ _FLAGS = [
 @pytest.fixture(scope="session", autouse=True)
 def short_protocols():
     """Games are over after a few steps: with a tiny model to play takes longer than to learn."""
-    for name, rules in evaluate.PROTOCOLS.items():
-        evaluate.PROTOCOLS[name] = replace(rules, steps=12)
+    for name, rules in protocol.PROTOCOLS.items():
+        protocol.PROTOCOLS[name] = replace(rules, steps=12)
 
 
 @pytest.fixture(scope="session")

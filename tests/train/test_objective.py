@@ -13,9 +13,9 @@ from policy import Reply
 from policy.model import entropy
 from train import advantages, choices, coldstart, dense, grpo, reinforce, rewards, rounds
 from train.advantages import shares
-from train.evaluate import interval
 from train.memory import Prompts
 from train.parts import Grpo
+from train.protocol import interval
 
 
 def test_a_constant_added_to_a_group_changes_nothing():

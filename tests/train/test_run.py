@@ -14,7 +14,7 @@ import pytest
 import policy
 from jaxgym.engine import random_legal
 from policy.sample import generate
-from train import evaluate, folder, learner, states, supervise
+from train import folder, learner, protocol, states, supervise
 from train import main as program
 from train.config import Config
 from train.course import prepare
@@ -158,13 +158,14 @@ def test_a_good_move_at_first_sight_is_one_on_a_board_not_answered_before(finish
         right = np.full(2, next(step) % 2 == 0)
         ones = np.ones(2, np.float32)
         reading = Reading(np.full(2, -1, np.int32), ones, ones, ones)
-        said = {"pictures": None, "texts": ["", ""]}
+        said = {"pictures": None, "texts": ["", ""], "truths": ["", ""]}
         return SimpleNamespace(reading=reading, legal=right, score=right.astype(np.float32), **said)
 
-    monkeypatch.setattr(evaluate, "try_replies", scripted)
-    *_, result = evaluate.evaluate(None, None, language, jax.random.key(0), 2, 0.5)
+    monkeypatch.setattr(protocol, "try_replies", scripted)
+    writer = protocol.ModelWriter(None, None, language, 0.5)
+    *_, result = protocol.evaluate(language.game, writer, jax.random.key(0), 2, 0.5)
     assert result.legal == 0.5 and result.temperature == 0.5
-    moves = evaluate.protocol(language.game).steps // 2
+    moves = protocol.protocol(language.game).steps // 2
     np.testing.assert_allclose(result.sight, 1 / (1 + moves))  # the first step, and those after a move
 
 

@@ -14,7 +14,7 @@ from train.report.record import COLUMNS, PHASES, Run, Series, as_dict, finite, r
 from train.report.replies import card, chosen, show
 from train.report.style import STYLE
 
-OWN = tuple(PHASES)  # the columns that are this run's model
+OWN = ("player", *PHASES)  # the columns that are this run's model
 _P, _R = "P<sub>acc</sub>", "R<sub>acc</sub>"
 
 
@@ -87,8 +87,9 @@ def put(file: Path, page: str) -> Path:
 def _page(run: Run) -> str:
     """The whole page."""
     parts = [_head(run), _notes(run.notes), _results(run)]
-    parts += [_game(run, i, game) for i, game in enumerate(run.games)]
-    parts += [_whole(run), _replies(run), _configuration(run)]
+    if not run.tested:
+        parts += [*(_game(run, i, game) for i, game in enumerate(run.games)), _whole(run)]
+    parts += [_replies(run), _configuration(run)]
     return document(run.folder.name, "".join(parts))
 
 
@@ -106,15 +107,19 @@ def document(title: str, body: str) -> str:
 
 def _head(run: Run) -> str:
     facts = [("games", ", ".join(run.games))]
-    facts += [(key, str(run.config[key])) for key in ("recipe", "model", "seed") if key in run.config]
+    known = ("model", "seed") if run.tested else ("recipe", "model", "seed")
+    facts += [(key, str(run.config[key])) for key in known if key in run.config]
     facts += [("time", duration(run.seconds))] if run.seconds else []
     summary = "".join(f"<li><span>{key}</span> <b>{show(value, 200)}</b></li>" for key, value in facts if value)
     story = " \u2192 ".join(f"<b>{show(p.title, 40)}</b> to step {p.last:,}, {duration(p.seconds)}" for p in run.phases)
-    links = [("results", "Results"), *((f"game-{i}", game) for i, game in enumerate(run.games))]
-    links += [("run", "Whole run"), ("samples", "Replies"), ("configuration", "Configuration")]
+    links = [("results", "Results")]
+    if not run.tested:
+        links += [*((f"game-{i}", game) for i, game in enumerate(run.games)), ("run", "Whole run")]
+    links += [("samples", "Replies"), ("configuration", "Configuration")]
     nav = "".join(f'<a href="#{anchor}">{show(title, 40)}</a>' for anchor, title in links)
     return (
-        f'<header><p class="kicker">training run</p><h1>{show(run.folder.name, 120)}</h1>'
+        f'<header><p class="kicker">{"evaluation" if run.tested else "training run"}</p>'
+        f"<h1>{show(run.folder.name, 120)}</h1>"
         f'<ul class="facts">{summary}</ul><p class="story">{story}</p><nav>{nav}</nav></header>\n'
     )
 

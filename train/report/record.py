@@ -15,6 +15,7 @@ COLUMNS = {
     "random": "uniform random",
     "random_legal": "random legal",
     "teacher": "teacher",
+    "player": "player",
     "base": "base model",
     "coldstart": "after cold start",
     "grpo": "after RL",
@@ -35,6 +36,7 @@ class Run(NamedTuple):
     seconds: float
     samples: list[dict[str, Any]]
     games: list[str]
+    tested: bool  # it learned nothing: a model, or another player, was evaluated
     notes: list[str]  # what could not be read
 
 
@@ -43,7 +45,8 @@ def read(folder: Path) -> Run:
     notes: list[str] = []
     config = as_dict(_json(folder / "config.json", "the configuration", notes))
     document = as_dict(_json(folder / "table.json", "the final table, written by the evaluation at the end,", notes))
-    records = _lines(folder / "metrics.jsonl", "measurements", notes)
+    tested = as_dict(config.get("grpo")).get("updates") == 0 and not (folder / "metrics.jsonl").exists()
+    records = [] if tested else _lines(folder / "metrics.jsonl", "measurements", notes)
     samples = _lines(folder / "samples.jsonl", "sample replies", notes)
     records = [r for r in records if isinstance(r.get("phase"), str) and finite(r.get("step"))]
     series, phases, seconds = _measure(records)
@@ -62,6 +65,7 @@ def read(folder: Path) -> Run:
         seconds=seconds,
         samples=samples,
         games=[g for g in games if g != "all"] or games,
+        tested=tested,
         notes=notes,
     )
 

@@ -1,0 +1,161 @@
+"""The command that tests a model, or whatever writes replies."""
+
+import json
+import re
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxgym
+from train import evaluate, rollout
+from train.report.record import read
+
+README = (Path(__file__).parents[2] / "README.md").read_text()
+
+
+def reply(board: str, answer: str) -> str:
+    return jaxgym.write_reply(board, "so", answer)
+
+
+@pytest.fixture
+def player(monkeypatch):
+    """A module `mine` with a player that reads every board off its picture, and counts what it is asked."""
+    game = jaxgym.make("2048", picture=448, patch=28)
+    atlas = np.asarray(jaxgym.render(game.sheet, jnp.arange(16, dtype=jnp.int32).reshape(4, 4)))
+    side = atlas.shape[0] // 4
+    tiles = {tile.tobytes(): name for tile, name in zip(cells(atlas, side), game.sheet.names, strict=False)}
+    asked: list[int] = []
+
+    def answer(pictures, prompts):
+        asked.append(len(pictures))
+        assert all(prompt.startswith(jaxgym.prompt(game)) and "2048" in prompt for prompt in prompts)
+        words = [[tiles[tile.tobytes()] for tile in cells(picture, side)] for picture in pictures]
+        rows = ["\n".join(" | ".join(board[i : i + 4]) for i in range(0, 16, 4)) for board in words]
+        return [reply(text, ("up", "left", "down", "right")[hash(text) % 4]) for text in rows]
+
+    module = type(json)("mine")
+    module.answer, module.asked = answer, asked
+    monkeypatch.setitem(__import__("sys").modules, "mine", module)
+    return module
+
+
+def cells(picture: np.ndarray, side: int) -> list[np.ndarray]:
+    return [picture[r : r + side, c : c + side] for r in range(0, 4 * side, side) for c in range(0, 4 * side, side)]
+
+
+def run(out: Path, *flags: str) -> int:
+    return evaluate.main(["--out", str(out), "--games", "2048", "--boards", "3", *flags])
+
+
+def results(out: Path) -> dict:
+    return json.loads((out / "table.json").read_text())["games"]["2048"]
+
+
+def test_what_a_player_is_shown_is_enough_to_read_every_board(player, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert run(out, "--player", "mine:answer") == 0
+    found = results(out)
+    assert set(found["columns"]) == {"random", "random_legal", "teacher", "player"}
+    assert found["extra"]["player"]["cells"] == found["extra"]["player"]["board"] == 1.0
+    assert found["columns"]["player"]["mean"] > 0 and found["columns"]["player"]["n"] == 3
+    rows = [json.loads(line) for line in (out / evaluate.REPLIES).read_text().splitlines()]
+    assert [(row["board"], row["step"]) for row in rows] == [(b, s) for s in range(12) for b in range(3)]
+    scores = [sum(row["score"] for row in rows if row["board"] == board) for board in range(3)]
+    np.testing.assert_allclose(np.mean(scores), found["columns"]["player"]["mean"], rtol=1e-6)
+    assert "player" in capsys.readouterr().out and read(out).order[-1] == "player" and not read(out).notes
+    page = (out / "report.html").read_text()
+    assert ">evaluation<" in page and ">player<" in page and "yet" not in page
+
+
+def test_an_evaluation_that_broke_off_goes_on_and_asks_nothing_twice(player, tmp_path, monkeypatch, capsys):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert run(whole, "--player", "mine:answer") == 0
+    sound, calls = player.answer, iter(range(100))
+    player.answer = lambda *given: sound(*given) if next(calls) < 5 else 1 / 0
+    assert run(broken, "--player", "mine:answer") == 2
+    assert "--player mine:answer failed: ZeroDivisionError: division by zero" in capsys.readouterr().err
+    with (broken / evaluate.REPLIES).open("a") as out:
+        out.write('{"game": "2048", "boa')  # a line that a crash cut short
+    player.answer = sound
+    player.asked.clear()
+    assert run(broken, "--player", "mine:answer") == 0
+    assert player.asked == [3] * 7 and "going on" in capsys.readouterr().out
+    assert results(broken) == results(whole)
+    player.asked.clear()
+    assert run(broken, "--player", "mine:answer") == 0 and player.asked == []
+    assert run(broken, "--player", "mine:answer", "--seed", "1") == 2
+    assert "of something else" in capsys.readouterr().err
+
+
+def test_boards_that_are_over_are_not_asked_about(player, tmp_path):
+    game = jaxgym.make("2048", picture=448, patch=28)
+    writer = evaluate.PlayerWriter(game, player.answer, "mine:answer", tmp_path / "replies.jsonl")
+    writer.begin()
+    state = rollout.deal(game, jax.random.split(jax.random.key(0), 4))
+    said = writer.answer(state, np.asarray([True, False, True, False]), jax.random.key(1))
+    assert player.asked == [2] and [text != "" for text in said.texts] == [True, False, True, False]
+    assert said.reading.actions.tolist()[1::2] == [-1, -1] and not said.legal[1::2].any()
+
+
+def test_a_model_scores_what_its_run_said(finished, tmp_path):
+    """The same boards, the same replies."""
+    table = json.loads((finished / "table.json").read_text())["games"]
+    flags = ["--games", "2048,shisen_sho", "--boards", "4", "--out", str(tmp_path / "out")]
+    assert evaluate.main(["--model", str(finished / "model"), *flags]) == 0
+    for game, found in json.loads((tmp_path / "out" / "table.json").read_text())["games"].items():
+        for column, wanted in (("base", "grpo"), ("teacher", "teacher")):
+            assert found["columns"][column] == table[game]["columns"][wanted]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--player", "mine:missing"], "--player='mine:missing' cannot be imported: AttributeError"),
+        (["--player", "mine:asked"], "--player='mine:asked' is no function"),
+        (["--player", "mine:few"], "--player mine:few gave 1 replies to 3 pictures"),
+        (["--player", "mine:numbers"], "must give a list of str"),
+        (["--player", "mine:answer", "--dtype", "bfloat16"], "--dtype is of a --model"),
+        (["--player", "mine:answer", "--picture", "445"], "445"),
+        (["--player", "mine:answer", "--boards", "1"], "boards=1"),
+        (["--player", "mine:answer", "--games", "204"], "did you mean"),
+        (["--model", "tiny"], "tiny is a preset"),
+        (["--model", "nowhere"], "'nowhere' is neither a preset"),
+    ],
+)
+def test_what_cannot_be_is_told_in_one_line_and_leaves_nothing(player, flags, message, tmp_path, capsys):
+    player.few, player.numbers = (lambda pictures, prompts: ["x"]), (lambda pictures, prompts: [1, 2, 3])
+    assert run(tmp_path / "out", *flags) == 2
+    said = capsys.readouterr().err
+    assert message in said and said.count("\n") == 1 and not (tmp_path / "out").exists()
+
+
+def test_the_readmes_player_asks_a_server(tmp_path):
+    """As servers of models have it: a message of a picture and a text, one choice back."""
+    asked = []
+
+    class Server(BaseHTTPRequestHandler):
+        def do_POST(self):
+            asked.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            said = json.dumps({"choices": [{"message": {"content": f"reply {len(asked)}"}}]}).encode()
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(said)
+
+        def log_message(self, *_):
+            pass
+
+    (code,) = re.findall(r"```python\n(# mine.py.*?)```", README, re.DOTALL)
+    with HTTPServer(("127.0.0.1", 0), Server) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        names: dict = {}
+        exec(code.replace("localhost:8000", f"127.0.0.1:{server.server_port}"), names)
+        said = names["answer"]([np.zeros((28, 28, 3), np.uint8)] * 2, ["what?", "what?"])
+        server.shutdown()
+    assert sorted(said) == ["reply 1", "reply 2"]
+    picture, text = asked[0]["messages"][0]["content"]
+    assert picture["image_url"]["url"].startswith("data:image/png;base64,") and text["text"] == "what?"
