@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from train import files
-from train.flags import Parser, finish
+from train.command import Parser, finish
 from train.report import overlay
 from train.report.record import COLUMNS, Run, finite, read
 from train.terminal import amount, narrowest, number, say

@@ -24,9 +24,9 @@ from rich.console import Console
 import jaxgym
 from policy import PRESETS
 from train import files, folder, own, report, rewards
+from train.command import Parser, finish, one_line, out_of_memory, wake
 from train.config import Config
 from train.course import PAPER, make, prepare
-from train.flags import Parser, finish
 from train.metrics import Records
 from train.parts import Episodes, Evaluation, Grpo
 from train.protocol import Answers, ModelWriter, Writer, anchors, evaluate, protocol
@@ -87,8 +87,7 @@ class PlayerWriter:
         try:
             texts = self._player(pictures, [self.prompt] * len(pictures))
         except Exception as error:  # whatever a user's function does
-            said = " ".join(str(error).split())
-            raise ValueError(f"{wrong} failed: {type(error).__name__}: {said}") from error
+            raise ValueError(f"{wrong} failed: {type(error).__name__}: {one_line(error)}") from error
         if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
             raise ValueError(f"{wrong} must give a list of str, one for each picture")
         if len(texts) != len(pictures):
@@ -204,6 +203,7 @@ def _configured(given: argparse.Namespace) -> Config:
 
 def _run(given: argparse.Namespace, console: Console) -> None:
     config, out = _configured(given), given.out
+    wake()
     begun = out.exists()
     if begun and (not (out / "config.json").is_file() or folder.read_config(out / "config.json") != config):
         raise ValueError(
@@ -222,6 +222,10 @@ def _run(given: argparse.Namespace, console: Console) -> None:
     except KeyboardInterrupt:
         say(console, "stopped; to go on, give the same command again")
         raise
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        raise ValueError("out of memory: lower --boards, or give --dtype bfloat16") from None
     finally:
         if not begun and not (out / REPLIES).exists() and not (out / "table.json").exists():
             shutil.rmtree(out, ignore_errors=True)  # nothing has come of it

@@ -20,10 +20,10 @@ from rich.console import Console
 import jaxgym
 from jaxgym import engine
 from train import coldstart, files
+from train.command import Parser, finish
 from train.config import Config
 from train.course import PAPER, course_name, make
 from train.dataset import NAME
-from train.flags import Parser, finish
 from train.parts import States
 from train.protocol import protocol
 from train.rollout import BATCH, choose, wander

@@ -24,8 +24,8 @@ from rich.console import Console
 
 try:
     from train import devices, folder, trackers
+    from train.command import Parser, one_line, out_of_memory, wake
     from train.config import Config
-    from train.flags import Parser
     from train.terminal import Display, say, show_results
     from train.watch import Watch
 except ValueError as wrong:  # JAX reads its environment when it is imported
@@ -203,7 +203,7 @@ def _follow(config: Config, run: Path, console: Console, stop: Stop, *, resume: 
         say(console, f"{kept}. To go on: python -m train.main --resume {folder.quoted(run)}")
         return stop.status
     except (MemoryError, RuntimeError) as error:
-        if not _out_of_memory(error):
+        if not out_of_memory(error):
             raise
         less = config.less_memory(trainer.phase)
         raise ValueError(f"out of memory in {trainer.phase or 'the evaluation'}: in a new run {less}") from None
@@ -218,35 +218,10 @@ def _follow(config: Config, run: Path, console: Console, stop: Stop, *, resume: 
     return 0
 
 
-def _keep_programs() -> None:
-    """Have JAX find the programs that it compiled in an earlier run, unless its environment says where, or not to."""
-    import jax
-
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        jax.config.update("jax_compilation_cache_dir", str(Path(caches) / "jaxgym"))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # hundreds of small ones add up to seconds
-        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-
-
 def _wake(console: Console) -> None:
-    """Start JAX; of several processes the first alone prints. Raises ValueError when the back end does not start."""
-    _keep_programs()
-    try:
-        console.quiet = not devices.is_first()
-    except Exception as error:  # a back end that does not start raises a RuntimeError, an AssertionError, anything
-        asked = os.environ.get("JAX_PLATFORMS")
-        mend = f"unset JAX_PLATFORMS (now {asked!r})" if asked else "check the installation of jax"
-        raise ValueError(f"JAX finds no device to run on: {one_line(error)}; {mend}") from None
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)  # of the host, of a device
-
-
-def one_line(error: BaseException) -> str:
-    """What an exception says, in one line."""
-    return next(filter(None, map(str.strip, str(error).splitlines())), type(error).__name__)
+    """Start JAX; of several processes the first alone prints."""
+    wake()
+    console.quiet = not devices.is_first()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -264,7 +239,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         why = one_line(error)
     except (MemoryError, RuntimeError) as error:
-        if _out_of_memory(error):
+        if out_of_memory(error):
             why = "out of memory before the first step: take a smaller --model, or --dtype bfloat16"
         elif type(error).__module__.startswith("jax"):  # the programs it ran are ours, what they ran on is the user's
             why = one_line(error)

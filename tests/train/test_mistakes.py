@@ -20,7 +20,7 @@ import pytest
 from rich.console import Console
 
 import policy
-from train import advantages, folder, learner, rewards, terminal
+from train import advantages, command, folder, learner, rewards, terminal
 from train import main as program
 from train.config import Config
 from train.loop import Trainer
@@ -293,11 +293,11 @@ def test_out_of_memory_before_the_first_step_names_the_model(tmp_path, monkeypat
 def test_compiled_programs_are_kept_unless_jax_is_told_otherwise(tmp_path, monkeypatch):
     set_to = {}
     monkeypatch.setattr(jax.config, "update", set_to.__setitem__)
-    program._keep_programs()
+    command._keep_programs()
     assert not set_to  # the tests have a place of their own
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    program._keep_programs()
+    command._keep_programs()
     assert set_to["jax_compilation_cache_dir"] == str(tmp_path / "jaxgym")
 
 

@@ -29,11 +29,11 @@ def like(tree, seed: int, size: float):
     return jax.tree.map(lambda leaf: jnp.asarray(size * luck.normal(size=leaf.shape), jnp.float32), tree)
 
 
-@pytest.mark.parametrize("size", [1e-4, 1.0])  # of gradients: not clipped, and clipped
-def test_parts_learn_as_the_whole_would(size):
+@pytest.mark.parametrize(("muon", "size"), [(False, 1e-4), (False, 1.0), (True, 1.0)])  # of gradients; 1: clipped
+def test_parts_learn_as_the_whole_would(muon, size):
     """Against optax on all parameters at once, the norm of all of them clipped."""
     params, heads = drawn(2)
-    rule, lr = optimizer.make(), 1e-2
+    rule, lr = optimizer.make(muon=muon), 1e-3
     whole = optax.chain(optax.clip_by_global_norm(1.0), rule)
 
     @jax.jit

@@ -1,0 +1,69 @@
+"""What the commands share: their flags, how JAX is started, and that whatever is wrong is told in one line."""
+
+import argparse
+import difflib
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import jax
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong with the flags in one line, with near misses."""
+
+    def __init__(self, prog: str, description: str) -> None:
+        super().__init__(prog=prog, description=description, allow_abbrev=False)
+
+    def error(self, message: str) -> NoReturn:
+        known = [option for action in self._actions for option in action.option_strings]
+        for word in message.split():
+            if word.startswith("--") and "unrecognized" in message:
+                near = difflib.get_close_matches(word.split("=")[0], known, n=2)
+                message = f"no flag {word}" + (f": did you mean {' or '.join(near)}?" if near else "")
+                break
+        self.exit(2, f"error: {message} (--help lists all flags)\n")
+
+
+def finish(command: Callable[[], Any]) -> int:
+    """Do what a command does; its exit status. What is wrong is told in one line, Ctrl-C in none."""
+    try:
+        command()
+    except (ValueError, OSError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def wake() -> None:
+    """Start JAX, and have it keep compiled programs. Raises ValueError when the back end does not start."""
+    _keep_programs()
+    try:
+        jax.devices()
+    except Exception as error:  # a back end that does not start raises a RuntimeError, an AssertionError, anything
+        asked = os.environ.get("JAX_PLATFORMS")
+        mend = f"unset JAX_PLATFORMS (now {asked!r})" if asked else "check the installation of jax"
+        raise ValueError(f"JAX finds no device to run on: {one_line(error)}; {mend}") from None
+
+
+def _keep_programs() -> None:
+    """Have JAX find the programs that it compiled in an earlier run, unless its environment says where, or not to."""
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        jax.config.update("jax_compilation_cache_dir", str(Path(caches) / "jaxgym"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # hundreds of small ones add up to seconds
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Of the host, or of a device."""
+    return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
+
+
+def one_line(error: BaseException) -> str:
+    """What an exception says, in one line."""
+    return next(filter(None, map(str.strip, str(error).splitlines())), type(error).__name__)
