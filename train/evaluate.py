@@ -116,6 +116,7 @@ def examined(config: Config, player: str, out: Path) -> Iterator[tuple[str, int,
     key = jax.random.key(config.seed)
     column, writers = ("player", _players(config, player, out)) if player else ("base", _models(config, key))
     records = Records(out)
+    records.forget_samples()
     scores = Scoreboard(records)
     part = config.evaluation
     for i, (game, writer) in enumerate(writers):
