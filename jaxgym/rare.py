@@ -29,11 +29,18 @@ def rarely(needed: jax.Array, work: Callable[..., T], idle: T, *given: Any) -> T
     return repeatedly(needed, lambda _, *given: (work(*given), jnp.bool_(False)), idle, *given)
 
 
-def repeatedly(needed: jax.Array, attempt: Callable[..., tuple[T, jax.Array]], state: T, *given: Any) -> T:
+def repeatedly(
+    needed: jax.Array,
+    attempt: Callable[..., tuple[T, jax.Array]],
+    state: T,
+    *given: Any,
+    gpu_share: int = GPU_SHARE,
+) -> T:
     """`while needed: state, needed = attempt(state, *given)`, of one board; needed bool [].
 
     In a batch a row that is done makes room at once for one that waits, so that no row pays for the longest of its
-    neighbours' loops. `attempt` may close over constants only.
+    neighbours' loops. `attempt` may close over constants only. gpu_share: one row in so many is worked on at a time
+    where there is no CPU; few, where most rows need some attempts and one of them is many operations.
     """
 
     @custom_vmap
@@ -45,7 +52,7 @@ def repeatedly(needed: jax.Array, attempt: Callable[..., tuple[T, jax.Array]], s
 
     @custom_vmap
     def many(needed: jax.Array, state: T, given: tuple[Any, ...]) -> T:
-        return _sift(needed, attempt, state, given)
+        return _sift(needed, attempt, state, given, gpu_share)
 
     @one.def_vmap
     def _(size: int, batched: Any, *args: Any) -> tuple[T, Any]:
@@ -71,10 +78,16 @@ def _spread(size: int, batched: Any, args: Any) -> Any:
     )
 
 
-def _sift(needed: jax.Array, attempt: Callable[..., tuple[T, jax.Array]], state: T, given: tuple[Any, ...]) -> T:
+def _sift(
+    needed: jax.Array,
+    attempt: Callable[..., tuple[T, jax.Array]],
+    state: T,
+    given: tuple[Any, ...],
+    gpu_share: int,
+) -> T:
     """`repeatedly` for rows: needed bool [B], and so on."""
     size = len(needed)
-    lanes = min(size, max(LEAST, size // (SHARE if jax.default_backend() == "cpu" else GPU_SHARE)))
+    lanes = min(size, max(LEAST, size // (SHARE if jax.default_backend() == "cpu" else gpu_share)))
 
     def turn(carry: tuple[jax.Array, T]) -> tuple[jax.Array, T]:
         left, state = carry

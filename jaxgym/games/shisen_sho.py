@@ -31,6 +31,7 @@ from jaxgym.carry import varied
 from jaxgym.checks import one_of
 from jaxgym.game import Game, Outcome
 from jaxgym.looks import Look, Looks
+from jaxgym.rare import repeatedly
 from jaxgym.sprites import Sheet
 
 SIZES = (4, 6, 8, 10, 12)
@@ -114,22 +115,27 @@ def values(state: State, key: jax.Array, *, rules: Rules) -> jax.Array:
     """The pairs that can still be removed when this one goes first, as far as playouts have seen; float32 [A].
 
     Taking a pair away never bars the way of another. So a pair that a playout took, at whatever time, may as well go
-    now, and one playout that clears the board proves all of its pairs good. A playout's whims belong to cells, not to
-    luck: after a good move the next look finds the same way to the end again.
+    now, and one playout that clears the board proves all of its pairs good; once all that can go are proven there is no
+    need to look on. A playout's whims belong to cells, not to luck: after a good move the next look finds the same way
+    to the end again.
     """
     del key
-    dealt = _deal_out(state.board, rules)
-    all_pairs = (state.board > 0).sum(dtype=jnp.float32) / 2
-
-    def look(worth: jax.Array, each: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
-        whim, retry = each
-        taken = _playout(dealt, whim, retry & (worth < all_pairs), rules)
-        return jnp.maximum(worth, jnp.where(taken, taken.sum(dtype=jnp.float32) / 2, jnp.float32(0))), None
-
     n, looks = rules.size**2, PLAYOUTS + RETRIES
-    whims = jax.random.bits(jax.random.key(0), (looks, n), jnp.uint32)
-    worth = jnp.zeros((rules.kinds, rules.copies, rules.copies), jnp.float32)
-    worth, _ = jax.lax.scan(look, varied(worth, state), (whims, jnp.arange(looks, dtype=jnp.int32) >= PLAYOUTS))
+    dealt = _deal_out(state.board, rules)
+    goes = _can_go(dealt, dealt.cell < n, rules)
+    most = (state.board > 0).sum(dtype=jnp.float32) / 2
+
+    def look(
+        found: tuple[jax.Array, jax.Array], dealt: _Dealt, goes: jax.Array, most: jax.Array
+    ) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
+        worth, i = found
+        whims = jax.random.bits(jax.random.key(0), (looks, n), jnp.uint32)
+        taken = _playout(dealt, whims[i], (i >= PLAYOUTS) & (worth < most), rules)
+        worth = jnp.maximum(worth, jnp.where(taken, taken.sum(dtype=jnp.float32) / 2, jnp.float32(0)))
+        return (worth, i + 1), (i + 1 < looks) & (goes & (worth < most)).any()
+
+    nothing = jnp.zeros(goes.shape, jnp.float32), jnp.int32(0)
+    worth, _ = repeatedly(goes.any(), look, nothing, dealt, goes, most, gpu_share=2)
     pairs = jnp.ones((n, n), jnp.float32)  # a pair that no playout took is worth itself
     pairs = pairs.at[dealt.cell[:, :, None], dealt.cell[:, None, :]].max(worth, mode="drop")
     return jnp.where(legal(state, rules=rules), pairs.reshape(-1), -jnp.inf)

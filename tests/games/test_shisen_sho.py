@@ -10,6 +10,7 @@ import pytest
 
 import jaxgym
 from jaxgym import engine
+from jaxgym.games import shisen_sho
 from jaxgym.games.shisen_sho import State
 
 # The oracle: paths are walked cell by cell, on the host, as the rules say it.
@@ -324,6 +325,45 @@ def test_teacher_counts_a_fresh_board_in_pairs():
     assert (values.max(1) == 8).all()
     square = values.reshape(8, 16, 16)
     np.testing.assert_array_equal(square, square.transpose(0, 2, 1))
+
+
+def test_teacher_looks_until_there_is_nothing_to_learn(monkeypatch):
+    """It stops at boards whose pairs are all proven, and only there: each pair's worth is that of all its looks."""
+    game, looks = jaxgym.make("shisen_sho"), []
+    rules, play, most = game.values.keywords["rules"], shisen_sho._playout, shisen_sho.PLAYOUTS + shisen_sho.RETRIES
+
+    def counted(*given):
+        jax.debug.callback(looks.append, jnp.int32(0))
+        return play(*given)
+
+    whims = jax.random.bits(jax.random.key(0), (most, 36), jnp.uint32)
+
+    def every_look(state):
+        dealt, left = shisen_sho._deal_out(state.board, rules), (state.board > 0).sum() / 2
+
+        def look(i, worth):
+            taken = play(dealt, whims[i], (i >= shisen_sho.PLAYOUTS) & (worth < left), rules)
+            return jnp.maximum(worth, jnp.where(taken, taken.sum() / 2, 0))
+
+        worth = jax.lax.fori_loop(0, most, look, jnp.zeros((rules.kinds, 4, 4)))
+        pairs = jnp.ones((36, 36))
+        pairs = pairs.at[dealt.cell[:, :, None], dealt.cell[:, None, :]].max(worth, mode="drop")
+        return jnp.where(game.legal(state), pairs.reshape(-1), -jnp.inf)
+
+    boards = jnp.asarray(record(game, 5, 18, 9)[0].reshape(-1, 6, 6))
+    boards = boards[jax.vmap(lambda board: game.legal(State(board)).any())(boards)]
+    wanted = np.asarray(jax.jit(jax.vmap(lambda board: every_look(State(board))))(boards))
+    monkeypatch.setattr(shisen_sho, "_playout", counted)
+    values = jax.jit(lambda board: game.values(State(board), jax.random.key(0)))
+    counts = []
+    for board, each in zip(boards, wanted, strict=True):
+        np.testing.assert_array_equal(values(board), each)
+        jax.effects_barrier()
+        counts.append(len(looks))
+        looks.clear()
+        proven = np.isin(each, (-np.inf, float((board > 0).sum()) / 2)).all()
+        assert proven or counts[-1] == most
+    assert np.mean(counts) < most / 2 and min(counts) == 1
 
 
 @pytest.mark.parametrize("ring", [True, False])
