@@ -5,6 +5,7 @@ import difflib
 import inspect
 from typing import Any
 
+from jaxgym import own
 from jaxgym.game import Game
 from jaxgym.games import GAMES, Recipe
 from jaxgym.looks import Look, each
@@ -29,14 +30,24 @@ def find_level(name: str, level: str) -> dict[str, Any]:
 
 
 def find(name: str) -> Recipe:
-    """How a game is made; raises ValueError, with near misses, for a name that does not exist."""
+    """How a game is made; raises ValueError, with near misses, for a name that does not exist.
+
+    MODULE:FUNCTION is a game of a user's own (see `make`); MODULE:RECIPE is one with levels, a `jaxgym.games.Recipe`.
+    """
+    if isinstance(name, str) and ":" in name:
+        found = own.find(name, "game")
+        recipe = found if isinstance(found, Recipe) else Recipe(found, {"paper": {}})
+        if not callable(recipe.make) or "look" not in inspect.signature(recipe.make).parameters:
+            raise ValueError(f"game={name!r} makes no game: it must be a function that takes look=, a jaxgym.Look")
+        return recipe
     if not isinstance(name, str) or name not in GAMES:
         raise ValueError(f"no game is called {name!r}{_near(str(name), GAMES)}; there are {', '.join(GAMES)}")
     return GAMES[name]
 
 
 def make(name: str, *, level: str = "paper", looks: Any = None, **options: Any) -> Game[Any]:
-    """Make a game.
+    """Make a game, by its name or, as MODULE:FUNCTION, one of your own: the function takes `look` and options with
+    defaults, all by keyword, and gives a `Game`, which is called as it was asked for.
 
     level: a difficulty by name, such as "easy", "paper", "hard" or "extreme" (see `levels`). options: arguments of the
     game's factory, which come before what the level says (what it asks), and of `Look` (how it is drawn). looks: in
@@ -56,7 +67,10 @@ def make(name: str, *, level: str = "paper", looks: Any = None, **options: Any) 
     if looks is not None and parts:
         raise ValueError(f"looks and {', '.join(parts)}: a look is given whole or by its parts, not both")
     look = Look(**parts) if looks is None else each(looks)
-    return recipe.make(look=look, **{**difficulty, **{k: v for k, v in options.items() if k in asked}})
+    made = recipe.make(look=look, **{**difficulty, **{k: v for k, v in options.items() if k in asked}})
+    if not isinstance(made, Game):
+        raise ValueError(f"game={name!r} gave no jaxgym.Game but {type(made).__name__}")
+    return dataclasses.replace(made, name=name)
 
 
 def _near(word: str, known: Any) -> str:

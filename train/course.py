@@ -8,7 +8,8 @@ import jax
 
 import jaxgym
 import policy
-from train import choices, coldstart, dense, devices, own
+from jaxgym import own
+from train import choices, coldstart, dense, devices
 from train.config import Config
 from train.language import Language, build_tokenizer, speak, take
 from train.protocol import protocol
@@ -38,7 +39,7 @@ def prepare(config: Config, key: jax.Array) -> tuple[policy.VLM, dict[str, Cours
 
     Every game has one of the paper's level, which come first, and one of each further level that RL is to have.
     """
-    reward = own.find(config.reward.own, "reward own") if config.reward.own else None
+    reward = own.function(config.reward.own, "reward own") if config.reward.own else None
     titles = [course_name(name, level) for name, level in _wanted(config)]
     vlm, games, pools = _model_and_games(config, key)
     courses = {}

@@ -22,8 +22,9 @@ import numpy as np
 from rich.console import Console
 
 import jaxgym
+from jaxgym import own
 from policy import PRESETS
-from train import files, folder, own, report, rewards
+from train import files, folder, report, rewards
 from train.command import Parser, finish, one_line, out_of_memory, wake
 from train.config import Config
 from train.course import PAPER, make, prepare
@@ -135,7 +136,7 @@ def examined(config: Config, player: str, out: Path) -> Iterator[tuple[str, int,
 
 
 def _players(config: Config, player: str, out: Path) -> list[tuple[jaxgym.Game[Any], Writer]]:
-    function = own.find(player, "--player")
+    function = own.function(player, "--player")
     games = [make(name, PAPER, config.picture, _SIDE, config.photos) for name in config.names()]
     return [(game, PlayerWriter(game, function, player, out / REPLIES)) for game in games]
 

@@ -1,17 +1,22 @@
-"""Functions of a user's own, by import path."""
+"""What is a user's own, by import path: games, rewards, players."""
 
 import importlib
 from collections.abc import Callable
 from typing import Any
 
 
-def find(where: str, what: str) -> Callable[..., Any]:
-    """The function MODULE:FUNCTION; raises ValueError, in one line that says what it was to be, when there is none."""
+def find(where: str, what: str) -> Any:
+    """The object MODULE:NAME; raises ValueError, in one line that says what it was to be, when there is none."""
     module, _, name = where.partition(":")
     try:
         found = getattr(importlib.import_module(module), name)
     except Exception as error:  # whatever a module of a user's does when it is imported
         raise ValueError(f"{what}={where!r} cannot be imported: {type(error).__name__}: {error}") from None
-    if not callable(found):
+    return found
+
+
+def function(where: str, what: str) -> Callable[..., Any]:
+    """The same of a function; raises ValueError for anything else as well."""
+    if not callable(found := find(where, what)):
         raise ValueError(f"{what}={where!r} is no function")
     return found
