@@ -28,7 +28,6 @@ def advantages(
     weights: jax.Array | None = None,
     *,
     scale: Scale = "group",
-    rarest: jax.Array | float = RAREST,
 ) -> jax.Array:
     """r - mean within each group, over a measure of it: rewards float32 [S, G] -> float32 [S, G].
 
@@ -36,8 +35,7 @@ def advantages(
     difference stays small (Dr. GRPO, arXiv 2503.20783). game: over the deviation of all groups of the game, so games
     whose rewards lie further apart do not outweigh the others, and groups keep their sizes (arXiv 2508.08221).
     success: over how far the mean lies above -1, what no legal move earns, so that what is raised is the logarithm of
-    success, and boards that are rarely solved count more (MaxRL, arXiv 2602.02710), up to a limit: it is taken to lie
-    `rarest` above it at least, float32 [S] or one number.
+    success, and boards that are rarely solved count more (MaxRL, arXiv 2602.02710), up to a limit, `RAREST`.
     A group whose rewards are all equal, but for rounding, teaches nothing: its advantages are exactly 0.
     weights float32 [S, G]: how much each counts in its group's mean, in all 1; None: all alike.
     """
@@ -52,7 +50,7 @@ def advantages(
     if scale == "none":
         return centred
     if scale == "success":
-        return centred / jnp.maximum(middle - NOTHING, jnp.asarray(rarest, jnp.float32).reshape(-1, 1))
+        return centred / jnp.maximum(middle - NOTHING, jnp.float32(RAREST))
     squares = mean(jnp.square(centred))
     return centred / (jnp.sqrt(squares if scale == "group" else jnp.mean(squares)) + jnp.float32(_LEAST))
 

@@ -20,7 +20,7 @@ from policy.model import Model, Prompt
 from train import advantages
 from train.advantages import Scale
 
-_RARE, _NEVER = 0.3, 0.01  # of success by the logarithm: see `rarest`
+_LEAST = 1e-5  # chance of success that any board is taken to have, and of failure: slopes stay finite
 
 
 class Names(NamedTuple):
@@ -37,7 +37,8 @@ class Choice(NamedTuple):
     place: jax.Array  # int32 [S]: index of the token that first names the reply's action; -1: none does
     worth: jax.Array  # float32 [S, A]: what every action would earn there
     truth: jax.Array  # int32 [S, P]: the beginning of a reply that reads the board without a mistake
-    rarest: jax.Array  # float32 [S]: the limit of the logarithm of success, see `rarest`
+    steps: jax.Array  # float32 [S]: replies that a board may cost, see `stay`
+    usual: jax.Array  # float32 [S]: how many one of the game usually costs
 
 
 def names(answers: np.ndarray) -> Names:
@@ -84,29 +85,37 @@ def logprobs(
     return first + jax.nn.log_softmax(after / temperature, axis=-1)[:, names.which, names.answers[:, 1]]
 
 
-def rarest(success: float) -> float:
-    """How far above failure, in rewards of -1 to 1, a board is taken to lie at least, of a game with such a share of
-    good moves: boards much rarer solved than is usual in their game count no more for that.
+def stay(chance: jax.Array, steps: jax.Array | float) -> jax.Array:
+    """How many replies a board is expected to cost that each passes with a chance p, of T at most: float32 [S].
 
-    A limit that is the same for all games would be none for an easy one, and in a hard one the same for every board.
+    (1 - (1 - p)^T) / p, the sum of (1 - p)^k for k < T: a board that is never passed costs all of them.
     """
-    return max(_RARE * success, _NEVER)
+    p = _LEAST + (1 - 2 * _LEAST) * chance
+    return -jnp.expm1(steps * jnp.log1p(-p)) / p
 
 
-def gain(logprobs: jax.Array, worth: jax.Array, scale: Scale, rarest: jax.Array | float) -> tuple[jax.Array, jax.Array]:
-    """sum over actions of pi(a) A(a), whose gradient is that of the expected reward, and that reward: float32 [S] each.
+def gain(
+    logprobs: jax.Array, worth: jax.Array, scale: Scale, steps: jax.Array | float, usual: jax.Array | float
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """What is to be raised, the expected reward, and how many replies the board is expected to cost: float32 [S] each.
 
-    A(a) is what an action earns beyond the expected reward, over what `advantages` divides a group's by; it is a
-    constant. By `success` this is the gradient of the logarithm of how far that reward lies above that of no action; by
-    `game` it depends on the other boards of the batch, or of the part of it that is gone through (`--accumulate`).
-    logprobs, worth: float32 [S, A]; rarest: its limit, float32 [S] or one number.
+    The expected reward is a finite sum over actions. By `success` its share of the best action's, both counted from
+    what no action earns, is taken for the chance that a reply passes the board, and the number of replies that this
+    costs, over how many one usually does, is lowered: the gradient is that of the logarithm of what a game's boards
+    cost together, so boards on which a model is stuck count as often as it would stand there. Otherwise what an action
+    earns beyond the expected reward is divided as `advantages` does it; by `game` it depends on the other boards of the
+    batch, or of the part of it that is gone through (`--accumulate`).
+    logprobs, worth: float32 [S, A]; steps, usual: float32 [S] or one number.
     """
     odds = jnp.exp(logprobs)
     odds = jnp.concatenate([odds, 1 - jnp.sum(odds, axis=1, keepdims=True)], axis=1)  # the last names no action
     earned = jnp.concatenate([worth, jnp.full_like(worth[:, :1], advantages.NOTHING)], axis=1)
-    weights = jax.lax.stop_gradient(odds)
-    advantage = advantages.advantages(earned, weights, scale=scale, rarest=rarest)
-    return jnp.sum(odds * advantage, axis=1), jnp.sum(weights * earned, axis=1)
+    expected, best = jnp.sum(odds * earned, axis=1), jnp.max(earned, axis=1) - advantages.NOTHING
+    cost = stay((expected - advantages.NOTHING) / jnp.where(best > 0, best, 1.0), steps)
+    if scale == "success":
+        return -cost / usual, expected, cost
+    advantage = advantages.advantages(earned, jax.lax.stop_gradient(odds), scale=scale)
+    return jnp.sum(odds * advantage, axis=1), expected, cost
 
 
 def shares(place: jax.Array) -> jax.Array:

@@ -22,6 +22,7 @@ class Standing(NamedTuple):
     success: float = 0.0  # running mean, since then, of the share of replies that are good moves
     reward: float = 0.0  # running mean, since then
     recent: float = 0.0  # a faster one of the same
+    cost: float = 0.0  # running mean, since then, of the replies that a board is expected to cost; 0: not known
 
 
 def begin(standing: Standing, level: int) -> Standing:
@@ -29,8 +30,8 @@ def begin(standing: Standing, level: int) -> Standing:
     return Standing(updates=standing.updates, level=level)
 
 
-def record(standing: Standing, success: float, reward: float) -> Standing:
-    """Take down an update of a game."""
+def record(standing: Standing, success: float, reward: float, cost: float = 0.0) -> Standing:
+    """Take down an update of a game. cost: 0 where nobody knows."""
     here = standing.here + 1
     return Standing(
         updates=standing.updates + 1,
@@ -39,6 +40,7 @@ def record(standing: Standing, success: float, reward: float) -> Standing:
         success=running(standing.success, success, here, WINDOW),
         reward=running(standing.reward, reward, here, WINDOW),
         recent=running(standing.recent, reward, here, _FAST),
+        cost=running(standing.cost, cost, here if standing.cost else 1, WINDOW) if cost else standing.cost,
     )
 
 

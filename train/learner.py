@@ -169,13 +169,13 @@ def grpo_loss(
     ratio = (grpo.reply_ratio if rule.objective == "gspo" else grpo.ratio)(now.logprobs, old, mask)
     gained, told = jnp.sum(share.gain * gain), {}
     if tried.choice is not None and names is not None and share.boards is not None:
-        place, worth, truth, rarest = tried.choice
+        place, worth, truth, steps, usual = tried.choice
         likely = choices.logprobs(model, prompt, hidden, cache, place, names, hyper.temperature)
-        by_board, expected = choices.gain(likely, worth, rule.scale, rarest)
+        by_board, expected, cost = choices.gain(likely, worth, rule.scale, steps, usual)
         read = model.said(model.continued(prompt, truth)[0], truth, hyper.temperature).logprobs
         acting, every = share.boards
         gained += jnp.sum(acting * by_board) + _READING * hyper.reading * jnp.sum(every * jnp.sum(read, axis=1))
-        told = {"expected": jnp.sum(acting * expected)}
+        told = {"expected": jnp.sum(acting * expected), "cost": jnp.sum(acting * cost)}
     loss = -hyper.weight * gained + (0.0 if rule.kl_in_advantage else hyper.kl * kl)
     return loss, told | {
         "loss": loss,

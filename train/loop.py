@@ -265,7 +265,8 @@ class Trainer:
             self._watch_for_trouble(name, reinforce.trouble(report, played[name].language.room))
             report |= {"level": standings[name].level} if len(levels) > 1 else {}
             report |= {"odds": odds[name]} if odds else {}
-            after = curriculum.record(standings[name], float(report["success"]), float(report["reward"]))
+            told = (float(report.get(measure, 0.0)) for measure in ("success", "reward", "cost"))
+            after = curriculum.record(standings[name], *told)
             standings[name] = curriculum.climb(after, len(levels), self.config.states.promote)
         count = sum(each.written for each in got.values())
         run = {"grad_norm": float(norm), "lr": float(rate), "replies_per_second": count / (time.monotonic() - began)}

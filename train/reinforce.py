@@ -16,7 +16,6 @@ from train.choices import Choice, Names
 from train.config import Config
 from train.course import Course
 from train.curriculum import Standing
-from train.language import Language
 from train.learner import Frame, Hyper, Rule, Shares, Tried
 from train.memory import Prompts
 from train.optimizer import TrainState
@@ -59,10 +58,7 @@ def collect(
         if judged or sum(int(jnp.sum(advantages.differ(r.earned.total))) for r in rounds) >= part.states:
             break
     report = _mean([each.report for each in rounds]) | ({"rounds": len(rounds)} if part.refill else {})
-    if judged:
-        learned = judged_from(rounds[0], course.language, choices.rarest(standing.success))
-    else:
-        learned = learned_from(rounds, part)
+    learned = judged_from(rounds[0], course, standing.cost) if judged else learned_from(rounds, part)
     return Collected([learned], after, report, len(rounds) * part.states * group)
 
 
@@ -151,12 +147,15 @@ def learned_from(rounds: list[Round], part: Grpo) -> Tried:
     )
 
 
-def judged_from(found: Round, language: Language, rarest: float) -> Tried:
+def judged_from(found: Round, course: Course, cost: float) -> Tried:
     """What is learned from where every action is judged, from one reply to each board.
+
+    cost: replies that a board of the game usually costs; 0, not known yet: as many as it may.
 
     Its own tokens have no advantage: reading and acting are judged by what could be said, and the rest is held where it
     is by the divergence from the model before RL.
     """
+    language = course.language
     assert language.named is not None and found.worth is not None
     replies = found.replies
     ids, actions = np.asarray(replies.sampled.ids), replies.reading.actions
@@ -176,7 +175,8 @@ def judged_from(found: Round, language: Language, rarest: float) -> Tried:
             place=jnp.asarray(place, jnp.int32),
             worth=jnp.asarray(found.worth),
             truth=jnp.asarray(truth),
-            rarest=jnp.full(len(place), rarest, jnp.float32),
+            steps=jnp.full(len(place), course.limit, jnp.float32),
+            usual=jnp.full(len(place), cost or course.limit, jnp.float32),
         ),
     )
 

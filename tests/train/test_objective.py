@@ -310,38 +310,61 @@ def test_groups_weigh_as_if_each_reply_had_been_drawn_so_often(scale):
         np.testing.assert_allclose(np.repeat(row, n), expected, rtol=1e-4, atol=1e-5)
 
 
+def judged_board():
+    """Logits of four actions and of two tokens that name none, on three boards, and what each action earns."""
+    logits = jnp.asarray(np.random.default_rng(0).normal(size=(3, 6)), jnp.float32)
+    return logits, jnp.asarray([[1.0, -1.0, 0.5, -1.0], [-1.0, 0.2, 4.0, 1.0], [0.3, 0.9, -1.0, 0.7]])
+
+
+def by_hand(x, worth):
+    odds = jax.nn.softmax(x, axis=1)[:, :4]
+    return jnp.sum(odds * worth, axis=1) - (1 - jnp.sum(odds, axis=1))
+
+
+def judged(x, worth, scale, steps=10, usual=1.0):
+    return choices.gain(jax.nn.log_softmax(x, axis=1)[:, :4], worth, scale, steps, usual)
+
+
 def test_judging_every_action_has_the_gradient_of_what_is_expected():
-    """Of the expected reward, or by success of the logarithm of how far it lies above nothing."""
-    rng = np.random.default_rng(0)
-    logits = jnp.asarray(rng.normal(size=(3, 6)), jnp.float32)  # four actions, two tokens that name none
-    worth = jnp.asarray([[1.0, -1.0, 0.5, -1.0], [-1.0, 0.2, 1.0, 1.0], [0.3, 0.9, -1.0, 0.7]])
-
-    def expected(x):
-        odds = jax.nn.softmax(x, axis=1)[:, :4]
-        return jnp.sum(odds * worth, axis=1) - (1 - jnp.sum(odds, axis=1))
-
-    def gained(x, scale):
-        return choices.gain(jax.nn.log_softmax(x, axis=1)[:, :4], worth, scale, 0.01)
-
-    np.testing.assert_allclose(gained(logits, "none")[1], expected(logits), rtol=1e-5)
-    assert (expected(logits) > -0.99).all()  # so that nothing is limited
-    for scale, whole in (("none", expected), ("success", lambda x: jnp.log(expected(x) + 1))):
-        slope = jax.grad(lambda x, scale=scale: gained(x, scale)[0].sum())(logits)
-        np.testing.assert_allclose(slope, jax.grad(lambda x, whole=whole: whole(x).sum())(logits), rtol=1e-4, atol=1e-6)
+    logits, worth = judged_board()
+    np.testing.assert_allclose(judged(logits, worth, "none")[1], by_hand(logits, worth), rtol=1e-5)
+    slope = jax.grad(lambda x: judged(x, worth, "none")[0].sum())(logits)
+    np.testing.assert_allclose(slope, jax.grad(lambda x: by_hand(x, worth).sum())(logits), rtol=1e-4, atol=1e-6)
 
 
-def test_boards_rarer_solved_than_is_usual_in_their_game_count_no_more_for_that():
-    """Of two boards with the same two actions one is solved ten times as often; each has a limit of its own."""
-    logprobs = jnp.log(jnp.asarray([[0.5, 0.5], [0.05, 0.95]]))
-    worth = jnp.asarray([[1.0, -1.0], [1.0, -1.0]])
+def test_by_success_what_boards_cost_together_is_lowered_by_its_logarithm():
+    """The replies of a board, one after another: each is asked for unless one before it has passed it."""
+    logits, worth = judged_board()
 
-    def slope(rarest):
-        return jax.grad(lambda x: choices.gain(x, worth, "success", rarest)[0].sum())(logprobs)[:, 0]
+    def cost(x):
+        chance = (by_hand(x, worth) + 1) / (jnp.max(worth, axis=1) + 1)
+        return sum((1 - chance) ** k for k in range(10))
 
-    for limit, above in ((0.01, 0.1), (0.1, 0.1), (0.4, 0.4)):  # the second board lies 0.1 above failure
-        found = slope(jnp.asarray([0.01, limit]))
-        np.testing.assert_allclose(found, [0.5 * 2 / 1.0, 0.05 * 2 / above], rtol=1e-5)
-    assert choices.rarest(0.0) > 0 and choices.rarest(0.6) == 10 * choices.rarest(0.06)
+    usual = jnp.mean(cost(logits))
+    np.testing.assert_allclose(judged(logits, worth, "success")[2], cost(logits), rtol=1e-3)
+    slope = jax.grad(lambda x: jnp.mean(judged(x, worth, "success", usual=usual)[0]))(logits)
+    wanted = jax.grad(lambda x: -jnp.log(jnp.mean(cost(x))))(logits)
+    np.testing.assert_allclose(slope, wanted, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("steps", [1, 36, 100])
+def test_a_board_costs_the_replies_that_it_is_expected_to_take(steps):
+    chance = jnp.asarray([0.0, 1e-4, 0.02, 0.5, 1.0])
+    exact = [sum((1 - float(p)) ** k for k in range(steps)) for p in chance]
+    np.testing.assert_allclose(choices.stay(chance, steps), exact, rtol=1e-3)
+    slope = jax.vmap(jax.grad(lambda p: choices.stay(p, float(steps))))(chance)
+    exact = [-sum(k * (1 - float(p)) ** (k - 1) for k in range(1, steps)) for p in chance]
+    np.testing.assert_allclose(slope, exact, rtol=2e-2, atol=1e-2)  # 0 and 1 among them: as large as it can be
+
+
+def test_a_board_without_a_good_action_teaches_nothing():
+    logits = judged_board()[0]
+    for scale in ("none", "success"):
+        found, slope = jax.value_and_grad(lambda x, scale=scale: judged(x, jnp.full((3, 4), -1.0), scale)[0].sum())(
+            logits
+        )
+        assert np.isfinite(found)
+        np.testing.assert_allclose(slope, jnp.zeros_like(slope), atol=1e-4)
 
 
 def test_unscaled_advantages_keep_the_size_of_a_difference():

@@ -418,7 +418,7 @@ def test_the_tokens_that_name_a_judged_action_are_not_held(one):
     )
     nothing = reinforce.Rewards(*[jnp.zeros((4, 1))] * 3)
     given = rounds.Round(replies, np.zeros((4, 4), np.float32), nothing, np.asarray(written.blocks), {})
-    judged = reinforce.judged_from(given, course.language, 0.25)
+    judged = reinforce.judged_from(given, course, 2.5)
     assert judged.choice.place.tolist() == [*np.asarray(written.decision)[:3].tolist(), -1]
     units, expected = np.asarray(judged.credit.units), np.minimum(np.asarray(written.blocks), 0)
     for row, place in enumerate(np.asarray(written.decision)[:3]):
@@ -426,7 +426,11 @@ def test_the_tokens_that_name_a_judged_action_are_not_held(one):
     np.testing.assert_array_equal(units, expected)
     length = judged.choice.truth.shape[1]
     np.testing.assert_array_equal(judged.choice.truth, np.asarray(written.ids)[:, :length])
-    assert (judged.credit.advantage == 0).all() and (judged.choice.rarest == 0.25).all()
+    assert (judged.credit.advantage == 0).all() and (judged.choice.steps == course.limit).all()
+    assert (judged.choice.usual == 2.5).all()
+    assert (
+        reinforce.judged_from(given, course, 0.0).choice.usual == course.limit
+    ).all()  # not known: as many as it may
 
 
 def test_where_not_every_action_can_be_judged_it_is_done_by_block(one):

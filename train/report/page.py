@@ -47,6 +47,9 @@ OF_A_GAME = (
     Chart("Rules and format", "share of replies", (("legal", "legal", 3), ("format", "format", 4)), True),
     Chart("Reward", "of a reply, mean of a batch", (("reward", "reward", 5), ("game_reward", "of the game", 7))),
     Chart("Expected reward", "of the game, over all that could be answered", (("expected", "expected", 5),)),
+    Chart(
+        "Replies that a board costs", "expected, of those that the protocol has", (("cost", "replies", 4),), log=True
+    ),
     Chart("Success", "share of replies that are good moves", (("success", "success", 2),), True),
     Chart("Loss", "nats", (("loss", "loss", 6),), log=True, phases=("sight", "base", "coldstart")),
     Chart("Loss in RL", "objective and divergence", (("loss", "loss", 6),), phases=("grpo",)),
