@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-Scale = Literal["none", "group", "game", "success"]
+Scale = Literal["none", "group", "game", "success", "cost"]
 Average = Literal["token", "sequence", "constant"]
 
 _ALIKE = 1e-5  # of the largest reward: closer together than this, the rewards of a group differ by rounding only
@@ -28,6 +28,7 @@ def advantages(
     weights: jax.Array | None = None,
     *,
     scale: Scale = "group",
+    rarest: jax.Array | float = RAREST,
 ) -> jax.Array:
     """r - mean within each group, over a measure of it: rewards float32 [S, G] -> float32 [S, G].
 
@@ -35,7 +36,8 @@ def advantages(
     difference stays small (Dr. GRPO, arXiv 2503.20783). game: over the deviation of all groups of the game, so games
     whose rewards lie further apart do not outweigh the others, and groups keep their sizes (arXiv 2508.08221).
     success: over how far the mean lies above -1, what no legal move earns, so that what is raised is the logarithm of
-    success, and boards that are rarely solved count more (MaxRL, arXiv 2602.02710), up to a limit, `RAREST`.
+    success, and boards that are rarely solved count more (MaxRL, arXiv 2602.02710), up to a limit: it is taken to lie
+    `rarest` above it at least, float32 [S] or one number. cost: the same, where groups are compared; see `choices`.
     A group whose rewards are all equal, but for rounding, teaches nothing: its advantages are exactly 0.
     weights float32 [S, G]: how much each counts in its group's mean, in all 1; None: all alike.
     """
@@ -49,8 +51,8 @@ def advantages(
     centred = jnp.where(differ(rewards)[:, None], rewards - middle, jnp.float32(0))
     if scale == "none":
         return centred
-    if scale == "success":
-        return centred / jnp.maximum(middle - NOTHING, jnp.float32(RAREST))
+    if scale in ("success", "cost"):
+        return centred / jnp.maximum(middle - NOTHING, jnp.asarray(rarest, jnp.float32).reshape(-1, 1))
     squares = mean(jnp.square(centred))
     return centred / (jnp.sqrt(squares if scale == "group" else jnp.mean(squares)) + jnp.float32(_LEAST))
 
@@ -138,7 +140,7 @@ def among(values: np.ndarray, groups: np.ndarray, *, scale: Scale) -> np.ndarray
     np.minimum.at(lowest, index, values)
     largest = np.maximum(np.maximum(np.abs(highest), np.abs(lowest)), 1)
     centred = np.where((highest - lowest > _ALIKE * largest)[index], values - mean(values), 0.0)
-    if scale == "success":
+    if scale in ("success", "cost"):
         return (centred / np.maximum(mean(values) - NOTHING, RAREST)).astype(np.float32)
     if scale != "none":
         squares = np.square(centred)

@@ -20,6 +20,7 @@ from policy.model import Model, Prompt
 from train import advantages
 from train.advantages import Scale
 
+_RARE, _NEVER = 0.3, 0.01  # of success by the logarithm: see `rarest`
 _LEAST = 1e-5  # chance of success that any board is taken to have, and of failure: slopes stay finite
 
 
@@ -31,14 +32,21 @@ class Names(NamedTuple):
     which: jax.Array  # int32 [A]: the index, among these, of every action's
 
 
+class Usual(NamedTuple):
+    """What is usual in the game of S boards: float32 [S] each, or one number for all of them."""
+
+    rarest: jax.Array | float  # the limit of the logarithm of success, see `rarest`
+    steps: jax.Array | float  # replies that a board may cost, see `stay`
+    cost: jax.Array | float  # how many one costs
+
+
 class Choice(NamedTuple):
     """What is known of S boards that are answered once each."""
 
     place: jax.Array  # int32 [S]: index of the token that first names the reply's action; -1: none does
     worth: jax.Array  # float32 [S, A]: what every action would earn there
     truth: jax.Array  # int32 [S, P]: the beginning of a reply that reads the board without a mistake
-    steps: jax.Array  # float32 [S]: replies that a board may cost, see `stay`
-    usual: jax.Array  # float32 [S]: how many one of the game usually costs
+    usual: Usual
 
 
 def names(answers: np.ndarray) -> Names:
@@ -85,6 +93,15 @@ def logprobs(
     return first + jax.nn.log_softmax(after / temperature, axis=-1)[:, names.which, names.answers[:, 1]]
 
 
+def rarest(success: float) -> float:
+    """How far above failure, in rewards of -1 to 1, a board is taken to lie at least, of a game with such a share of
+    good moves: boards much rarer solved than is usual in their game count no more for that.
+
+    A limit that is the same for all games would be none for an easy one, and in a hard one the same for every board.
+    """
+    return max(_RARE * success, _NEVER)
+
+
 def stay(chance: jax.Array, steps: jax.Array | float) -> jax.Array:
     """How many replies a board is expected to cost that each passes with a chance p, of T at most: float32 [S].
 
@@ -94,28 +111,29 @@ def stay(chance: jax.Array, steps: jax.Array | float) -> jax.Array:
     return -jnp.expm1(steps * jnp.log1p(-p)) / p
 
 
-def gain(
-    logprobs: jax.Array, worth: jax.Array, scale: Scale, steps: jax.Array | float, usual: jax.Array | float
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+def gain(logprobs: jax.Array, worth: jax.Array, scale: Scale, usual: Usual) -> tuple[jax.Array, jax.Array, jax.Array]:
     """What is to be raised, the expected reward, and how many replies the board is expected to cost: float32 [S] each.
 
-    The expected reward is a finite sum over actions. By `success` its share of the best action's, both counted from
-    what no action earns, is taken for the chance that a reply passes the board, and the number of replies that this
-    costs, over how many one usually does, is lowered: the gradient is that of the logarithm of what a game's boards
-    cost together, so boards on which a model is stuck count as often as it would stand there. Otherwise what an action
-    earns beyond the expected reward is divided as `advantages` does it; by `game` it depends on the other boards of the
-    batch, or of the part of it that is gone through (`--accumulate`).
-    logprobs, worth: float32 [S, A]; steps, usual: float32 [S] or one number.
+    The expected reward is a finite sum over actions. What is raised is sum over actions of pi(a) A(a), with what an
+    action earns beyond the expected reward, over what `advantages` divides a group's by, for a constant A(a). By
+    `success` its gradient is that of the logarithm of how far that reward lies above that of no action; by `game` it
+    depends on the other boards of the batch, or of the part of it that is gone through (`--accumulate`).
+    By `cost` it is minus the replies that the board is expected to cost, over how many are usual: the gradient is that
+    of the logarithm of what a game's boards cost together, so boards on which a model is stuck count as often as it
+    would stand there. The chance that a reply passes the board is taken to be the expected reward's share of the best
+    action's, both counted from what no action earns.
+    logprobs, worth: float32 [S, A].
     """
     odds = jnp.exp(logprobs)
     odds = jnp.concatenate([odds, 1 - jnp.sum(odds, axis=1, keepdims=True)], axis=1)  # the last names no action
     earned = jnp.concatenate([worth, jnp.full_like(worth[:, :1], advantages.NOTHING)], axis=1)
     expected, best = jnp.sum(odds * earned, axis=1), jnp.max(earned, axis=1) - advantages.NOTHING
-    cost = stay((expected - advantages.NOTHING) / jnp.where(best > 0, best, 1.0), steps)
-    if scale == "success":
-        return -cost / usual, expected, cost
-    advantage = advantages.advantages(earned, jax.lax.stop_gradient(odds), scale=scale)
-    return jnp.sum(odds * advantage, axis=1), expected, cost
+    cost = stay((expected - advantages.NOTHING) / jnp.where(best > 0, best, 1.0), usual.steps)
+    if scale == "cost":
+        return -cost / usual.cost, expected, cost
+    weights = jax.lax.stop_gradient(odds)
+    advantage = advantages.advantages(earned, weights, scale=scale, rarest=usual.rarest)
+    return jnp.sum(odds * advantage, axis=1), jnp.sum(weights * earned, axis=1), cost
 
 
 def shares(place: jax.Array) -> jax.Array:

@@ -169,9 +169,9 @@ def grpo_loss(
     ratio = (grpo.reply_ratio if rule.objective == "gspo" else grpo.ratio)(now.logprobs, old, mask)
     gained, told = jnp.sum(share.gain * gain), {}
     if tried.choice is not None and names is not None and share.boards is not None:
-        place, worth, truth, steps, usual = tried.choice
+        place, worth, truth, usual = tried.choice
         likely = choices.logprobs(model, prompt, hidden, cache, place, names, hyper.temperature)
-        by_board, expected, cost = choices.gain(likely, worth, rule.scale, steps, usual)
+        by_board, expected, cost = choices.gain(likely, worth, rule.scale, usual)
         read = model.said(model.continued(prompt, truth)[0], truth, hyper.temperature).logprobs
         acting, every = share.boards
         gained += jnp.sum(acting * by_board) + _READING * hyper.reading * jnp.sum(every * jnp.sum(read, axis=1))

@@ -210,12 +210,12 @@ class Grpo:
     average: Literal["token", "sequence", "constant"] = flag(
         "token", "all tokens count alike; or all replies do; or each token, as a share of the longest there could be"
     )
-    scale: Literal["success", "none", "group", "game"] = flag(
+    scale: Literal["success", "cost", "none", "group", "game"] = flag(
         "success",
         "what advantages are divided by: how far the mean of their group lies above failure (MaxRL: what is raised is "
-        "the logarithm of success; where every action is judged, what is lowered is the logarithm of the replies that "
-        "the game's boards are expected to cost); or nothing, the deviation of their group, or that of all of the "
-        "game's (of each part that --accumulate makes, where every action is judged)",
+        "the logarithm of success); cost: the same, but where every action is judged the replies that boards are "
+        "expected to cost are lowered (for models that succeed on most boards); or nothing, the deviation of their "
+        "group, or that of all of the game's (of each part that --accumulate makes, where every action is judged)",
     )
     credit: Literal["action", "block", "reply"] = flag(
         "action",

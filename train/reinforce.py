@@ -12,7 +12,7 @@ from policy import sharding
 from policy.model import Params
 from train import advantages, choices, episodes, grpo, learner, optimizer, states
 from train.advantages import Credit, Rewards
-from train.choices import Choice, Names
+from train.choices import Choice, Names, Usual
 from train.config import Config
 from train.course import Course
 from train.curriculum import Standing
@@ -58,7 +58,7 @@ def collect(
         if judged or sum(int(jnp.sum(advantages.differ(r.earned.total))) for r in rounds) >= part.states:
             break
     report = _mean([each.report for each in rounds]) | ({"rounds": len(rounds)} if part.refill else {})
-    learned = judged_from(rounds[0], course, standing.cost) if judged else learned_from(rounds, part)
+    learned = judged_from(rounds[0], course, standing) if judged else learned_from(rounds, part)
     return Collected([learned], after, report, len(rounds) * part.states * group)
 
 
@@ -147,10 +147,10 @@ def learned_from(rounds: list[Round], part: Grpo) -> Tried:
     )
 
 
-def judged_from(found: Round, course: Course, cost: float) -> Tried:
+def judged_from(found: Round, course: Course, standing: Standing) -> Tried:
     """What is learned from where every action is judged, from one reply to each board.
 
-    cost: replies that a board of the game usually costs; 0, not known yet: as many as it may.
+    standing: of the game; where it does not know yet what a board costs, that is as much as it may.
 
     Its own tokens have no advantage: reading and acting are judged by what could be said, and the rest is held where it
     is by the divergence from the model before RL.
@@ -175,8 +175,11 @@ def judged_from(found: Round, course: Course, cost: float) -> Tried:
             place=jnp.asarray(place, jnp.int32),
             worth=jnp.asarray(found.worth),
             truth=jnp.asarray(truth),
-            steps=jnp.full(len(place), course.limit, jnp.float32),
-            usual=jnp.full(len(place), cost or course.limit, jnp.float32),
+            usual=Usual(
+                rarest=jnp.full(len(place), choices.rarest(standing.success), jnp.float32),
+                steps=jnp.full(len(place), course.limit, jnp.float32),
+                cost=jnp.full(len(place), standing.cost or course.limit, jnp.float32),
+            ),
         ),
     )
 

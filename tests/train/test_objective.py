@@ -13,6 +13,7 @@ from policy import Reply
 from policy.model import entropy
 from train import advantages, choices, coldstart, dense, grpo, reinforce, rewards, rounds
 from train.advantages import shares
+from train.choices import Usual
 from train.memory import Prompts
 from train.parts import Grpo
 from train.protocol import interval
@@ -321,18 +322,22 @@ def by_hand(x, worth):
     return jnp.sum(odds * worth, axis=1) - (1 - jnp.sum(odds, axis=1))
 
 
-def judged(x, worth, scale, steps=10, usual=1.0):
-    return choices.gain(jax.nn.log_softmax(x, axis=1)[:, :4], worth, scale, steps, usual)
+def judged(x, worth, scale, cost=1.0):
+    return choices.gain(jax.nn.log_softmax(x, axis=1)[:, :4], worth, scale, Usual(0.01, 10.0, cost))
 
 
 def test_judging_every_action_has_the_gradient_of_what_is_expected():
+    """Of the expected reward, or by success of the logarithm of how far it lies above nothing."""
     logits, worth = judged_board()
     np.testing.assert_allclose(judged(logits, worth, "none")[1], by_hand(logits, worth), rtol=1e-5)
-    slope = jax.grad(lambda x: judged(x, worth, "none")[0].sum())(logits)
-    np.testing.assert_allclose(slope, jax.grad(lambda x: by_hand(x, worth).sum())(logits), rtol=1e-4, atol=1e-6)
+    assert (by_hand(logits, worth) > -0.99).all()  # so that nothing is limited
+    for scale, whole in (("none", by_hand), ("success", lambda *given: jnp.log(by_hand(*given) + 1))):
+        slope = jax.grad(lambda x, scale=scale: judged(x, worth, scale)[0].sum())(logits)
+        wanted = jax.grad(lambda x, whole=whole: whole(x, worth).sum())(logits)
+        np.testing.assert_allclose(slope, wanted, rtol=1e-4, atol=1e-6)
 
 
-def test_by_success_what_boards_cost_together_is_lowered_by_its_logarithm():
+def test_by_cost_what_boards_cost_together_is_lowered_by_its_logarithm():
     """The replies of a board, one after another: each is asked for unless one before it has passed it."""
     logits, worth = judged_board()
 
@@ -341,8 +346,8 @@ def test_by_success_what_boards_cost_together_is_lowered_by_its_logarithm():
         return sum((1 - chance) ** k for k in range(10))
 
     usual = jnp.mean(cost(logits))
-    np.testing.assert_allclose(judged(logits, worth, "success")[2], cost(logits), rtol=1e-3)
-    slope = jax.grad(lambda x: jnp.mean(judged(x, worth, "success", usual=usual)[0]))(logits)
+    np.testing.assert_allclose(judged(logits, worth, "cost")[2], cost(logits), rtol=1e-3)
+    slope = jax.grad(lambda x: jnp.mean(judged(x, worth, "cost", usual)[0]))(logits)
     wanted = jax.grad(lambda x: -jnp.log(jnp.mean(cost(x))))(logits)
     np.testing.assert_allclose(slope, wanted, rtol=1e-3, atol=1e-5)
 
@@ -359,12 +364,26 @@ def test_a_board_costs_the_replies_that_it_is_expected_to_take(steps):
 
 def test_a_board_without_a_good_action_teaches_nothing():
     logits = judged_board()[0]
-    for scale in ("none", "success"):
+    for scale in ("none", "success", "cost"):
         found, slope = jax.value_and_grad(lambda x, scale=scale: judged(x, jnp.full((3, 4), -1.0), scale)[0].sum())(
             logits
         )
         assert np.isfinite(found)
         np.testing.assert_allclose(slope, jnp.zeros_like(slope), atol=1e-4)
+
+
+def test_boards_rarer_solved_than_is_usual_in_their_game_count_no_more_for_that():
+    """Of two boards with the same two actions one is solved ten times as often; each has a limit of its own."""
+    logprobs = jnp.log(jnp.asarray([[0.5, 0.5], [0.05, 0.95]]))
+    worth = jnp.asarray([[1.0, -1.0], [1.0, -1.0]])
+
+    def slope(rarest):
+        return jax.grad(lambda x: choices.gain(x, worth, "success", Usual(rarest, 10.0, 1.0))[0].sum())(logprobs)[:, 0]
+
+    for limit, above in ((0.01, 0.1), (0.1, 0.1), (0.4, 0.4)):  # the second board lies 0.1 above failure
+        found = slope(jnp.asarray([0.01, limit]))
+        np.testing.assert_allclose(found, [0.5 * 2 / 1.0, 0.05 * 2 / above], rtol=1e-5)
+    assert choices.rarest(0.0) > 0 and choices.rarest(0.6) == 10 * choices.rarest(0.06)
 
 
 def test_unscaled_advantages_keep_the_size_of_a_difference():

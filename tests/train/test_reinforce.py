@@ -371,10 +371,11 @@ def test_judging_every_action_raises_what_is_expected_and_the_odds_of_the_truth(
     assert any((a != b).any() for a, b in zip(*map(jax.tree.leaves, slopes), strict=True))
 
 
-def test_judged_boards_may_be_gone_through_in_parts(one):
+@pytest.mark.parametrize("scale", ["success", "cost"])
+def test_judged_boards_may_be_gone_through_in_parts(one, scale):
     """One reply that names nothing: its board counts for reading alone, in whichever part it is."""
     config, frame, _, course, _, _, state, fixed = one
-    config = with_grpo(config, credit="action", scale="success")
+    config = with_grpo(config, credit="action", scale=scale)
     tried = taught(one, collected(one, config).tried[0])
     tried = tried._replace(
         choice=tried.choice._replace(place=tried.choice.place.at[0].set(-1)), reference=tried.sampler
@@ -385,6 +386,9 @@ def test_judged_boards_may_be_gone_through_in_parts(one):
         found.append(reinforce.gradient_of(replace(config, accumulate=parts), frame, state.params, fixed, *given))
     for a, b in zip(*map(jax.tree.leaves, found), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
+    other = with_grpo(config, scale="none")
+    _, slopes = reinforce.gradient_of(other, frame, state.params, fixed, [tried], 4, "2048", course.names)
+    assert any((jnp.abs(a - b) > 1e-4).any() for a, b in zip(*map(jax.tree.leaves, (slopes, found[0][1])), strict=True))
 
 
 def test_what_is_said_around_a_judged_action_is_held(one):
@@ -418,7 +422,7 @@ def test_the_tokens_that_name_a_judged_action_are_not_held(one):
     )
     nothing = reinforce.Rewards(*[jnp.zeros((4, 1))] * 3)
     given = rounds.Round(replies, np.zeros((4, 4), np.float32), nothing, np.asarray(written.blocks), {})
-    judged = reinforce.judged_from(given, course, 2.5)
+    judged = reinforce.judged_from(given, course, Standing(success=0.5, cost=2.5))
     assert judged.choice.place.tolist() == [*np.asarray(written.decision)[:3].tolist(), -1]
     units, expected = np.asarray(judged.credit.units), np.minimum(np.asarray(written.blocks), 0)
     for row, place in enumerate(np.asarray(written.decision)[:3]):
@@ -426,11 +430,10 @@ def test_the_tokens_that_name_a_judged_action_are_not_held(one):
     np.testing.assert_array_equal(units, expected)
     length = judged.choice.truth.shape[1]
     np.testing.assert_array_equal(judged.choice.truth, np.asarray(written.ids)[:, :length])
-    assert (judged.credit.advantage == 0).all() and (judged.choice.steps == course.limit).all()
-    assert (judged.choice.usual == 2.5).all()
-    assert (
-        reinforce.judged_from(given, course, 0.0).choice.usual == course.limit
-    ).all()  # not known: as many as it may
+    usual, unknown = judged.choice.usual, reinforce.judged_from(given, course, Standing()).choice.usual
+    assert (judged.credit.advantage == 0).all() and (usual.steps == course.limit).all()
+    np.testing.assert_allclose(usual.rarest, np.full(4, choices.rarest(0.5)), rtol=1e-6)
+    assert (usual.cost == 2.5).all() and (unknown.cost == course.limit).all()
 
 
 def test_where_not_every_action_can_be_judged_it_is_done_by_block(one):
