@@ -22,7 +22,7 @@ def main(arguments: list[str] | None = None) -> int:
     film = commands.add_parser("film", help="let a player play, and write what is seen as a .gif, .webp or .mp4")
     draw = commands.add_parser("gallery", help="write a page with every game in every level and look")
     for command in (play, film):
-        command.add_argument("game", help=", ".join(registry.names()))
+        command.add_argument("game", help=", ".join(registry.names()) + ", or MODULE:FUNCTION, one of yours")
         command.add_argument("--level", default="paper", help="easy, paper, hard or extreme (default: paper)")
         command.add_argument("--theme", default="classic", help="(default: classic)")
     film.add_argument("file", help="where to write it")

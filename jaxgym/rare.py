@@ -39,8 +39,8 @@ def repeatedly(
     """`while needed: state, needed = attempt(state, *given)`, of one board; needed bool [].
 
     In a batch a row that is done makes room at once for one that waits, so that no row pays for the longest of its
-    neighbours' loops. `attempt` may close over constants only. gpu_share: one row in so many is worked on at a time
-    where there is no CPU; few, where most rows need some attempts and one of them is many operations.
+    neighbours' loops. `attempt` may close over constants only. gpu_share: on a GPU one row in so many is worked on at
+    a time; a small number where most rows need several attempts, and an attempt is many operations.
     """
 
     @custom_vmap

@@ -37,7 +37,7 @@ def find(name: str) -> Recipe:
     if isinstance(name, str) and ":" in name:
         found = own.find(name, "game")
         recipe = found if isinstance(found, Recipe) else Recipe(found, {"paper": {}})
-        if not callable(recipe.make) or "look" not in inspect.signature(recipe.make).parameters:
+        if not _takes_look(recipe.make):
             raise ValueError(f"game={name!r} makes no game: it must be a function that takes look=, a jaxgym.Look")
         return recipe
     if not isinstance(name, str) or name not in GAMES:
@@ -71,6 +71,13 @@ def make(name: str, *, level: str = "paper", looks: Any = None, **options: Any) 
     if not isinstance(made, Game):
         raise ValueError(f"game={name!r} gave no jaxgym.Game but {type(made).__name__}")
     return dataclasses.replace(made, name=name)
+
+
+def _takes_look(factory: Any) -> bool:
+    try:
+        return callable(factory) and "look" in inspect.signature(factory).parameters
+    except ValueError:  # some of Python's own have no signature
+        return False
 
 
 def _near(word: str, known: Any) -> str:

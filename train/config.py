@@ -29,7 +29,7 @@ from train.parts import (
 class Config:
     """A whole run."""
 
-    games: tuple[str, ...] = flag(("all",), "names separated by commas, or all")
+    games: tuple[str, ...] = flag(("all",), "names separated by commas, or all; MODULE:FUNCTION is a game of yours")
     model: str = flag("small", "a preset (tiny, small, medium) trained from scratch, or the folder of a saved model")
     recipe: Literal["g0", "g1"] = flag("g1", "g0: RL from the base model; g1: a cold start from the teacher in between")
     seed: int = flag(0, "of everything that is drawn")

@@ -3,6 +3,7 @@
 Numbers of the host, a record for every game; they stand in a checkpoint, so that a run that was stopped goes on alike.
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -31,8 +32,9 @@ def begin(standing: Standing, level: int) -> Standing:
 
 
 def record(standing: Standing, success: float, reward: float, cost: float = 0.0) -> Standing:
-    """Take down an update of a game. cost: 0 where nobody knows."""
+    """Take down an update of a game. cost: 0, or what is not finite, where nobody knows."""
     here = standing.here + 1
+    known = cost > 0 and math.isfinite(cost)
     return Standing(
         updates=standing.updates + 1,
         level=standing.level,
@@ -40,7 +42,7 @@ def record(standing: Standing, success: float, reward: float, cost: float = 0.0)
         success=running(standing.success, success, here, WINDOW),
         reward=running(standing.reward, reward, here, WINDOW),
         recent=running(standing.recent, reward, here, _FAST),
-        cost=running(standing.cost, cost, here if standing.cost else 1, WINDOW) if cost else standing.cost,
+        cost=running(standing.cost, cost, here if standing.cost else 1, WINDOW) if known else standing.cost,
     )
 
 

@@ -43,7 +43,7 @@ def test_a_level_is_judged_by_what_happened_there():
 def test_what_a_board_costs_is_remembered_from_where_it_was_measured():
     standing = curriculum.record(Standing(), 0.5, 0.0)
     assert standing.cost == 0  # nobody knows
-    for cost, mean in ((8.0, 8.0), (0.0, 8.0), (4.0, 8.0 - 4.0 / 4)):  # its fourth update
+    for cost, mean in ((8.0, 8.0), (0.0, 8.0), (float("nan"), 8.0), (4.0, 8.0 - 4.0 / 5)):  # its fifth update
         standing = curriculum.record(standing, 0.5, 0.0, cost)
         assert standing.cost == pytest.approx(mean)
     assert curriculum.begin(standing, 1).cost == 0  # of other boards
