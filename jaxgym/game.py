@@ -40,3 +40,4 @@ class Game(Generic[State]):
     values: Callable[[State, Key], jax.Array]  # float32 [A]: a teacher's worth of every action, -inf where illegal
     explain: Callable[[State, int], str]  # host: one or two sentences on why this action, which begin with its text
     renew: Callable[[State, Key], State] | None = None  # deals the board after one that has ended; None: `reset` does
+    practice: Callable[[Key], State] | None = None  # deals a board to learn to see from; None: those of play will do

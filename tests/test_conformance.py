@@ -64,6 +64,19 @@ def test_reset_is_a_function_of_the_key(game):
     assert (boards[0] != boards[1]).any()
 
 
+def test_boards_to_learn_to_see_from_are_boards_of_the_game(game):
+    if game.practice is None:
+        pytest.skip("this game learns from boards of play")
+    key = jax.random.key(3)
+    board = jax.jit(game.practice)(key)
+    same(board, game.practice(key))
+    jax.tree.map(
+        lambda a, b: (a.shape, a.dtype) == (b.shape, b.dtype) or pytest.fail(f"{a} {b}"), board, game.reset(key)
+    )
+    assert game.legal(board).any()
+    assert (game.tiles(board) != game.tiles(game.practice(jax.random.key(4)))).any()
+
+
 def test_step_is_a_function_of_its_arguments(walk, play):
     """vmap and scan change nothing: row i of the batched walk is the step of that board alone."""
     for board, step in ((0, 0), (3, 2), (15, 7), (8, 39)):

@@ -191,19 +191,16 @@ class Trainer:
 
     def _prepare(self, phase: str, turn: int) -> dict[str, coldstart.Lesson]:
         """A lesson on all boards, for as many steps as it has slices."""
+        given = self.config, phase, turn
         return {
-            name: coldstart.teach(
-                course.language.game,
-                self.boards[name].state,
-                course.scale,
-                self._key(phase, 2 * turn, i),
-                guess=phase == "base",
+            name: supervise.prepared(
+                *given, course, self.boards[name], *(self._key(phase, 2 * turn + k, i) for k in (0, 1))
             )
             for i, (name, course) in enumerate(self.courses.items())
         }
 
     def _move_on(self, phase: str, turn: int, lessons: dict[str, coldstart.Lesson]) -> dict[str, Boards]:
-        """The boards after a lesson; later in the cold start most are the model's own."""
+        """The boards that had a lesson, after it; later in the cold start most are the model's own."""
         alone = phase == "coldstart" and self.step >= self.config.coldstart.steps // 3
         model = (self.frame.graphdef, self.params, self.config.evaluation.temperature) if alone else None
         return {
@@ -215,6 +212,7 @@ class Trainer:
                 model,
             )
             for i, (name, course) in enumerate(self.courses.items())
+            if not supervise.practises(self.config, phase, turn, course)
         }
 
     def _worth(self, reward: float) -> list[float]:

@@ -69,10 +69,13 @@ class Sight:
     steps: int = flag(0, "optimizer steps; 0 skips the phase")
     boards: int = flag(32, "boards of each game in a step")
     lr: float = flag(3e-3, "peak learning rate (AdamW; ten times that for Muon; warm-up and cosine)")
+    practice: float = flag(0.6, "share of the steps, from the first, on boards that a game deals to learn to see from")
 
     def __post_init__(self) -> None:
-        check_fields(self, steps=0, boards=1, lr=0.0)
+        check_fields(self, steps=0, boards=1, lr=0.0, practice=0.0)
         check_divides("boards", self.boards)
+        if self.practice > 1:
+            raise ValueError(f"sight practice={self.practice}: must be at most 1")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -38,6 +38,13 @@ def deal(game: Game[Any], keys: jax.Array) -> Any:
 
 
 @functools.partial(jax.jit, static_argnums=0)
+def practice(game: Game[Any], keys: jax.Array) -> Any:
+    """States to learn to see from, one a key, of a game that has such."""
+    assert game.practice
+    return jax.vmap(game.practice)(keys)
+
+
+@functools.partial(jax.jit, static_argnums=0)
 def play(game: Game[Any], state: Any, actions: jax.Array, keys: jax.Array) -> engine.Played:
     """Try actions int32 [n] on boards in play, each with the luck of its key."""
     return jax.vmap(lambda s, a, k: engine.play(game, s, jnp.bool_(False), a, k))(state, actions, keys)

@@ -17,7 +17,7 @@ from train.course import Course
 from train.learner import Frame
 from train.memory import Prompts
 from train.parts import Sight, Supervised
-from train.rollout import BATCH, Boards, act, advance, try_replies
+from train.rollout import BATCH, Boards, act, advance, practice, try_replies
 
 Found = tuple[dict[str, Any], Any]  # what to report of a game's batch, and gradients: of what learns, of the heads
 
@@ -101,6 +101,23 @@ def _by_parts(
         del found
     (_, report), mean = optimizer.over(total, jnp.float32(count))
     return report, mean
+
+
+def practises(config: Config, phase: str, turn: int, course: Course) -> bool:
+    """Whether the turn-th lesson of a phase is on boards that the game deals to learn to see from."""
+    part = config.sight
+    early = turn * (BATCH // part.boards) < part.practice * part.steps
+    return phase == "sight" and early and course.language.game.practice is not None
+
+
+def prepared(
+    config: Config, phase: str, turn: int, course: Course, boards: Boards, key: jax.Array, deal_key: jax.Array
+) -> Lesson:
+    """The turn-th lesson of a phase: on a game's boards in play, or on as many that are practice."""
+    game, state = course.language.game, boards.state
+    if practises(config, phase, turn, course):
+        state = practice(game, jax.random.split(deal_key, BATCH))
+    return coldstart.teach(game, state, course.scale, key, guess=phase == "base")
 
 
 def moved_on(course: Course, old: Boards, key: jax.Array, lesson: Lesson | None, model: Any) -> Boards:

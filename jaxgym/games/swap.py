@@ -52,6 +52,13 @@ def reset(key: jax.Array, *, size: int, kinds: int, run: int) -> State:
     return State(_deal(jnp.zeros((size, size), jnp.int32), key, kinds=kinds, run=run))
 
 
+def practice(key: jax.Array, *, size: int, kinds: int, run: int) -> State:
+    """A deal at rest of any three kinds: equal tiles meet far more often, so it has many legal swaps."""
+    deal_key, kinds_key = jax.random.split(key)
+    dealt = reset(deal_key, size=size, kinds=FEWEST, run=run)
+    return State(1 + jax.random.permutation(kinds_key, kinds).astype(jnp.int32)[dealt.board - 1])
+
+
 def step(state: State, action: jax.Array, key: jax.Array, *, cells: np.ndarray, kinds: int, run: int) -> Outcome:
     """Swap, let runs vanish until there is none, and shuffle if nothing could be swapped then."""
     fall_key, shuffle_key, deal_key = jax.random.split(key, 3)
@@ -265,6 +272,7 @@ def swap(*, size: int = 8, kinds: int = 12, run: int = 3, look: Looks = Look()) 
         tiles=tiles,
         values=functools.partial(values, cells=moves.cells, run=run),
         explain=functools.partial(explain, moves=moves, names=sheet.names, run=run),
+        practice=functools.partial(practice, size=size, kinds=kinds, run=run),
     )
 
 

@@ -203,6 +203,21 @@ def test_deals_rest_and_can_be_played(options):
     np.testing.assert_array_equal(jax.jit(jax.vmap(game.legal))(State(jnp.asarray(boards))), mask)
 
 
+@pytest.mark.parametrize("options", [{}, {"size": 12, "kinds": 24}, {"size": 6, "kinds": 3}])
+def test_boards_to_learn_to_see_from_have_three_kinds_any_of_them(options):
+    game = swap(**options)
+    kinds, keys = options.get("kinds", 12), jax.random.split(jax.random.key(7), 256)
+    boards = np.asarray(jax.jit(jax.vmap(game.practice))(keys).board)
+    assert boards.min() >= 1 and not runs_of(boards).any()
+    shown = {tuple(np.unique(board).tolist()) for board in boards}
+    assert {len(each) for each in shown} == {3} and {k for each in shown for k in each} == {*range(1, kinds + 1)}
+    legal = legal_of(boards)
+    assert legal.any(1).all()
+    if kinds > 3:
+        usual = legal_of(np.asarray(jax.jit(jax.vmap(game.reset))(keys).board))
+        assert legal.sum() > 5 * usual.sum()
+
+
 def test_deals_are_as_if_rejected(game, deals):
     """Redrawing the tiles of runs gives the same legal swaps and kinds as drawing whole boards until one rests."""
     drawn = np.random.default_rng(5).integers(1, 13, (12_000, 8, 8)).astype(np.int32)

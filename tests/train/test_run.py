@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import chex
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -19,7 +20,7 @@ from train import main as program
 from train.config import Config
 from train.course import prepare
 from train.loop import Trainer
-from train.parts import Coldstart, Evaluation, Grpo, Reward, States, Supervised
+from train.parts import Coldstart, Evaluation, Grpo, Reward, Sight, States, Supervised
 from train.rewards import Reading
 from train.rollout import BATCH, act
 
@@ -126,6 +127,32 @@ def test_own_boards_stand_still_after_a_reply_that_is_no_legal_move(tmp_path, sm
     assert not changed[~asked].any()
     assert (changed == asked)[~ended].all() if legal else not changed[~ended].any()
     np.testing.assert_array_equal(np.asarray(new.steps - old.steps)[~ended], asked[~ended].astype(int))
+
+
+def test_sight_begins_on_boards_to_learn_to_see_from(tmp_path, small, monkeypatch):
+    """Those of its first steps, of a game that deals such; the boards in play wait meanwhile."""
+    trainer = Trainer(small(sight=Sight(steps=5, boards=256, practice=0.4)), tmp_path / "run")
+    course, pool = trainer.courses["2048"], trainer.boards["2048"]
+
+    def drawn(key):
+        return pool.state._replace(board=jax.random.randint(key, pool.state.board.shape[1:], 1, 4))
+
+    game = replace(course.language.game, practice=drawn)
+    trainer.courses["2048"] = course._replace(language=replace(course.language, game=game))
+    monkeypatch.setattr(learner, "sight_gradients", _no_gradients)
+    told = []
+    for _ in range(4):
+        before = np.asarray(trainer.boards["2048"].state.board)
+        trainer._supervise("sight")
+        taught, after = (np.asarray(x["2048"].state.board) for x in (trainer.lessons, trainer.boards))
+        own = taught.min() == 1 and taught.max() == 3 and len({board.tobytes() for board in taught}) > 200
+        told.append((own, (taught == before).all(), (after == before).all()))
+    assert told == [(True, False, True)] * 2 + [(False, True, False)] * 2
+
+
+def _no_gradients(frame, learned, heads, fixed, tables, lesson):
+    report = {name: jnp.float32(0) for name in ("loss", "dense_cells", "dense_legal")}
+    return (jnp.float32(0), report), jax.tree.map(jnp.zeros_like, (learned, heads))
 
 
 def test_later_in_the_cold_start_boards_are_moved_by_the_models_own_replies(tmp_path, small, monkeypatch):
