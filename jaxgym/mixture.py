@@ -109,6 +109,7 @@ def mix(games: Sequence[Game[Any]], odds: Sequence[float] | None = None) -> Mixt
         values=functools.partial(_values, parts=parts),
         explain=functools.partial(_explain, parts=parts),
         renew=functools.partial(_renew, parts=parts),
+        practice=functools.partial(_practice, parts=parts) if any(game.practice for game in games) else None,
         games=games,
         deal=functools.partial(_deal, odds=wanted, parts=parts),
     )
@@ -142,22 +143,28 @@ def _renew(state: Mixed, key: jax.Array, *, parts: _Parts) -> Mixed:
     return _drawn(key, state.odds, parts)
 
 
-def _drawn(key: jax.Array, odds: jax.Array, parts: _Parts) -> Mixed:
+def _practice(key: jax.Array, *, parts: _Parts) -> Mixed:
+    return _drawn(key, jnp.asarray(parts.odds), parts, practice=True)
+
+
+def _drawn(key: jax.Array, odds: jax.Array, parts: _Parts, *, practice: bool = False) -> Mixed:
     """A board of a game that the odds choose; alike where they are all 0."""
     which_key, deal_key = jax.random.split(key)
     chances = jnp.cumsum(jnp.where(odds.sum() > 0, odds, jnp.ones_like(odds)))
     luck = jax.random.uniform(which_key, (), jnp.float32) * chances[-1]
     which = jnp.minimum((chances <= luck).sum(dtype=jnp.int32), jnp.int32(len(parts.games) - 1))
-    return _deal(deal_key, which, odds=odds, parts=parts)
+    return _deal(deal_key, which, odds=odds, parts=parts, practice=practice)
 
 
-def _deal(key: jax.Array, which: jax.Array, *, odds: jax.Array | np.ndarray, parts: _Parts) -> Mixed:
+def _deal(
+    key: jax.Array, which: jax.Array, *, odds: jax.Array | np.ndarray, parts: _Parts, practice: bool = False
+) -> Mixed:
     which = jnp.asarray(which, jnp.int32)
     mask, boards = jnp.zeros(parts.tables.shape[1], bool), []
     for g, game in enumerate(parts.games):
 
         def work(key: jax.Array, game: Game[Any] = game) -> tuple[Any, jax.Array]:
-            board = game.reset(key)
+            board = game.practice(key) if practice and game.practice else game.reset(key)
             return board, game.legal(board)
 
         blank = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(work, key))

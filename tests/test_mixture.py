@@ -108,6 +108,15 @@ def test_so_many_boards_of_each(mixture):
     assert boards.mask.any(axis=1).all()
 
 
+def test_boards_to_learn_to_see_from_are_those_of_the_games_that_have_such(mixture):
+    boards = jax.jit(jax.vmap(mixture.practice))(jax.random.split(jax.random.key(2), 64))
+    same(mixture.legal(row(boards, 0)), mixture.legal(mixture.practice(jax.random.split(jax.random.key(2), 64)[0])))
+    assert set(boards.which.tolist()) == {0, 1, 2}
+    kinds = [len(np.unique(board)) for board in np.asarray(boards.boards[2].board)[np.asarray(boards.which) == 2]]
+    assert {*kinds} == {3}
+    assert mix([jaxgym.make("2048", tile=28)]).practice is None
+
+
 def test_what_comes_next_is_steered_board_by_board(mixture):
     """A curriculum: odds are data, so that nothing is compiled anew when they change."""
     env = Env(mixture, max_steps=1, autoreset="same_step", observe="tiles")
