@@ -214,11 +214,11 @@ class Grpo:
         "token", "all tokens count alike; or all replies do; or each token, as a share of the longest there could be"
     )
     scale: Literal["success", "cost", "none", "group", "game"] = flag(
-        "success",
-        "what advantages are divided by: how far the mean of their group lies above failure (MaxRL: what is raised is "
-        "the logarithm of success); cost: the same, but where every action is judged the replies that boards are "
-        "expected to cost are lowered (for models that succeed on most boards); or nothing, the deviation of their "
-        "group, or that of all of the game's (of each part that --accumulate makes, where every action is judged)",
+        "cost",
+        "what advantages are divided by. success: how far the mean of their group lies above failure (MaxRL: what is "
+        "raised is the logarithm of success); cost: the same, but where every action is judged the replies that boards "
+        "are expected to cost are lowered; or nothing, the deviation of their group, or that of all of the game's (of "
+        "each part that --accumulate makes, where every action is judged)",
     )
     credit: Literal["action", "block", "reply"] = flag(
         "action",

@@ -59,8 +59,6 @@ def idle_flags(config: Config, courses: Iterable[Course]) -> list[str]:
         idle += _changed("reward", config.reward, Reward(), ("format", "exact"))
         if idle:
             lines.append(f"replies are not compared, so {', '.join(idle)} will do nothing: add --grpo-credit block")
-    if part.scale == "cost" and not judged:
-        lines.append("where replies are compared --grpo-scale cost does what success does")
     if weighed and part.epochs * part.minibatches == 1:
         one = "objective" if part.objective == "cispo" else ""  # gspo's weights of tokens are others all the same
         if idle := _changed("grpo", part, Grpo(), (one, "clip", "clip_high")):

@@ -458,10 +458,6 @@ def test_settings_that_compare_replies_are_told_where_none_are_compared(one):
     held = Grpo(kl_estimate="k1", clip_high=0.3, epochs=2)  # then tokens have an advantage that is clipped
     assert not rounds.idle_flags(replace(config, grpo=held), [course])
     assert "--grpo-clip-high" in rounds.idle_flags(replace(config, grpo=replace(held, kl_estimate="k3")), [course])[0]
-    costly = replace(config, grpo=Grpo(scale="cost"))
-    assert not rounds.idle_flags(costly, [course])
-    (line,) = rounds.idle_flags(costly, [course._replace(names=None)])
-    assert "--grpo-scale cost does what success does" in line
 
 
 @pytest.mark.parametrize(
