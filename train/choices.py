@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from policy.decoder import Cache
-from policy.model import Model, Prompt
+from policy.model import Model, Prompt, entropy
 from train import advantages
 from train.advantages import Scale
 
@@ -124,8 +124,7 @@ def gain(logprobs: jax.Array, worth: jax.Array, scale: Scale, usual: Usual) -> t
     action's, both counted from what no action earns.
     logprobs, worth: float32 [S, A].
     """
-    odds = jnp.exp(logprobs)
-    odds = jnp.concatenate([odds, 1 - jnp.sum(odds, axis=1, keepdims=True)], axis=1)  # the last names no action
+    odds = odds_of(logprobs)
     earned = jnp.concatenate([worth, jnp.full_like(worth[:, :1], advantages.NOTHING)], axis=1)
     expected, best = jnp.sum(odds * earned, axis=1), jnp.max(earned, axis=1) - advantages.NOTHING
     cost = stay((expected - advantages.NOTHING) / jnp.where(best > 0, best, 1.0), usual.steps)
@@ -134,6 +133,17 @@ def gain(logprobs: jax.Array, worth: jax.Array, scale: Scale, usual: Usual) -> t
     weights = jax.lax.stop_gradient(odds)
     advantage = advantages.advantages(earned, weights, scale=scale, rarest=usual.rarest)
     return jnp.sum(odds * advantage, axis=1), jnp.sum(weights * earned, axis=1), cost
+
+
+def odds_of(logprobs: jax.Array) -> jax.Array:
+    """The chance of every action and, last, that none is named: float32 [S, A] -> [S, A + 1]."""
+    odds = jnp.exp(logprobs)
+    return jnp.concatenate([odds, 1 - jnp.sum(odds, axis=1, keepdims=True)], axis=1)
+
+
+def spread(logprobs: jax.Array) -> jax.Array:
+    """The entropy of what is done, in nats, where to name no action is one thing more to do: [S, A] -> float32 [S]."""
+    return entropy(jnp.log(jnp.maximum(odds_of(logprobs), _LEAST**2)))
 
 
 def shares(place: jax.Array) -> jax.Array:

@@ -121,6 +121,7 @@ class Rule(NamedTuple):
     objective: grpo.Objective = "clip"
     kl_in_advantage: bool = False  # by k1; else k3 is part of the loss
     scale: Scale = "none"  # of the judgement of every action
+    entropy: float = 0.0  # its weight
 
 
 class Hyper(NamedTuple):
@@ -143,7 +144,8 @@ def grpo_loss(
     rule: Rule,
     hyper: Hyper,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Minus the gain, as its credit is shared out, plus the mean divergence from the reference; and what to report.
+    """Minus the gain, as its credit is shared out, plus the mean divergence from the reference, minus the entropy; and
+    what to report.
 
     Loss and report are sums over tokens and boards: those of the parts of a batch add up to those of the whole.
     names: of the game's actions, where every one of them is judged; then the logarithm of the odds of reading the whole
@@ -167,7 +169,7 @@ def grpo_loss(
     gain = grpo.GAINS[rule.objective](now.logprobs, old, advantage, hyper.clip, mask)
     gain = gain * jnp.where(jnp.isfinite(hyper.cap), grpo.correction(old, tried.sampler, hyper.cap, mask), 1.0)
     ratio = (grpo.reply_ratio if rule.objective == "gspo" else grpo.ratio)(now.logprobs, old, mask)
-    gained, told = jnp.sum(share.gain * gain), {}
+    gained, spread, told = jnp.sum(share.gain * gain), mean(now.entropy), {}
     if tried.choice is not None and names is not None and share.boards is not None:
         place, worth, truth, usual = tried.choice
         likely = choices.logprobs(model, prompt, hidden, cache, place, names, hyper.temperature)
@@ -175,8 +177,11 @@ def grpo_loss(
         read = model.said(model.continued(prompt, truth)[0], truth, hyper.temperature).logprobs
         acting, every = share.boards
         gained += jnp.sum(acting * by_board) + _READING * hyper.reading * jnp.sum(every * jnp.sum(read, axis=1))
-        told = {"expected": jnp.sum(acting * expected), "cost": jnp.sum(acting * cost)}
+        spread = jnp.sum(acting * choices.spread(likely))
+        told = {"expected": jnp.sum(acting * expected), "cost": jnp.sum(acting * cost), "action_entropy": spread}
     loss = -hyper.weight * gained + (0.0 if rule.kl_in_advantage else hyper.kl * kl)
+    if rule.entropy:
+        loss -= rule.entropy * spread
     return loss, told | {
         "loss": loss,
         "kl": kl,

@@ -232,6 +232,9 @@ class Grpo:
         "the same where every action is judged, for what is said around it: nothing else holds that (tokens that name "
         "the action are free, and not in the metric kl)",
     )
+    entropy: float = flag(
+        0.0, "weight of the entropy of what is said; where every action is judged, of which one a reply names"
+    )
     kl_estimate: Literal["k3", "k1"] = flag("k3", "k3 is added to the loss, k1 taken off the advantages")
     correct: float = flag(
         0.0, "cap on the weight that corrects for the sampler's own probabilities (truncated importance); 0: none"
@@ -254,6 +257,7 @@ class Grpo:
             clip_high=0.0,
             kl=0.0,
             hold=0.0,
+            entropy=0.0,
             correct=0.0,
             temperature=1e-3,
         )

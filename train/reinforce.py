@@ -273,7 +273,7 @@ def gradient_of(
 ) -> tuple[Report, Params]:
     """The gradient of a minibatch of `count` boards, turn by turn, and part by part where memory is short."""
     part = config.grpo
-    rule = Rule(part.objective, kl_in_advantage=part.kl_estimate == "k1", scale=part.scale)
+    rule = Rule(part.objective, kl_in_advantage=part.kl_estimate == "k1", scale=part.scale, entropy=part.entropy)
     judged = turns[0].choice is not None  # then there is one turn
     numbers = part.correct or math.inf, config.reward.weight(game), config.reward.perception
     temperature, kl, *rest = map(jnp.float32, (part.temperature, part.hold if judged else part.kl, *numbers))

@@ -505,6 +505,18 @@ def test_the_entropy_has_a_gradient_where_a_token_can_never_be_said():
     assert jnp.isfinite(slope).all() and slope[2] == 0
 
 
+def test_the_spread_of_what_is_done_counts_naming_no_action_as_one_thing():
+    logits = judged_board()[0]
+    odds = jax.nn.softmax(logits, axis=1)
+    done = jnp.concatenate([odds[:, :4], odds[:, 4:].sum(axis=1, keepdims=True)], axis=1)
+    said = jnp.log(odds[:, :4])
+    np.testing.assert_allclose(choices.spread(said), -(done * jnp.log(done)).sum(axis=1), rtol=1e-4)
+    for sure in ([0.0, -50.0, -50.0, -50.0], [-50.0] * 4):  # an action; and none of them
+        value, slope = jax.value_and_grad(lambda x: choices.spread(x).sum())(jnp.asarray([sure]))
+        np.testing.assert_allclose(value, 0.0, atol=1e-5)
+        assert jnp.isfinite(slope).all()
+
+
 @pytest.mark.parametrize("value", [2 + 31 / 36, 1 / 3, -0.1, 1e-6, 1e6 + 0.3, 0.0])
 @pytest.mark.parametrize("group", [2, 3, 5, 8, 16, 100])
 def test_equal_rewards_teach_nothing_whatever_their_value(value, group):

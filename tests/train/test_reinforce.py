@@ -86,6 +86,7 @@ def plain(one, tried):
         {"average": "sequence"},
         {"kl": 5.0, "epochs": 2},  # in the first step the model is still its own reference
         {"correct": 1.0},
+        {"entropy": 0.5},
         {"epochs": 2},
         {"minibatches": 2},
     ],
@@ -369,6 +370,19 @@ def test_judging_every_action_raises_what_is_expected_and_the_odds_of_the_truth(
         changed = replace(config, reward=Reward(perception=weight))
         slopes.append(reinforce.gradient_of(changed, frame, state.params, fixed, [tried], 4, "2048", course.names)[1])
     assert any((a != b).any() for a, b in zip(*map(jax.tree.leaves, slopes), strict=True))
+
+
+def test_entropy_spreads_over_actions_where_all_are_judged(one):
+    config, frame, vlm, course, _, rule, state, fixed = one
+    tried = taught(one, collected(one, with_grpo(config, credit="action")).tried[0])
+    spread = []
+    for weight in (0.0, 5.0):
+        part, last = with_grpo(config, credit="action", scale="success", hold=0.0, entropy=weight), apart(state)
+        for _ in range(4):
+            given = {"2048": [tried]}, jnp.float32(2e-3), jax.random.key(5), {"2048": course.names}
+            last, reports, _ = reinforce.learn(part, frame, rule, last, fixed, lambda: vlm.params, *given)
+        spread.append(float(reports["2048"]["action_entropy"]))
+    assert spread[1] > spread[0] + 0.01, spread
 
 
 @pytest.mark.parametrize("scale", ["success", "cost"])

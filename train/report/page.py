@@ -54,6 +54,7 @@ OF_A_GAME = (
     Chart("Loss", "nats", (("loss", "loss", 6),), log=True, phases=("sight", "base", "coldstart")),
     Chart("Loss in RL", "objective and divergence", (("loss", "loss", 6),), phases=("grpo",)),
     Chart("Entropy", "nats a token", (("entropy", "entropy", 0),)),
+    Chart("Entropy of the action", "nats, of which one a reply names", (("action_entropy", "entropy", 0),)),
     Chart("KL divergence from the reference", "nats a token", (("kl", "kl", 1),)),
     Chart("Clipped ratios", "share of tokens", (("clipped", "clipped", 3),), True, False),
     Chart("Groups that differ", "share of groups with something to learn from", (("differ", "groups", 6),), True),
