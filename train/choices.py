@@ -47,6 +47,7 @@ class Choice(NamedTuple):
     worth: jax.Array  # float32 [S, A]: what every action would earn there
     truth: jax.Array  # int32 [S, P]: the beginning of a reply that reads the board without a mistake
     usual: Usual
+    before: jax.Array | None = None  # float32 [S, A]: log-probabilities by the model before RL; None: nobody asks
 
 
 def names(answers: np.ndarray) -> Names:
@@ -143,7 +144,22 @@ def odds_of(logprobs: jax.Array) -> jax.Array:
 
 def spread(logprobs: jax.Array) -> jax.Array:
     """The entropy of what is done, in nats, where to name no action is one thing more to do: [S, A] -> float32 [S]."""
-    return entropy(jnp.log(jnp.maximum(odds_of(logprobs), _LEAST**2)))
+    return entropy(_bounded(odds_of(logprobs)))
+
+
+def dropped(logprobs: jax.Array, before: jax.Array) -> jax.Array:
+    """KL(before || now) of what is done, in nats: [S, A] each -> float32 [S].
+
+    In this direction it grows where something becomes rare that had a chance before, however well another action does
+    in its place (mass-covering; Minka, "Divergence measures and message passing", 2005). The other lets it go.
+    """
+    was = odds_of(before)
+    return jnp.sum(was * (_bounded(was) - _bounded(odds_of(logprobs))), axis=1)
+
+
+def _bounded(odds: jax.Array) -> jax.Array:
+    """Logarithms, finite with finite slopes."""
+    return jnp.log(jnp.maximum(odds, _LEAST**2))
 
 
 def shares(place: jax.Array) -> jax.Array:

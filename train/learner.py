@@ -106,10 +106,20 @@ def cut(batch: Any, count: int, rows: np.ndarray) -> Any:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def score(frame: Frame, params: Params, tried: Tried, temperature: jax.Array) -> jax.Array:
-    """The log-probabilities that a model gives to replies: float32 [B, R]."""
+def score(
+    frame: Frame, params: Params, tried: Tried, names: choices.Names | None, temperature: jax.Array
+) -> tuple[jax.Array, jax.Array | None]:
+    """The log-probabilities that a model gives to replies, float32 [B, R], and to every action, float32 [S, A].
+
+    names: of the game's actions; None, or where they are not judged: nobody asks for these.
+    """
     model = nnx.merge(frame.graphdef, params)
-    return model.answered(*tried.prompts, tried.ids, temperature).logprobs
+    prompt = model.prefill(*tried.prompts)
+    hidden, cache = model.continued(prompt, tried.ids)
+    said = model.said(hidden, tried.ids, temperature).logprobs
+    if names is None or tried.choice is None:
+        return said, None
+    return said, choices.logprobs(model, prompt, hidden, cache, tried.choice.place, names, temperature)
 
 
 _READING = 0.4  # of the logarithm of the odds of reading a board: by all of it acting would learn little
@@ -130,6 +140,7 @@ class Hyper(NamedTuple):
     temperature: jax.Array
     clip: grpo.Clip
     kl: jax.Array  # weight of the divergence from the reference
+    cover: jax.Array  # weight of what it did and the policy does no more, where every action is judged
     cap: jax.Array  # of the correction for the sampler's own probabilities; infinite: there is none
     weight: jax.Array  # of the game
     reading: jax.Array  # of reading the board, where every action is judged
@@ -144,8 +155,8 @@ def grpo_loss(
     rule: Rule,
     hyper: Hyper,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Minus the gain, as its credit is shared out, plus the mean divergence from the reference, minus the entropy; and
-    what to report.
+    """Minus the gain, as its credit is shared out, plus divergences from the reference, minus the entropy; and what to
+    report.
 
     Loss and report are sums over tokens and boards: those of the parts of a batch add up to those of the whole.
     names: of the game's actions, where every one of them is judged; then the logarithm of the odds of reading the whole
@@ -171,7 +182,7 @@ def grpo_loss(
     ratio = (grpo.reply_ratio if rule.objective == "gspo" else grpo.ratio)(now.logprobs, old, mask)
     gained, spread, told = jnp.sum(share.gain * gain), mean(now.entropy), {}
     if tried.choice is not None and names is not None and share.boards is not None:
-        place, worth, truth, usual = tried.choice
+        place, worth, truth, usual, before = tried.choice
         likely = choices.logprobs(model, prompt, hidden, cache, place, names, hyper.temperature)
         by_board, expected, cost = choices.gain(likely, worth, rule.scale, usual)
         read = model.said(model.continued(prompt, truth)[0], truth, hyper.temperature).logprobs
@@ -179,7 +190,11 @@ def grpo_loss(
         gained += jnp.sum(acting * by_board) + _READING * hyper.reading * jnp.sum(every * jnp.sum(read, axis=1))
         spread = jnp.sum(acting * choices.spread(likely))
         told = {"expected": jnp.sum(acting * expected), "cost": jnp.sum(acting * cost), "action_entropy": spread}
+        if before is not None:
+            told["action_kl"] = jnp.sum(acting * choices.dropped(likely, before))
     loss = -hyper.weight * gained + (0.0 if rule.kl_in_advantage else hyper.kl * kl)
+    if "action_kl" in told:
+        loss += hyper.cover * told["action_kl"]
     if rule.entropy:
         loss -= rule.entropy * spread
     return loss, told | {

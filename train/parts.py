@@ -232,6 +232,11 @@ class Grpo:
         "the same where every action is judged, for what is said around it: nothing else holds that (tokens that name "
         "the action are free, and not in the metric kl)",
     )
+    cover: float = flag(
+        0.0,
+        "the same where every action is judged, for actions: KL(before || now), so that moves which the model knew are "
+        "not forgotten for others that do as well",
+    )
     entropy: float = flag(
         0.0, "weight of the entropy of what is said; where every action is judged, of which one a reply names"
     )
@@ -257,6 +262,7 @@ class Grpo:
             clip_high=0.0,
             kl=0.0,
             hold=0.0,
+            cover=0.0,
             entropy=0.0,
             correct=0.0,
             temperature=1e-3,

@@ -208,11 +208,12 @@ def learn(
     part, names = config.grpo, names or {}
     heat = jnp.float32(part.temperature)
     once = part.epochs * part.minibatches == 1  # then the model before the step is the model in it
-    if part.kl or (part.hold and any(turns[0].choice is not None for turns in batches.values())):
-        batches = _scored(frame, reference(), batches, heat, lambda tried, said: tried._replace(reference=said))
+    judged = any(turns[0].choice is not None for turns in batches.values())
+    if part.kl or (judged and (part.hold or part.cover)):
+        batches = _scored(frame, reference(), batches, heat, _before, names if part.cover else {})
     if not once:
         now = learner.whole(state.params, fixed, frame.dtype)
-        batches = _scored(frame, now, batches, heat, lambda tried, said: tried._replace(old=said))
+        batches = _scored(frame, now, batches, heat, lambda tried, said, _: tried._replace(old=said), {})
         del now
     reports: dict[str, list[Report]] = {name: [] for name in batches}
     norms = []
@@ -248,17 +249,24 @@ def _scored(
     params: Params,
     batches: dict[str, list[Tried]],
     temperature: jax.Array,
-    kept: Callable[[Tried, jax.Array], Tried],
+    kept: Callable[[Tried, jax.Array, jax.Array | None], Tried],
+    names: dict[str, Names | None],
 ) -> dict[str, list[Tried]]:
-    """Batches, each kept with the log-probabilities that a model gives to its replies: float32 [B, R], back from the
-    devices it is spread over.
+    """Batches, each kept with the log-probabilities that a model gives to its replies, float32 [B, R], and to every
+    action of games that are named: float32 [S, A]. Back from the devices it is spread over.
     """
 
-    def score(tried: Tried) -> Tried:
-        there = sharding.cut_rows(tried, frame.mesh)
-        return kept(tried, sharding.gather(learner.score(frame, params, there, temperature), frame.mesh))
+    def score(tried: Tried, named: Names | None) -> Tried:
+        said = learner.score(frame, params, sharding.cut_rows(tried, frame.mesh), named, temperature)
+        return kept(tried, *sharding.gather(said, frame.mesh))
 
-    return {name: [*map(score, turns)] for name, turns in batches.items()}
+    return {name: [score(tried, names.get(name)) for tried in turns] for name, turns in batches.items()}
+
+
+def _before(tried: Tried, said: jax.Array, done: jax.Array | None) -> Tried:
+    """Replies with what the model before RL would say and do."""
+    choice = tried.choice if tried.choice is None else tried.choice._replace(before=done)
+    return tried._replace(reference=said, choice=choice)
 
 
 def gradient_of(
@@ -276,7 +284,8 @@ def gradient_of(
     rule = Rule(part.objective, kl_in_advantage=part.kl_estimate == "k1", scale=part.scale, entropy=part.entropy)
     judged = turns[0].choice is not None  # then there is one turn
     numbers = part.correct or math.inf, config.reward.weight(game), config.reward.perception
-    temperature, kl, *rest = map(jnp.float32, (part.temperature, part.hold if judged else part.kl, *numbers))
+    held = part.hold if judged else part.kl
+    temperature, kl, *rest = map(jnp.float32, (part.temperature, held, part.cover, *numbers))
     hyper = Hyper(temperature, grpo.Clip(jnp.float32(part.clip), jnp.float32(part.clip_high)), kl, *rest)
     units = jnp.concatenate([tried.credit.units for tried in turns])
     shares = advantages.shares(units, part.average), advantages.shares(jnp.minimum(units, 0), "token")

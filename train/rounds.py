@@ -39,7 +39,7 @@ def every_action(config: Config, course: Course) -> bool:
 def asks_before(config: Config, courses: Iterable[Course]) -> bool:
     """Whether the divergence from the model before RL counts anywhere."""
     part = config.grpo
-    return part.kl > 0 or (part.hold > 0 and any(every_action(config, course) for course in courses))
+    return part.kl > 0 or (part.hold + part.cover > 0 and any(every_action(config, course) for course in courses))
 
 
 _OF_GROUPS = ("group", "keep", "refill", "kl")  # what compares replies

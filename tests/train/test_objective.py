@@ -517,6 +517,18 @@ def test_the_spread_of_what_is_done_counts_naming_no_action_as_one_thing():
         assert jnp.isfinite(slope).all()
 
 
+def test_what_is_dropped_is_the_divergence_that_minds_what_is_forgotten():
+    logits = judged_board()[0]
+    now, before = (jax.nn.log_softmax(x, axis=1)[:, :4] for x in (logits, logits[::-1]))
+    mine, theirs = (np.concatenate([np.exp(x), 1 - np.exp(x).sum(1, keepdims=True)], axis=1) for x in (now, before))
+    np.testing.assert_allclose(choices.dropped(now, before), (theirs * np.log(theirs / mine)).sum(1), rtol=1e-4)
+    np.testing.assert_allclose(choices.dropped(now, now), 0.0, atol=1e-6)
+    half, sure = jnp.log(jnp.asarray([[0.5, 0.5, 1e-9]])), jnp.log(jnp.asarray([[1.0 - 2e-9, 1e-9, 1e-9]]))
+    assert choices.dropped(sure, half) > 5 > 1 > choices.dropped(half, sure) > 0
+    slope = jax.grad(lambda x: choices.dropped(x, half).sum())(jnp.full((1, 3), -80.0))
+    assert jnp.isfinite(slope).all()
+
+
 @pytest.mark.parametrize("value", [2 + 31 / 36, 1 / 3, -0.1, 1e-6, 1e6 + 0.3, 0.0])
 @pytest.mark.parametrize("group", [2, 3, 5, 8, 16, 100])
 def test_equal_rewards_teach_nothing_whatever_their_value(value, group):

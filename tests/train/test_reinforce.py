@@ -355,8 +355,8 @@ def test_judging_every_action_raises_what_is_expected_and_the_odds_of_the_truth(
 
     def read(state):
         model = learner.whole(state.params, fixed, frame.dtype)
-        (said,) = jax.tree.leaves(learner.score(frame, model, tried._replace(ids=tried.choice.truth), jnp.float32(1)))
-        return float(said.mean())
+        truth = tried._replace(ids=tried.choice.truth)
+        return float(learner.score(frame, model, truth, None, jnp.float32(1))[0].mean())
 
     first, expected, last = read(state), [], apart(state)
     for _ in range(6):
@@ -370,6 +370,30 @@ def test_judging_every_action_raises_what_is_expected_and_the_odds_of_the_truth(
         changed = replace(config, reward=Reward(perception=weight))
         slopes.append(reinforce.gradient_of(changed, frame, state.params, fixed, [tried], 4, "2048", course.names)[1])
     assert any((a != b).any() for a, b in zip(*map(jax.tree.leaves, slopes), strict=True))
+
+
+@pytest.mark.parametrize("kl", [0.0, 0.01])
+def test_what_the_model_could_do_before_is_covered(one, kl):
+    """By the divergence of all actions, whichever the reply names, from the model before, at the same temperature."""
+    config, frame, vlm, course, _, rule, state, fixed = one
+    config = with_grpo(config, credit="action", scale="success", hold=0.0, kl=kl)
+    tried = taught(one, collected(one, config).tried[0])
+    away = jax.tree.map(lambda leaf: leaf * 1.1, vlm.params)
+    found = []
+    for cover in (0.0, 2.0):
+        given = {"2048": [tried]}, jnp.float32(1e-3), jax.random.key(5), {"2048": course.names}
+        covered = with_grpo(config, cover=cover)
+        _, reports, _ = reinforce.learn(covered, frame, rule, apart(state), fixed, lambda: away, *given)
+        found.append(reports["2048"])
+    assert "action_kl" not in found[0]
+    heat = jnp.float32(config.grpo.temperature)
+    now, before = (
+        learner.score(frame, params, tried, course.names, heat)[1]
+        for params in (learner.whole(state.params, fixed, frame.dtype), away)
+    )
+    acting = np.asarray(tried.choice.place) >= 0
+    np.testing.assert_allclose(found[1]["action_kl"], choices.dropped(now, before)[acting].mean(), rtol=1e-3)
+    np.testing.assert_allclose(found[1]["loss"] - found[0]["loss"], 2 * found[1]["action_kl"], rtol=1e-3)
 
 
 def test_entropy_spreads_over_actions_where_all_are_judged(one):
