@@ -233,7 +233,7 @@ class Grpo:
         "the action are free, and not in the metric kl)",
     )
     cover: float = flag(
-        0.0,
+        1.0,
         "the same where every action is judged, for actions: KL(before || now), so that moves which the model knew are "
         "not forgotten for others that do as well",
     )

@@ -432,7 +432,7 @@ def test_judged_boards_may_be_gone_through_in_parts(one, scale):
 def test_what_is_said_around_a_judged_action_is_held(one):
     """The tokens that name it are not: they are to change."""
     config, frame, vlm, course, _, rule, state, fixed = one
-    config = with_grpo(config, credit="action", scale="success", kl=0.0)
+    config = with_grpo(config, credit="action", scale="success", kl=0.0, cover=0.0)
     tried = taught(one, collected(one, config).tried[0])
     away = jax.tree.map(lambda leaf: leaf * 1.1, vlm.params)
     found = []
