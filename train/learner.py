@@ -180,7 +180,7 @@ def grpo_loss(
     gain = grpo.GAINS[rule.objective](now.logprobs, old, advantage, hyper.clip, mask)
     gain = gain * jnp.where(jnp.isfinite(hyper.cap), grpo.correction(old, tried.sampler, hyper.cap, mask), 1.0)
     ratio = (grpo.reply_ratio if rule.objective == "gspo" else grpo.ratio)(now.logprobs, old, mask)
-    gained, spread, told = jnp.sum(share.gain * gain), mean(now.entropy), {}
+    gained, forgot, spread, told = jnp.sum(share.gain * gain), jnp.float32(0), mean(now.entropy), {}
     if tried.choice is not None and names is not None and share.boards is not None:
         place, worth, truth, usual, before = tried.choice
         likely = choices.logprobs(model, prompt, hidden, cache, place, names, hyper.temperature)
@@ -191,10 +191,8 @@ def grpo_loss(
         spread = jnp.sum(acting * choices.spread(likely))
         told = {"expected": jnp.sum(acting * expected), "cost": jnp.sum(acting * cost), "action_entropy": spread}
         if before is not None:
-            told["action_kl"] = jnp.sum(acting * choices.dropped(likely, before))
-    loss = -hyper.weight * gained + (0.0 if rule.kl_in_advantage else hyper.kl * kl)
-    if "action_kl" in told:
-        loss += hyper.cover * told["action_kl"]
+            forgot = told["action_kl"] = jnp.sum(acting * choices.dropped(likely, before))
+    loss = -hyper.weight * gained + hyper.cover * forgot + (0.0 if rule.kl_in_advantage else hyper.kl * kl)
     if rule.entropy:
         loss -= rule.entropy * spread
     return loss, told | {

@@ -230,12 +230,12 @@ class Grpo:
     hold: float = flag(
         3.0,
         "the same where every action is judged, for what is said around it: nothing else holds that (tokens that name "
-        "the action are free, and not in the metric kl)",
+        "the action are not in it, nor in the metric kl)",
     )
     cover: float = flag(
         1.0,
-        "the same where every action is judged, for actions: KL(before || now), so that moves which the model knew are "
-        "not forgotten for others that do as well",
+        "the same where every action is judged, for all actions: KL(before || now), so that moves which the model knew "
+        "are not forgotten for others that do as well",
     )
     entropy: float = flag(
         0.0, "weight of the entropy of what is said; where every action is judged, of which one a reply names"

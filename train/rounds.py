@@ -59,6 +59,10 @@ def idle_flags(config: Config, courses: Iterable[Course]) -> list[str]:
         idle += _changed("reward", config.reward, Reward(), ("format", "exact"))
         if idle:
             lines.append(f"replies are not compared, so {', '.join(idle)} will do nothing: add --grpo-credit block")
+    elif not any(every_action(config, course) for course in courses) and (
+        idle := _changed("grpo", part, Grpo(), ("hold", "cover"))
+    ):
+        lines.append(f"actions are not judged one by one, so {', '.join(idle)} will do nothing")
     if weighed and part.epochs * part.minibatches == 1:
         one = "objective" if part.objective == "cispo" else ""  # gspo's weights of tokens are others all the same
         if idle := _changed("grpo", part, Grpo(), (one, "clip", "clip_high")):

@@ -506,8 +506,9 @@ def test_settings_that_compare_replies_are_told_where_none_are_compared(one):
         ({"objective": "gspo"}, ""),
         ({"objective": "cispo", "minibatches": 2}, ""),
         ({"clip_high": 0.28, "epochs": 2}, ""),
+        ({"hold": 1.0, "cover": 0.3}, "not judged one by one, so --grpo-hold, --grpo-cover will do nothing"),
     ],
 )
-def test_what_clips_ratios_that_are_one_is_told(one, changes, told):
+def test_what_does_nothing_where_replies_are_compared_is_told(one, changes, told):
     lines = rounds.idle_flags(replace(one[0], grpo=Grpo(credit="block", **changes)), [one[3]])
     assert len(lines) == bool(told) and told in "".join(lines)
