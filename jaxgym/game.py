@@ -41,3 +41,4 @@ class Game(Generic[State]):
     explain: Callable[[State, int], str]  # host: one or two sentences on why this action, which begin with its text
     renew: Callable[[State, Key], State] | None = None  # deals the board after one that has ended; None: `reset` does
     practice: Callable[[Key], State] | None = None  # deals a board to learn to see from; None: those of play will do
+    augment: Callable[[State, Key], State] | None = None  # the same problem in another guise: turned, kinds exchanged

@@ -110,6 +110,7 @@ def mix(games: Sequence[Game[Any]], odds: Sequence[float] | None = None) -> Mixt
         explain=functools.partial(_explain, parts=parts),
         renew=functools.partial(_renew, parts=parts),
         practice=functools.partial(_practice, parts=parts) if any(game.practice for game in games) else None,
+        augment=functools.partial(_augment, parts=parts) if any(game.augment for game in games) else None,
         games=games,
         deal=functools.partial(_deal, odds=wanted, parts=parts),
     )
@@ -196,6 +197,22 @@ def _step(state: Mixed, action: jax.Array, key: jax.Array, *, parts: _Parts) -> 
         reward, over = reward + out.reward, over | out.over
         mask |= _answers(legal, g, parts, False)
     return Outcome(Mixed(state.which, state.odds, mask, tuple(boards)), reward, over)
+
+
+def _augment(state: Mixed, key: jax.Array, *, parts: _Parts) -> Mixed:
+    """Boards of games that have no other guise stay as they are."""
+    mask, boards = jnp.zeros_like(state.mask), []
+    for g, game in enumerate(parts.games):
+
+        def work(board: Any, key: jax.Array, game: Game[Any] = game) -> tuple[Any, jax.Array]:
+            board = game.augment(board, key) if game.augment else board
+            return board, game.legal(board)
+
+        nothing = state.boards[g], jnp.zeros(game.actions.n, bool)
+        board, legal = rarely(state.which == g, work, nothing, state.boards[g], key)
+        boards.append(board)
+        mask |= _answers(legal, g, parts, False)
+    return Mixed(state.which, state.odds, mask, tuple(boards))
 
 
 def _legal(state: Mixed) -> jax.Array:

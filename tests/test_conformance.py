@@ -77,6 +77,26 @@ def test_boards_to_learn_to_see_from_are_boards_of_the_game(game):
     assert (game.tiles(board) != game.tiles(game.practice(jax.random.key(4)))).any()
 
 
+def test_another_guise_is_the_same_problem(game, walk):
+    """As many legal actions, and as many tiles of a kind, whichever kind that is."""
+    if game.augment is None:
+        pytest.skip("boards of this game have no other guise")
+    state = jax.tree.map(lambda leaf: leaf[:, ::8].reshape(-1, *leaf.shape[2:]), walk.state)
+    keys = jax.random.split(jax.random.key(1), len(jax.tree.leaves(state)[0]))
+    other = jax.jit(jax.vmap(game.augment))(state, keys)
+    same(at(other, 3), game.augment(at(state, 3), keys[3]))
+    jax.tree.map(
+        lambda a, b: (a.shape, a.dtype) == (b.shape, b.dtype) or pytest.fail(f"{a} {b}"), at(other, 0), at(state, 0)
+    )
+    legal, tiles = jax.jit(jax.vmap(game.legal)), jax.jit(jax.vmap(game.tiles))
+    np.testing.assert_array_equal(legal(other).sum(axis=1), legal(state).sum(axis=1))
+    names = np.asarray(game.sheet.names)
+    for before, after in zip(*(np.asarray(tiles(each)) for each in (state, other)), strict=True):
+        counts = [sorted(np.unique(names[board], return_counts=True)[1].tolist()) for board in (before, after)]
+        assert counts[0] == counts[1]
+    assert (np.asarray(tiles(other)) != np.asarray(tiles(state))).any(axis=(1, 2)).mean() > 0.5
+
+
 def test_step_is_a_function_of_its_arguments(walk, play):
     """vmap and scan change nothing: row i of the batched walk is the step of that board alone."""
     for board, step in ((0, 0), (3, 2), (15, 7), (8, 39)):

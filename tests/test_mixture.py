@@ -1,6 +1,7 @@
 """A mixture: every board is what its own game makes of it, whatever stands beside it in the batch."""
 
 import pickle
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -115,6 +116,27 @@ def test_boards_to_learn_to_see_from_are_those_of_the_games_that_have_such(mixtu
     kinds = [len(np.unique(board)) for board in np.asarray(boards.boards[2].board)[np.asarray(boards.which) == 2]]
     assert {*kinds} == {3}
     assert mix([jaxgym.make("2048", tile=28)]).practice is None
+
+
+def test_another_guise_is_that_of_the_boards_own_game(games, mixture, batch):
+    """The legal answers are those of that guise, as many as before of the game's own."""
+    other = jax.jit(jax.vmap(mixture.augment))(batch, jax.random.split(jax.random.key(2), 64))
+    same((other.which, other.odds), (batch.which, batch.odds))
+    assert {*batch.which[(other.mask != batch.mask).any(axis=1)].tolist()} == {0, 1, 2}
+    for i in range(0, 64, 4):
+        game, which = games[batch.which[i]], int(batch.which[i])
+        legal = [np.asarray(game.legal(row(boards.boards[which], i))) for boards in (batch, other)]
+        assert legal[0].sum() == legal[1].sum()
+        allowed = {mixture.actions.parse(game.actions.format(a)) for a in np.flatnonzero(legal[1])}
+        assert all(other.mask[i, list(allowed)]) and set(np.flatnonzero(other.mask[i])) >= allowed
+    walkers = [replace(jaxgym.make("2048", tile=28, size=n), augment=None) for n in (3, 4)]
+    assert mix(walkers).augment is None
+    half = mix([jaxgym.make("2048", tile=28, size=3), walkers[1]])
+    boards = jax.jit(jax.vmap(half.reset))(jax.random.split(jax.random.key(3), 64))
+    other = jax.jit(jax.vmap(half.augment))(boards, jax.random.split(jax.random.key(4), 64))
+    before, after = (np.asarray(jax.jit(jax.vmap(half.tiles))(each)) for each in (boards, other))
+    turned = (before != after).any(axis=(1, 2))
+    assert turned[np.asarray(boards.which) == 0].any() and not turned[np.asarray(boards.which) == 1].any()
 
 
 def test_what_comes_next_is_steered_board_by_board(mixture):

@@ -33,6 +33,7 @@ from jaxgym.game import Game, Outcome
 from jaxgym.looks import Look, Looks
 from jaxgym.rare import repeatedly
 from jaxgym.sprites import Sheet
+from jaxgym.symmetry import exchanged, turned
 
 SIZES = (4, 6, 8, 10, 12)
 MOST_TURNS, MOST_KINDS = 2, 72
@@ -91,6 +92,13 @@ def step(state: State, action: jax.Array, key: jax.Array, *, rules: Rules) -> Ou
     cell = jnp.arange(rules.size**2, dtype=jnp.int32).reshape(rules.size, rules.size)
     after = State(jnp.where((cell == first) | (cell == second), jnp.int32(0), state.board))
     return Outcome(after, jnp.float32(1), _stuck(after, rules))
+
+
+def augment(state: State, key: jax.Array, *, rules: Rules) -> State:
+    """The same pairs from another side, of other kinds; of photos, whichever picture has the other's number."""
+    turn_key, kinds_key = jax.random.split(key)
+    each = (len(rules.kind_of) - 1) // rules.kinds
+    return State(exchanged(turned(state.board, turn_key), kinds_key, rules.kinds, each))
 
 
 def legal(state: State, *, rules: Rules) -> jax.Array:
@@ -354,6 +362,7 @@ def build(name: str, equal: str, *, sheet: Sheet, rules: Rules, deck: Callable[[
         tiles=tiles,
         values=functools.partial(values, rules=rules),
         explain=functools.partial(explain, answers=answers, sheet=sheet, rules=rules),
+        augment=functools.partial(augment, rules=rules),
     )
 
 

@@ -27,6 +27,7 @@ from jaxgym.checks import whole
 from jaxgym.game import Game, Outcome
 from jaxgym.looks import Look, Looks
 from jaxgym.rare import rarely, repeatedly
+from jaxgym.symmetry import exchanged, turned
 
 WAVES = 100  # a longer cascade is cut off by a shuffle; none that long has been seen
 FEWEST = 3  # kinds: with two, most boards never come to rest
@@ -56,7 +57,13 @@ def practice(key: jax.Array, *, size: int, kinds: int, run: int) -> State:
     """A deal at rest of any three kinds: equal tiles meet far more often, so it has many legal swaps."""
     deal_key, kinds_key = jax.random.split(key)
     dealt = reset(deal_key, size=size, kinds=FEWEST, run=run)
-    return State(1 + jax.random.permutation(kinds_key, kinds).astype(jnp.int32)[dealt.board - 1])
+    return State(exchanged(dealt.board, kinds_key, kinds))
+
+
+def augment(state: State, key: jax.Array, *, kinds: int) -> State:
+    """The same swaps are legal; which way tiles fall, and so what a swap scores in all, is another matter."""
+    turn_key, kinds_key = jax.random.split(key)
+    return State(exchanged(turned(state.board, turn_key), kinds_key, kinds))
 
 
 def step(state: State, action: jax.Array, key: jax.Array, *, cells: np.ndarray, kinds: int, run: int) -> Outcome:
@@ -273,6 +280,7 @@ def swap(*, size: int = 8, kinds: int = 12, run: int = 3, look: Looks = Look()) 
         values=functools.partial(values, cells=moves.cells, run=run),
         explain=functools.partial(explain, moves=moves, names=sheet.names, run=run),
         practice=functools.partial(practice, size=size, kinds=kinds, run=run),
+        augment=functools.partial(augment, kinds=kinds),
     )
 
 

@@ -22,6 +22,7 @@ from jaxgym import actions, sprites
 from jaxgym.checks import whole
 from jaxgym.game import Game, Outcome
 from jaxgym.looks import Look, Looks
+from jaxgym.symmetry import turned
 
 NAMES = ("up", "right", "down", "left")
 LARGEST = 17  # the exponent of 131072: two such tiles do not merge
@@ -79,6 +80,11 @@ def step(state: State, action: jax.Array, key: jax.Array, *, fours: float) -> Ou
     board, reward = _slide(state.board, action)
     board = _spawn(board, key, fours=fours)
     return Outcome(State(board), reward, ~legal(State(board)).any())
+
+
+def augment(state: State, key: jax.Array) -> State:
+    """The same board from another side."""
+    return State(turned(state.board, key))
 
 
 def legal(state: State) -> jax.Array:
@@ -279,4 +285,5 @@ def twenty_forty_eight(*, size: int = 4, fours: float = 0.1, look: Looks = Look(
         tiles=tiles,
         values=functools.partial(values, **luck),
         explain=explain,
+        augment=augment,
     )

@@ -1,0 +1,17 @@
+"""What leaves a board the problem that it is: to turn it, to mirror it, to put kinds in one another's place."""
+
+import jax
+import jax.numpy as jnp
+
+
+def turned(board: jax.Array, key: jax.Array) -> jax.Array:
+    """One of the eight ways to turn and mirror a square board, [n, n]."""
+    ways = [jnp.rot90(side, k) for side in (board, board.T) for k in range(4)]
+    return jnp.stack(ways)[jax.random.randint(key, (), 0, len(ways), jnp.int32)]
+
+
+def exchanged(board: jax.Array, key: jax.Array, kinds: int, each: int = 1) -> jax.Array:
+    """Kinds in one another's place: sprites from 1, int32, `each` of them in a row for every kind. 0 stays empty."""
+    order = jax.random.permutation(key, kinds).astype(jnp.int32)
+    kind, which = jnp.divmod(board - 1, each)
+    return jnp.where(board > 0, 1 + order[kind] * each + which, 0)
