@@ -345,24 +345,36 @@ def taught(one, tried):
     return tried._replace(ids=written.ids, choice=choice, credit=tried.credit._replace(units=units))
 
 
+def judged_steps(one, config, tried, before, steps=1, lr=1e-3):
+    """Steps on the same boards, every action judged: the state after them, and the report of each.
+
+    before: the model that RL began with.
+    """
+    _, frame, _, course, _, rule, state, fixed = one
+    state, found = apart(state), []
+    for _ in range(steps):
+        given = {"2048": [tried]}, jnp.float32(lr), jax.random.key(5), {"2048": course.names}
+        state, reports, _ = reinforce.learn(config, frame, rule, state, fixed, lambda: before, *given)
+        found.append(reports["2048"])
+    return state, found
+
+
 def test_judging_every_action_raises_what_is_expected_and_the_odds_of_the_truth(one):
     """Step by step on the same boards; without a weight on reading, what is read is only held."""
-    config, frame, vlm, course, _, rule, state, fixed = one
+    config, frame, vlm, course, _, _, state, fixed = one
     config = with_grpo(config, credit="action", scale="success", hold=0.0)
     (tried,) = collected(one, config).tried
     assert tried.choice.worth.shape == (4, 4) and len(tried.ids) == 4
-    tried, names = taught(one, tried), {"2048": course.names}
+    tried = taught(one, tried)
 
     def read(state):
         model = learner.whole(state.params, fixed, frame.dtype)
         truth = tried._replace(ids=tried.choice.truth)
         return float(learner.score(frame, model, truth, None, jnp.float32(1))[0].mean())
 
-    first, expected, last = read(state), [], apart(state)
-    for _ in range(6):
-        given = {"2048": [tried]}, jnp.float32(2e-3), jax.random.key(5), names
-        last, reports, _ = reinforce.learn(config, frame, rule, last, fixed, lambda: vlm.params, *given)
-        expected.append(float(reports["2048"]["expected"]))
+    first = read(state)
+    last, reports = judged_steps(one, config, tried, vlm.params, steps=6, lr=2e-3)
+    expected = [float(report["expected"]) for report in reports]
     assert expected[-1] > expected[0] + 0.05, expected
     assert read(last) > first + 0.05
     slopes = []
@@ -375,16 +387,11 @@ def test_judging_every_action_raises_what_is_expected_and_the_odds_of_the_truth(
 @pytest.mark.parametrize("kl", [0.0, 0.01])
 def test_what_the_model_could_do_before_is_covered(one, kl):
     """By the divergence of all actions, whichever the reply names, from the model before, at the same temperature."""
-    config, frame, vlm, course, _, rule, state, fixed = one
+    config, frame, vlm, course, _, _, state, fixed = one
     config = with_grpo(config, credit="action", scale="success", hold=0.0, kl=kl)
     tried = taught(one, collected(one, config).tried[0])
     away = jax.tree.map(lambda leaf: leaf * 1.1, vlm.params)
-    found = []
-    for cover in (0.0, 2.0):
-        given = {"2048": [tried]}, jnp.float32(1e-3), jax.random.key(5), {"2048": course.names}
-        covered = with_grpo(config, cover=cover)
-        _, reports, _ = reinforce.learn(covered, frame, rule, apart(state), fixed, lambda: away, *given)
-        found.append(reports["2048"])
+    found = [judged_steps(one, with_grpo(config, cover=cover), tried, away)[1][0] for cover in (0.0, 2.0)]
     assert "action_kl" not in found[0]
     heat = jnp.float32(config.grpo.temperature)
     now, before = (
@@ -397,15 +404,11 @@ def test_what_the_model_could_do_before_is_covered(one, kl):
 
 
 def test_entropy_spreads_over_actions_where_all_are_judged(one):
-    config, frame, vlm, course, _, rule, state, fixed = one
-    tried = taught(one, collected(one, with_grpo(config, credit="action")).tried[0])
-    spread = []
+    config = with_grpo(one[0], credit="action", scale="success", hold=0.0)
+    tried, spread = taught(one, collected(one, config).tried[0]), []
     for weight in (0.0, 5.0):
-        part, last = with_grpo(config, credit="action", scale="success", hold=0.0, entropy=weight), apart(state)
-        for _ in range(4):
-            given = {"2048": [tried]}, jnp.float32(2e-3), jax.random.key(5), {"2048": course.names}
-            last, reports, _ = reinforce.learn(part, frame, rule, last, fixed, lambda: vlm.params, *given)
-        spread.append(float(reports["2048"]["action_entropy"]))
+        reports = judged_steps(one, with_grpo(config, entropy=weight), tried, one[2].params, steps=4, lr=2e-3)[1]
+        spread.append(float(reports[-1]["action_entropy"]))
     assert spread[1] > spread[0] + 0.01, spread
 
 
@@ -431,16 +434,10 @@ def test_judged_boards_may_be_gone_through_in_parts(one, scale):
 
 def test_what_is_said_around_a_judged_action_is_held(one):
     """The tokens that name it are not: they are to change."""
-    config, frame, vlm, course, _, rule, state, fixed = one
-    config = with_grpo(config, credit="action", scale="success", kl=0.0, cover=0.0)
+    config = with_grpo(one[0], credit="action", scale="success", kl=0.0, cover=0.0)
     tried = taught(one, collected(one, config).tried[0])
-    away = jax.tree.map(lambda leaf: leaf * 1.1, vlm.params)
-    found = []
-    for hold in (0.0, 1.0):
-        given = {"2048": [tried]}, jnp.float32(1e-3), jax.random.key(5), {"2048": course.names}
-        held = with_grpo(config, hold=hold)
-        _, reports, _ = reinforce.learn(held, frame, rule, apart(state), fixed, lambda: away, *given)
-        found.append(reports["2048"])
+    away = jax.tree.map(lambda leaf: leaf * 1.1, one[2].params)
+    found = [judged_steps(one, with_grpo(config, hold=hold), tried, away)[1][0] for hold in (0.0, 1.0)]
     assert found[0]["kl"] == 0 < found[1]["kl"]
     np.testing.assert_allclose(found[1]["loss"] - found[0]["loss"], found[1]["kl"], rtol=1e-4)
 
