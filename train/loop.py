@@ -201,8 +201,8 @@ class Trainer:
 
     def _move_on(self, phase: str, turn: int, lessons: dict[str, coldstart.Lesson]) -> dict[str, Boards]:
         """The boards that had a lesson, after it; later in the cold start most are the model's own."""
-        alone = phase == "coldstart" and self.step >= self.config.coldstart.steps // 3
-        model = (self.frame.graphdef, self.params, self.config.evaluation.temperature) if alone else None
+        own = supervise.owns(self.config, phase, turn)
+        model = (self.frame.graphdef, self.params, self.config.evaluation.temperature) if own else None
         return {
             name: supervise.moved_on(
                 course,

@@ -89,6 +89,15 @@ def act(game: Game[Any], player: Callable[[Game[Any]], engine.Player], state: An
     return jax.vmap(player(game))(state, keys)
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def augmented(game: Game[Any], state: Any, where: jax.Array | np.ndarray, key: jax.Array) -> Any:
+    """States, those of `where` bool [n] in another guise, if their game has one."""
+    if game.augment is None:
+        return state
+    keys = jax.random.split(key, len(where))
+    return choose(where, jax.vmap(game.augment)(state, keys), state)
+
+
 @jax.jit
 def choose(condition: jax.Array, then: Any, otherwise: Any) -> Any:
     """Row by row, one of two batches of boards."""

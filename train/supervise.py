@@ -17,7 +17,7 @@ from train.course import Course
 from train.learner import Frame
 from train.memory import Prompts
 from train.parts import Sight, Supervised
-from train.rollout import BATCH, Boards, act, advance, practice, try_replies
+from train.rollout import BATCH, Boards, act, advance, augmented, practice, try_replies
 
 Found = tuple[dict[str, Any], Any]  # what to report of a game's batch, and gradients: of what learns, of the heads
 
@@ -110,13 +110,28 @@ def practises(config: Config, phase: str, turn: int, course: Course) -> bool:
     return phase == "sight" and early and course.language.game.practice is not None
 
 
+def owns(config: Config, phase: str, turn: int) -> bool:
+    """Whether the model plays boards of its own at the turn-th lesson of a phase."""
+    part = config.coldstart
+    return phase == "coldstart" and turn * (BATCH // part.boards) >= part.steps // 3
+
+
+_OWN = np.arange(BATCH) % 4 > 0  # these boards, where it does
+
+
 def prepared(
     config: Config, phase: str, turn: int, course: Course, boards: Boards, key: jax.Array, deal_key: jax.Array
 ) -> Lesson:
-    """The turn-th lesson of a phase: on a game's boards in play, or on as many that are practice."""
+    """The turn-th lesson of a phase: on a game's boards in play, or on as many that are practice.
+
+    The model's own boards are taught in another guise. So one on which it is stuck is never itself a lesson, and stays
+    until what is common to all such boards is learned.
+    """
     game, state = course.language.game, boards.state
     if practises(config, phase, turn, course):
         state = practice(game, jax.random.split(deal_key, BATCH))
+    if owns(config, phase, turn):
+        state = augmented(game, state, _OWN, deal_key)
     return coldstart.teach(game, state, course.scale, key, guess=phase == "base")
 
 
@@ -136,5 +151,5 @@ def moved_on(course: Course, old: Boards, key: jax.Array, lesson: Lesson | None,
     if model is not None:
         graphdef, params, temperature = model
         tried = try_replies(graphdef, params, course.language, old.state, reply_key, 1, temperature)
-        actions = jnp.where(place % 4 > 0, jnp.asarray(tried.reading.actions), actions)
+        actions = jnp.where(_OWN, jnp.asarray(tried.reading.actions), actions)
     return advance(game, old, actions, luck_key, course.limit)[0]

@@ -155,7 +155,14 @@ def _no_gradients(frame, learned, heads, fixed, tables, lesson):
     return (jnp.float32(0), report), jax.tree.map(jnp.zeros_like, (learned, heads))
 
 
+def seen_from_elsewhere(before, after):
+    """Which boards are what they were, perhaps turned or mirrored: bool [n]."""
+    sides = np.stack([np.rot90(b, k, (1, 2)) for b in (before, before.swapaxes(1, 2)) for k in range(4)])
+    return (sides == after).all(axis=(2, 3)).any(axis=0)
+
+
 def test_later_in_the_cold_start_boards_are_moved_by_the_models_own_replies(tmp_path, small, monkeypatch):
+    """And stay after a wrong one; what is taught meanwhile is not the board itself but its like."""
     trainer = Trainer(small(coldstart=Coldstart(steps=6, boards=256)), tmp_path / "run")
     trainer._enter("coldstart")
     asked = []
@@ -165,14 +172,17 @@ def test_later_in_the_cold_start_boards_are_moved_by_the_models_own_replies(tmp_
         return SimpleNamespace(reading=SimpleNamespace(actions=np.full(BATCH, -1)))
 
     monkeypatch.setattr(supervise, "try_replies", stuck)
-    before = []
+    before, own = [], np.arange(BATCH) % 4 > 0
     for _ in range(4):
         before.append(np.asarray(trainer.boards["2048"].state.board))
         trainer._supervise("coldstart")
+        taught = np.asarray(trainer.lessons["2048"].state.board)
+        other = (taught != before[-1]).any(axis=(1, 2))
+        assert seen_from_elsewhere(before[-1], taught).all() and not other[~own].any()
+        assert other[own].mean() > 0.5 if len(before) > 2 else not other.any()
     assert asked == [2, 3]
     still = (before[3] == np.asarray(trainer.boards["2048"].state.board)).reshape(BATCH, -1).all(axis=1)
     steps = np.asarray(trainer.boards["2048"].steps)
-    own = np.arange(BATCH) % 4 > 0
     assert still[own & (steps > 0)].all() and not still[~own].any()
 
 
