@@ -19,6 +19,8 @@ from train.memory import Prompts
 from train.parts import Sight, Supervised
 from train.rollout import BATCH, Boards, act, advance, augmented, practice, try_replies
 
+_OWN = np.arange(BATCH) % 4 > 0  # the boards that are the model's own, once it plays (see `owns`)
+
 Found = tuple[dict[str, Any], Any]  # what to report of a game's batch, and gradients: of what learns, of the heads
 
 
@@ -111,12 +113,9 @@ def practises(config: Config, phase: str, turn: int, course: Course) -> bool:
 
 
 def owns(config: Config, phase: str, turn: int) -> bool:
-    """Whether the model plays boards of its own at the turn-th lesson of a phase."""
+    """Whether the model plays boards of its own at the turn-th lesson of a phase: later in the cold start."""
     part = config.coldstart
     return phase == "coldstart" and turn * (BATCH // part.boards) >= part.steps // 3
-
-
-_OWN = np.arange(BATCH) % 4 > 0  # these boards, where it does
 
 
 def prepared(
