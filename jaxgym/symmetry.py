@@ -11,7 +11,7 @@ def turned(board: jax.Array, key: jax.Array) -> jax.Array:
 
 
 def exchanged(board: jax.Array, key: jax.Array, kinds: int, each: int = 1) -> jax.Array:
-    """Kinds in one another's place: sprites from 1, int32, `each` of them in a row for every kind. 0 stays empty."""
+    """Kinds in one another's place: of sprites int32 [...], `each` in a row for every kind, from 1 on. 0 stays."""
     order = jax.random.permutation(key, kinds).astype(jnp.int32)
     kind, which = jnp.divmod(board - 1, each)
     return jnp.where(board > 0, 1 + order[kind] * each + which, 0)

@@ -123,8 +123,9 @@ def prepared(
 ) -> Lesson:
     """The turn-th lesson of a phase: on a game's boards in play, or on as many that are practice.
 
-    The model's own boards are taught in another guise. So one on which it is stuck is never itself a lesson, and stays
-    until what is common to all such boards is learned.
+    The model's own boards are taught in another guise, where their game has any (2048 has eight: one lesson in eight is
+    of the board itself). So one on which it is stuck is hardly ever a lesson itself, and stays until what is common to
+    all such boards is learned.
     """
     game, state = course.language.game, boards.state
     if practises(config, phase, turn, course):
