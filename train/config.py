@@ -24,6 +24,9 @@ from train.parts import (
     flag,
 )
 
+_RATES = {"coldstart": 2e-3, "grpo": 3e-4}  # peak learning rates where none is given, of a preset's model
+_TUNING = {"coldstart": 1e-5, "grpo": 1e-6}  # and of one that was trained before
+
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
@@ -118,14 +121,24 @@ class Config:
             given = "weights" if self.mix.weights else "progress"
             raise ValueError(f"mix {given} says which games an update takes: give --mix-games fewer than {len(names)}")
 
+    def rate(self, phase: str, *, ours: bool) -> float:
+        """The peak learning rate of a phase; where none is given, the usual one for a model of ours or of others."""
+        lr: float = getattr(self, phase).lr
+        if lr or phase not in _RATES:
+            return lr
+        return _RATES[phase] if ours else self._usual(phase)
+
+    def _usual(self, phase: str) -> float:
+        """The peak learning rate of fine-tuning; adapters bear ten times as much."""
+        return _TUNING[phase] * (10 if self.lora.rank else 1)
+
     def high_rates(self) -> list[str]:
         """A line for every learning rate that would undo what a model of Hugging Face's has learned."""
-        usual = {"coldstart": 1e-5, "grpo": 1e-6}  # of fine-tuning; adapters bear ten times as much
         lines = []
-        for phase in (phase for phase in self.phases if phase in usual):
-            lr, fit = getattr(self, phase).lr, usual[phase] * (10 if self.lora.rank else 1)
-            if lr > 30 * fit:
-                lines.append(f"--{phase}-lr {lr:g} is high for a model that was trained before: {fit:g} is usual")
+        for phase in (phase for phase in self.phases if phase in _TUNING):
+            lr, usual = self.rate(phase, ours=False), self._usual(phase)
+            if lr > 30 * usual:
+                lines.append(f"--{phase}-lr {lr:g} is high for a model that was trained before: {usual:g} is usual")
         return lines
 
     def less_memory(self, phase: str) -> str:

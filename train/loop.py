@@ -117,9 +117,10 @@ class Trainer:
         return learner.whole(self.state.params, self.fixed, self.frame.dtype)
 
     def _rate(self) -> jax.Array:
-        return jnp.float32(
-            optimizer.rate(getattr(self.config, self.phase).lr, self.config.length(self.phase), self.step)
-        )
+        return jnp.float32(optimizer.rate(self._peak(), self.config.length(self.phase), self.step))
+
+    def _peak(self) -> float:
+        return self.config.rate(self.phase, ours=self.vlm.origin.kind == OWN)
 
     def _key(self, phase: str, step: int, game: int) -> jax.Array:
         numbers = (_PHASES.index(phase) + 1, step + 1, game)
@@ -300,7 +301,9 @@ class Trainer:
         """End a run whose updates are not finite, and keep what it had learned before."""
         self.save()
         policy.save(self.final(), self.run / "model")
-        mend = f"--{self.phase}-lr" + (" or raise --grpo-temperature" if self.phase == "grpo" else "")
+        mend = f"--{self.phase}-lr (it was {self._peak():g})" + (
+            " or raise --grpo-temperature" if self.phase == "grpo" else ""
+        )
         raise ValueError(
             f"{skipped} updates of {self.phase} were not finite and were left out, {row} of them in a row at step "
             f"{self.step}: in a new run lower {mend}; the last sound model is in {self.run / 'model'}"

@@ -102,6 +102,11 @@ class Supervised:
 class Coldstart(Supervised):
     """Learning from the teacher's replies, or from replies on disk."""
 
+    lr: float = flag(
+        0.0,
+        "peak learning rate (AdamW; for a preset's hidden matrices Muon, at ten times that; warm-up and cosine); 0: as "
+        "usual for the model, 2e-3 for a preset, 1e-5 for a Hugging Face folder, 1e-4 for adapters beside it",
+    )
     data: str = flag("", "a .jsonl file of replies (see train.export), or a folder with such files")
     data_share: float = flag(1.0, "weight of these replies in a step, against as many boards of the teacher's; to 1")
 
@@ -204,7 +209,11 @@ class Grpo:
     mask_truncated: bool = flag(False, "nothing is learned from replies that were cut off for their length")
     epochs: int = flag(1, "times that the replies of an update are gone through")
     minibatches: int = flag(1, "optimizer steps in an epoch, each on its part of the boards")
-    lr: float = flag(3e-4, "peak learning rate (AdamW, warm-up and cosine)")
+    lr: float = flag(
+        0.0,
+        "peak learning rate (AdamW; warm-up and cosine); 0: as usual for the model, 3e-4 for a preset, 1e-6 for a "
+        "Hugging Face folder, 1e-5 for adapters beside it",
+    )
     objective: Literal["clip", "cispo", "gspo"] = flag(
         "clip", "PPO's, token by token; or the weight clipped, not the token; or one ratio for a whole reply"
     )

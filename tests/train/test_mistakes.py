@@ -118,7 +118,7 @@ def test_a_run_that_is_not_finite_ends_with_one_line_and_a_sound_model(tmp_path,
     run = tmp_path / "run"
     assert program.main(["--games", "2048", "--run", str(run), *tiny]) == 2
     (told,) = capsys.readouterr().err.splitlines()
-    assert "not finite" in told and "lower --grpo-lr" in told and str(run / "model") in told
+    assert "not finite" in told and "lower --grpo-lr (it was 0.0003)" in told and str(run / "model") in told
     rows = [strictly(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [row["kl"] for row in rows if "kl" in row] == [None]
     assert rows[-1]["grad_norm"] is None and rows[-1]["skipped"] == 1

@@ -219,6 +219,19 @@ def test_rates_that_would_undo_what_was_learned_are_told(one, tmp_path, rank, co
     assert [note.split()[-3] for note in trainer.notes] == told
 
 
+@pytest.mark.parametrize(
+    ("rank", "given", "cold", "rl"), [(0, 0.0, 1e-5, 1e-6), (16, 0.0, 1e-4, 1e-5), (0, 3e-6, 3e-6, 3e-6)]
+)
+def test_rates_that_are_not_given_suit_the_model(one, tmp_path, rank, given, cold, rl):
+    parts = {"coldstart": Coldstart(steps=1, boards=4, lr=given), "grpo": Grpo(updates=1, lr=given)}
+    trainer = Trainer(Config(games=("2048",), model=str(one), lora=Lora(rank=rank), **parts), tmp_path)
+    trainer.step = 1  # of one step: the warm-up is over
+    assert not trainer.notes and trainer._rate() == pytest.approx(cold)
+    trainer._enter("grpo")
+    trainer.step = 1
+    assert trainer._rate() == pytest.approx(rl)
+
+
 def test_a_folder_whose_patches_do_not_fit_the_picture_is_told(one, tmp_path, capsys):
     assert (
         program.main(["--model", str(one), "--run", str(tmp_path / "run"), "--games", "2048", "--picture", "100"]) == 2
