@@ -355,12 +355,22 @@ def test_a_step_measured_again_counts_as_it_was_measured_last(tmp_path: Path) ->
 
 @pytest.mark.parametrize(
     ("value", "percent", "text"),
-    [(0.973, True, "97.3\u202f%"), (1.0, True, "100\u202f%"), (1070, False, "1,070"), (0.4, False, "0.4"),
-     (0, False, "0"), (3e-9, True, "\u22480\u202f%"),
-     (1e-6, False, "1e\u22126"), (-0.25, False, "\u22120.25"), (17.6, False, "17.6"), (2.5e7, False, "2.5e7")],
+    [(0.973, True, "97.3\u202f%"), (1.0, True, "100\u202f%"), (1070, False, "1,070"), (0.4, False, "0.400"),
+     (0.65, True, "65.0\u202f%"), (0.00312, True, "0.31\u202f%"), (99.99, False, "100"), (100, False, "100"),
+     (15, False, "15.0"), (0, False, "0"), (0, True, "0\u202f%"), (3e-9, True, "\u22480\u202f%"),
+     (1e-6, False, "1e\u22126"), (-0.25, False, "\u22120.250"), (17.6, False, "17.6"), (2.5e7, False, "2.5e7")],
 )  # fmt: skip
 def test_numbers_have_three_digits(value: float, percent: bool, text: str) -> None:
     assert charts.number(value, percent) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "percent", "text"),
+    [(0.65, True, "65\u202f%"), (0.4, False, "0.4"), (43, False, "43"), (17.5, False, "17.5"), (100, False, "100"),
+     (1070, False, "1,070"), (0, False, "0"), (1e-6, False, "1e\u22126"), (2e10, False, "2e10")],
+)  # fmt: skip
+def test_ticks_and_published_numbers_end_in_no_zeros(value: float, percent: bool, text: str) -> None:
+    assert charts.brief(value, percent) == text
 
 
 def test_ticks_are_round_and_inside() -> None:

@@ -51,19 +51,27 @@ class Dot:
 
 
 def number(value: float, percent: bool = False) -> str:
-    """A value to three digits: `97.3 %`, `1,070`, `0.0123`, `1e-6`."""
+    """A measured value to three digits: `97.3 %`, `65.0 %`, `1,070`, `0.0123`, `1e-6`."""
     share = abs(value) * 100
     if percent:
-        digits = f"{value * 100:.0f}" if share >= 99.95 else f"{value * 100:.{3 if share >= 1 else 2}g}"
-        text = ("\u22480" if 0 < share < 0.01 else digits) + "\u202f%"
-    elif value == 0 or 1e-3 <= abs(value) < 100:
-        text = f"{value:.3g}"
+        digits = f"{value * 100:.0f}" if share >= 99.95 else f"{value * 100:#.{3 if share >= 1 else 2}g}"
+        text = ("\u22480" if 0 < share < 0.01 else digits if share else "0") + "\u202f%"
+    elif value == 0:
+        text = "0"
+    elif 1e-3 <= abs(value) < 100:
+        text = f"{value:#.3g}".removesuffix(".")
     elif abs(value) >= 1e6 or abs(value) < 1e-3:
         mantissa, exponent = f"{value:.2e}".split("e")
         text = f"{float(mantissa):g}e{int(exponent)}"
     else:
         text = f"{value:,.0f}"
     return text.replace("-", "\u2212")
+
+
+def brief(value: float, percent: bool = False) -> str:
+    """The same without zeros at its end: for ticks, and for what others have published."""
+    digits, space, unit = number(value, percent).partition("\u202f")
+    return (digits.rstrip("0").rstrip(".") if "." in digits and "e" not in digits else digits) + space + unit
 
 
 def ticks(low: float, high: float, most: int) -> list[float]:
@@ -193,7 +201,7 @@ def _rules(axis: _Axis, y: Callable[[float], float], left: float, right: float, 
         at, zero = y(value), " zero" if value == 0 else ""
         parts.append(f'<path class="grid{zero}" d="M{left:g} {at:.1f}H{right:g}"/>')
         parts.append(f'<text class="tick" x="{left - 5:g}" y="{at + 3.5:.1f}" text-anchor="end">')
-        parts.append(f"{number(value, percent)}</text>")
+        parts.append(f"{brief(value, percent)}</text>")
     return "".join(parts)
 
 
@@ -280,7 +288,7 @@ def dots(rows: Sequence[Dot], unit: str, name: str) -> str:
         zero = " zero" if value == 0 else ""
         parts.append(f'<path class="grid{zero}" d="M{x(value):.1f} {top:g}V{bottom + 3:g}"/>')
         parts.append(f'<text class="tick" x="{x(value):.1f}" y="{bottom + 15:g}" text-anchor="middle">')
-        parts.append(f"{number(value)}</text>")
+        parts.append(f"{brief(value)}</text>")
     parts += [f'<path class="best-line" d="M{x(r.mean):.1f} {top:g}V{bottom:g}"/>' for r in rows if r.kind == "best"]
     for i, row in enumerate(rows):
         parts.append(_dot(row, x, top + height * (i + 0.5), left))
@@ -303,12 +311,15 @@ def _dot(row: Dot, x: Callable[[float], float], y: float, left: float) -> str:
         )
         whisker = f'<path class="whisker"{stroke} d="M{low:.1f} {y:g}H{high:.1f}{ends}"/>'
         mark = f'{whisker}<circle class="mean"{fill} cx="{at:.1f}" cy="{y:g}" r="4.5"/>'
-    spread = "" if row.kind == "published" else f" ({number(row.low)} to {number(row.high)})"
-    note = f"<title>{html.escape(row.label)}: {number(row.mean)}{spread}</title>"
+    theirs = row.kind == "published"
+    mean, spread = (
+        (brief(row.mean), "") if theirs else (number(row.mean), f" ({number(row.low)} to {number(row.high)})")
+    )
+    note = f"<title>{html.escape(row.label)}: {mean}{spread}</title>"
     return (
         f'<g class="{row.kind}">{note}<text class="row" x="{left - 8:g}" y="{y + 4:g}" text-anchor="end">'
         f"{_short(row.label, 20)}</text>{mark}"
-        f'<text class="value" x="{_DOTS_WIDTH}" y="{y + 4:g}" text-anchor="end">{number(row.mean)}</text></g>'
+        f'<text class="value" x="{_DOTS_WIDTH}" y="{y + 4:g}" text-anchor="end">{mean}</text></g>'
     )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from train import files
-from train.report.charts import COLOURS, Dot, Line, Phase, curves, dots, number
+from train.report.charts import COLOURS, Dot, Line, Phase, brief, curves, dots, number
 from train.report.record import COLUMNS, PHASES, Run, Series, as_dict, finite, read
 from train.report.replies import card, chosen, show
 from train.report.style import STYLE
@@ -183,7 +183,8 @@ def _extra(values: dict[str, Any]) -> str:
     for metric in metrics:
         title, percent = MEASURED.get(metric, (show(metric.replace("_", " "), 40), False))
         cells = (values[name].get(metric) for name in columns)
-        texts = (number(float(value), percent) if finite(value) else "\u2013" for value in cells)
+        told = brief if metric == "temperature" else number  # it was given, not measured
+        texts = (told(float(value), percent) if finite(value) else "\u2013" for value in cells)
         body += f'<tr><th scope="row">{title}</th>{"".join(f"<td>{text}</td>" for text in texts)}</tr>'
     head = f'<thead><tr><th scope="col">evaluation</th>{head}</tr></thead>'
     return f'<table class="extra">{head}<tbody>{body}</tbody></table>'
@@ -223,7 +224,7 @@ def _score(name: str, mark: Mark | None, best: bool) -> str:
 
 
 def _foreign(name: str, value: Any) -> str:
-    text = number(float(value)) if finite(value) else "\u2013"
+    text = brief(float(value)) if finite(value) else "\u2013"
     return f'<td data-label="{show(name, 40)}, published" class="published"><span>{text}</span></td>'
 
 
