@@ -22,6 +22,7 @@ from train.advantages import Scale
 
 _RARE, _NEVER = 0.3, 0.01  # of success by the logarithm: see `rarest`
 _LEAST = 1e-5  # chance of success that any board is taken to have, and of failure: slopes stay finite
+_FAINT = 1e-3  # chance of success below which what a model did well was hardly more than luck
 
 
 class Names(NamedTuple):
@@ -121,19 +122,32 @@ def gain(logprobs: jax.Array, worth: jax.Array, scale: Scale, usual: Usual) -> t
     depends on the other boards of the batch, or of the part of it that is gone through (`--accumulate`).
     By `cost` it is minus the replies that the board is expected to cost, over how many are usual: the gradient is that
     of the logarithm of what a game's boards cost together, so boards on which a model is stuck count as often as it
-    would stand there. The chance that a reply passes the board is taken to be the expected reward's share of the best
-    action's, both counted from what no action earns.
+    would stand there.
     logprobs, worth: float32 [S, A].
     """
-    odds = odds_of(logprobs)
-    earned = jnp.concatenate([worth, jnp.full_like(worth[:, :1], advantages.NOTHING)], axis=1)
-    expected, best = jnp.sum(odds * earned, axis=1), jnp.max(earned, axis=1) - advantages.NOTHING
-    cost = stay((expected - advantages.NOTHING) / jnp.where(best > 0, best, 1.0), usual.steps)
+    odds, earned = odds_of(logprobs), _earned(worth)
+    expected = jnp.sum(odds * earned, axis=1)
+    cost = stay(jnp.sum(odds * chances(worth), axis=1), usual.steps)
     if scale == "cost":
         return -cost / usual.cost, expected, cost
     weights = jax.lax.stop_gradient(odds)
     advantage = advantages.advantages(earned, weights, scale=scale, rarest=usual.rarest)
     return jnp.sum(odds * advantage, axis=1), jnp.sum(weights * earned, axis=1), cost
+
+
+def _earned(worth: jax.Array) -> jax.Array:
+    """What every action earns and, last, none: float32 [S, A] -> [S, A + 1]."""
+    return jnp.concatenate([worth, jnp.full_like(worth[:, :1], advantages.NOTHING)], axis=1)
+
+
+def chances(worth: jax.Array) -> jax.Array:
+    """The chance that every action and, last, none is taken to have to pass the board: float32 [S, A] -> [S, A + 1].
+
+    What it earns as a share of the best action's, both counted from what no action earns.
+    """
+    above = _earned(worth) - advantages.NOTHING
+    best = jnp.max(above, axis=1, keepdims=True)
+    return above / jnp.where(best > 0, best, 1.0)
 
 
 def odds_of(logprobs: jax.Array) -> jax.Array:
@@ -147,13 +161,16 @@ def spread(logprobs: jax.Array) -> jax.Array:
     return entropy(_bounded(odds_of(logprobs)))
 
 
-def dropped(logprobs: jax.Array, before: jax.Array) -> jax.Array:
-    """KL(before || now) of what is done, in nats: [S, A] each -> float32 [S].
+def dropped(logprobs: jax.Array, before: jax.Array, worth: jax.Array) -> jax.Array:
+    """KL(before, where it passed the board || now) of what is done, in nats: [S, A] each -> float32 [S].
 
-    In this direction it grows where something becomes rare that had a chance before, however well another action does
-    in its place (mass-covering; Minka, "Divergence measures and message passing", 2005). The other lets it go.
+    In this direction it grows where something becomes rare that was done well before, however well another action does
+    in its place (mass-covering; Minka, "Divergence measures and message passing", 2005); what did not pass the board
+    may go. Where the policy is still the one before, its slope is that of the logarithm of the chance to pass
+    (expectation-maximization: Dayan and Hinton, Neural Computation 9, 1997), with each action's part in it fixed.
     """
-    was = odds_of(before)
+    passed = odds_of(before) * chances(worth)
+    was = passed / jnp.maximum(jnp.sum(passed, axis=1, keepdims=True), _FAINT)
     return jnp.sum(was * (_bounded(was) - _bounded(odds_of(logprobs))), axis=1)
 
 

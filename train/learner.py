@@ -140,7 +140,7 @@ class Hyper(NamedTuple):
     temperature: jax.Array
     clip: grpo.Clip
     kl: jax.Array  # weight of the divergence from the reference
-    cover: jax.Array  # weight of what it did and the policy does no more, where every action is judged
+    cover: jax.Array  # weight of what it did well and the policy does no more, where every action is judged
     cap: jax.Array  # of the correction for the sampler's own probabilities; infinite: there is none
     weight: jax.Array  # of the game
     reading: jax.Array  # of reading the board, where every action is judged
@@ -191,7 +191,7 @@ def grpo_loss(
         spread = jnp.sum(acting * choices.spread(likely))
         told = {"expected": jnp.sum(acting * expected), "cost": jnp.sum(acting * cost), "action_entropy": spread}
         if before is not None:
-            forgot = told["action_kl"] = jnp.sum(acting * choices.dropped(likely, before))
+            forgot = told["action_kl"] = jnp.sum(acting * choices.dropped(likely, before, worth))
     loss = -hyper.weight * gained + hyper.cover * forgot + (0.0 if rule.kl_in_advantage else hyper.kl * kl)
     if rule.entropy:
         loss -= rule.entropy * spread

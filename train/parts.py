@@ -243,8 +243,8 @@ class Grpo:
     )
     cover: float = flag(
         1.0,
-        "the same where every action is judged, for all actions: KL(before || now), so that moves which the model knew "
-        "are not forgotten for others that do as well",
+        "the same where every action is judged, for all actions: KL(before, where it did well || now), so that good "
+        "moves which the model knew are not forgotten for others that do as well",
     )
     entropy: float = flag(
         0.0, "weight of the entropy of what is said; where every action is judged, of which one a reply names"

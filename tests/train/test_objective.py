@@ -517,15 +517,40 @@ def test_the_spread_of_what_is_done_counts_naming_no_action_as_one_thing():
         assert jnp.isfinite(slope).all()
 
 
-def test_what_is_dropped_is_the_divergence_that_minds_what_is_forgotten():
-    logits = judged_board()[0]
+def test_what_is_dropped_is_the_divergence_that_minds_what_was_done_well():
+    logits, worth = judged_board()
     now, before = (jax.nn.log_softmax(x, axis=1)[:, :4] for x in (logits, logits[::-1]))
     mine, theirs = (np.concatenate([np.exp(x), 1 - np.exp(x).sum(1, keepdims=True)], axis=1) for x in (now, before))
-    np.testing.assert_allclose(choices.dropped(now, before), (theirs * np.log(theirs / mine)).sum(1), rtol=1e-4)
-    np.testing.assert_allclose(choices.dropped(now, now), 0.0, atol=1e-6)
+    passed = theirs * (np.pad(worth, ((0, 0), (0, 1)), constant_values=-1) + 1) / (worth.max(1, keepdims=True) + 1)
+    passed = np.maximum(passed / passed.sum(1, keepdims=True), 1e-30)  # 0 log 0 is 0
+    np.testing.assert_allclose(
+        choices.dropped(now, before, worth), (passed * np.log(passed / mine)).sum(1), rtol=1e-4, atol=1e-6
+    )
     half, sure = jnp.log(jnp.asarray([[0.5, 0.5, 1e-9]])), jnp.log(jnp.asarray([[1.0 - 2e-9, 1e-9, 1e-9]]))
-    assert choices.dropped(sure, half) > 5 > 1 > choices.dropped(half, sure) > 0
-    slope = jax.grad(lambda x: choices.dropped(x, half).sum())(jnp.full((1, 3), -80.0))
+    both, one = jnp.asarray([[1.0, 1.0, -1.0]]), jnp.asarray([[1.0, -1.0, -1.0]])
+    np.testing.assert_allclose(choices.dropped(half, half, both), 0.0, atol=1e-6)
+    assert choices.dropped(sure, half, both) > 5 > 1 > choices.dropped(half, sure, both) > 0
+    np.testing.assert_allclose(choices.dropped(sure, half, one), 0.0, atol=1e-6)  # what did not pass may go
+
+
+def test_at_first_what_was_done_well_is_raised_as_the_logarithm_of_the_chance_to_pass():
+    logits, worth = judged_board()
+
+    def said(x):
+        return jax.nn.log_softmax(x, axis=1)[:, :4]
+
+    def passes(x):
+        return jnp.log(jnp.sum(choices.odds_of(said(x)) * choices.chances(worth), axis=1))
+
+    slope = jax.grad(lambda x: choices.dropped(said(x), said(logits), worth).sum())(logits)
+    np.testing.assert_allclose(slope, -jax.grad(lambda x: passes(x).sum())(logits), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("worth", [[1.0, 0.5, -1.0], [-1.0, -1.0, -1.0]])
+@pytest.mark.parametrize("odds", [[0.5, 0.5, 1e-9], [1e-9, 1e-9, 1.0]])
+def test_the_slope_of_what_is_dropped_is_finite(worth, odds):
+    before, earns = jnp.log(jnp.asarray([odds])), jnp.asarray([worth])
+    slope = jax.grad(lambda x: choices.dropped(x, before, earns).sum())(jnp.full((1, 3), -80.0))
     assert jnp.isfinite(slope).all()
 
 

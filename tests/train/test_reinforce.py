@@ -399,7 +399,8 @@ def test_what_the_model_could_do_before_is_covered(one, kl):
         for params in (learner.whole(state.params, fixed, frame.dtype), away)
     )
     acting = np.asarray(tried.choice.place) >= 0
-    np.testing.assert_allclose(found[1]["action_kl"], choices.dropped(now, before)[acting].mean(), rtol=1e-3)
+    dropped = choices.dropped(now, before, tried.choice.worth)
+    np.testing.assert_allclose(found[1]["action_kl"], dropped[acting].mean(), rtol=1e-3)
     np.testing.assert_allclose(found[1]["loss"] - found[0]["loss"], 2 * found[1]["action_kl"], rtol=1e-3)
 
 

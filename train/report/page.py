@@ -56,7 +56,7 @@ OF_A_GAME = (
     Chart("Entropy", "nats a token", (("entropy", "entropy", 0),)),
     Chart("Entropy of the action", "nats, of which one a reply names", (("action_entropy", "entropy", 0),)),
     Chart("KL divergence from the reference", "nats a token", (("kl", "kl", 1),)),
-    Chart("Divergence of actions", "nats, from those before RL", (("action_kl", "divergence", 1),)),
+    Chart("Divergence of actions", "nats, from the good ones before RL", (("action_kl", "divergence", 1),)),
     Chart("Clipped ratios", "share of tokens", (("clipped", "clipped", 3),), True, False),
     Chart("Groups that differ", "share of groups with something to learn from", (("differ", "groups", 6),), True),
     Chart("Length of a reply", "tokens", (("length", "length", 2),)),
