@@ -23,6 +23,7 @@ from train.grpo import masked_mean
 from train.language import Language, take
 from train.memory import Prompts
 
+_SURE = 12.0  # how much more likely, in nats, the best action is in a lesson than the worst legal one
 _GLANCES = 2.0  # how much the decoder's glances count in the phase that teaches the tower
 
 
@@ -96,12 +97,12 @@ def _mean_range(game: Game[Any], state: Any, key: jax.Array) -> jax.Array:
 
 
 def preferences(values: jax.Array, scale: float) -> jax.Array:
-    """Turn values float32 [n, A] into a distribution: the worst legal action is e**4 times less likely than the best.
+    """Turn values float32 [n, A] into a distribution: the best action is e**12 times as likely as the worst.
 
     Where a board's values lie together (against `scale`, the usual range), the legal actions are nearly alike.
     """
     reach = _ranges(values) + jnp.float32(0.1 * scale)
-    return jax.nn.softmax(4 * (values - jnp.max(values, axis=1, keepdims=True)) / reach[:, None], axis=1)
+    return jax.nn.softmax(_SURE * (values - jnp.max(values, axis=1, keepdims=True)) / reach[:, None], axis=1)
 
 
 def _ranges(values: jax.Array) -> jax.Array:
