@@ -17,9 +17,22 @@ import policy
 from policy import sharding
 from policy.model import Params
 from policy.weights import OWN
-from train import coldstart, curriculum, dataset, dense, devices, learner, optimizer, reinforce, rounds, supervise
+from train import (
+    coldstart,
+    cores,
+    curriculum,
+    dataset,
+    dense,
+    devices,
+    learner,
+    optimizer,
+    reinforce,
+    rounds,
+    supervise,
+)
 from train.checkpoint import Checkpoints
 from train.config import Config
+from train.cores import side_by_side
 from train.course import course_name, prepare
 from train.curriculum import Standing
 from train.language import strange
@@ -170,12 +183,17 @@ class Trainer:
         total: Any = None
         heads: dict[str, Any] = {}
         reports: dict[str, Any] = {}
-        for i, (name, course) in enumerate(self.courses.items()):
+
+        def study(name: str) -> supervise.Found:
             lesson = every(lessons[name], self.step % turns, turns) if read < 1 else None
-            key = self._key(phase, self.step, len(self.courses) + i)
+            key = self._key(phase, self.step, len(self.courses) + [*self.courses].index(name))
             pupil = Pupil(self.frame, self.state.params, self.state.heads[name], self.fixed)
-            given = self.config, phase, pupil, course, lesson, self.shelves.get(name, []), key, read
-            reports[name], (gradient, heads[name]) = supervise.study(*given)
+            given = self.config, phase, pupil, self.courses[name], lesson, self.shelves.get(name, []), key, read
+            return supervise.study(*given)
+
+        found = side_by_side(study, self.courses, together=cores.free(self.frame.mesh, self.config.accumulate))
+        for name in self.courses:
+            reports[name], (gradient, heads[name]) = next(found)
             total = optimizer.add(total, gradient)
             del gradient
         if read < 1 and (self.step + 1) % turns == 0:

@@ -1,7 +1,7 @@
 """One update of GRPO: boards are answered, rewards become credit, credit becomes optimizer steps, boards move on."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -10,10 +10,11 @@ import numpy as np
 
 from policy import sharding
 from policy.model import Params
-from train import advantages, choices, episodes, grpo, learner, optimizer, states
+from train import advantages, choices, cores, episodes, grpo, learner, optimizer, states
 from train.advantages import Credit, Rewards
 from train.choices import Choice, Names, Usual
 from train.config import Config
+from train.cores import side_by_side
 from train.course import Course
 from train.curriculum import Standing
 from train.learner import Frame, Hyper, Rule, Shares, Tried
@@ -222,16 +223,17 @@ def learn(
         if not once:
             order = np.asarray(jax.random.permutation(jax.random.fold_in(key, epoch), part.states))
         for rows in np.split(order, part.minibatches):
+            few = batches
+            if not once:
+                few = {name: [learner.cut(t, part.states, rows) for t in turns] for name, turns in batches.items()}
+            found = _gradients(config, frame, state.params, fixed, few, len(rows), names)
             total: Any = None
-            moving = False
-            for name, turns in batches.items():
-                few = turns if once else [learner.cut(tried, part.states, rows) for tried in turns]
-                given = few, len(rows), name, names.get(name)
-                report, gradient = gradient_of(config, frame, state.params, fixed, *given)
+            for name in few:
+                report, gradient = next(found)
                 reports[name].append(report)
                 total = optimizer.add(total, gradient)
                 del gradient
-                moving = moving or any(map(_teaches, few))
+            moving = any(_teaches(tried) for turns in few.values() for tried in turns)
             norms.append(jnp.float32(0))
             if moving:  # else there is nothing to learn: the optimizer would make a full step of what rounding leaves
                 state, norms[-1] = optimizer.apply(rule, state, (total, {}), len(batches), lr, mesh=frame.mesh)
@@ -260,13 +262,33 @@ def _scored(
         said = learner.score(frame, params, sharding.cut_rows(tried, frame.mesh), named, temperature)
         return kept(tried, *sharding.gather(said, frame.mesh))
 
-    return {name: [score(tried, names.get(name)) for tried in turns] for name, turns in batches.items()}
+    def scored(name: str) -> list[Tried]:
+        return [score(tried, names.get(name)) for tried in batches[name]]
+
+    return dict(zip(batches, side_by_side(scored, batches, together=cores.free(frame.mesh)), strict=True))
 
 
 def _before(tried: Tried, said: jax.Array, done: jax.Array | None) -> Tried:
     """Replies with what the model before RL would say and do."""
     choice = tried.choice if tried.choice is None else tried.choice._replace(before=done)
     return tried._replace(reference=said, choice=choice)
+
+
+def _gradients(
+    config: Config,
+    frame: Frame,
+    learned: Params,
+    fixed: Params,
+    batches: dict[str, list[Tried]],
+    count: int,
+    names: dict[str, Names | None],
+) -> Iterator[tuple[Report, Params]]:
+    """Of every game's minibatch of `count` boards: what to report, and its gradient."""
+
+    def of(name: str) -> tuple[Report, Params]:
+        return gradient_of(config, frame, learned, fixed, batches[name], count, name, names.get(name))
+
+    return side_by_side(of, batches, together=cores.free(frame.mesh, config.accumulate))
 
 
 def gradient_of(
