@@ -2,7 +2,6 @@
 
 import functools
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
@@ -13,7 +12,8 @@ from jaxgym import describe, engine, read_reply, render
 from jaxgym.game import Game
 from policy import Reply, sharding
 from policy.sample import generate
-from train import rewards
+from train import cores, rewards
+from train.cores import side_by_side
 from train.language import Language
 from train.memory import Memory, Prompts
 from train.parts import POOL
@@ -166,7 +166,7 @@ def write_replies(
     than half as long. Every prompt has a key of its own: the replies are the same in however many parts.
     """
     n, mesh = prompts.ids.shape[0], sharding.mesh_of(params)
-    parts = _PARTS if jax.default_backend() == "cpu" and mesh is None and n % _PARTS == 0 else 1
+    parts = _PARTS if cores.free(mesh) and n % _PARTS == 0 else 1
     heat = jnp.float32(temperature)
 
     def write(given: tuple[jax.Array, ...]) -> Reply:
@@ -175,8 +175,7 @@ def write_replies(
         return jax.block_until_ready(sharding.gather(written, mesh))
 
     given = zip(*(jnp.split(leaf, parts) for leaf in (*prompts, jax.random.split(key, n))), strict=True)
-    with ThreadPoolExecutor(parts) as pool:
-        replies = list(pool.map(write, given))
+    replies = list(side_by_side(write, given, together=parts > 1))
     return replies[0] if parts == 1 else jax.tree.map(lambda *rows: jnp.concatenate(rows), *replies)
 
 
