@@ -68,9 +68,9 @@ def test_a_folder_trains_from_start_to_end_and_becomes_a_folder(folder, tmp_path
 
 
 def test_a_frozen_tower_stays_and_written_replies_are_learned(one, tmp_path):
-    part = Coldstart(steps=20, boards=4, lr=1e-2)
+    part = Coldstart(steps=30, boards=4, lr=1e-2)
     trainer = Trainer(Config(games=("2048",), model=str(one), freeze="vision", coldstart=part), tmp_path)
-    losses = [values["loss"] for _ in range(20) for values in [trainer._supervise("coldstart")] if values]
+    losses = [values["loss"] for _ in range(30) for values in [trainer._supervise("coldstart")] if values]
     assert losses[-1] < 0.7 * losses[0]
     before, after = (named(vlm.params) for vlm in (policy.load(one), trainer.final()))
     for path, leaf in before.items():
