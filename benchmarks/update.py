@@ -39,7 +39,7 @@ PARTS = {
     "detokenizing": (Language, "decode_replies"),
     "teacher's values": (rounds, "worth"),
     "the model before RL": (reinforce, "_scored"),
-    "gradients": (reinforce, "gradient_of"),
+    "gradients": (reinforce, "_gradients"),  # of all games, side by side where cores are free
     "optimizer": (optimizer, "apply"),
 }
 ENVIRONMENT = ("pictures", "reading and playing", "boards moving on")

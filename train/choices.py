@@ -168,6 +168,7 @@ def dropped(logprobs: jax.Array, before: jax.Array, worth: jax.Array) -> jax.Arr
     in its place (mass-covering; Minka, "Divergence measures and message passing", 2005); what did not pass the board
     may go. Where the policy is still the one before, its slope is that of the logarithm of the chance to pass
     (expectation-maximization: Dayan and Hinton, Neural Computation 9, 1997), with each action's part in it fixed.
+    A board that was passed with a chance below 1e-3 counts by so much less.
     """
     passed = odds_of(before) * chances(worth)
     was = passed / jnp.maximum(jnp.sum(passed, axis=1, keepdims=True), _FAINT)

@@ -1,7 +1,7 @@
 """One update of GRPO: boards are answered, rewards become credit, credit becomes optimizer steps, boards move on."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -226,13 +226,9 @@ def learn(
             few = batches
             if not once:
                 few = {name: [learner.cut(t, part.states, rows) for t in turns] for name, turns in batches.items()}
-            found = _gradients(config, frame, state.params, fixed, few, len(rows), names)
-            total: Any = None
-            for name in few:
-                report, gradient = next(found)
+            found, total = _gradients(config, frame, state.params, fixed, few, len(rows), names)
+            for name, report in found.items():
                 reports[name].append(report)
-                total = optimizer.add(total, gradient)
-                del gradient
             moving = any(_teaches(tried) for turns in few.values() for tried in turns)
             norms.append(jnp.float32(0))
             if moving:  # else there is nothing to learn: the optimizer would make a full step of what rounding leaves
@@ -282,13 +278,20 @@ def _gradients(
     batches: dict[str, list[Tried]],
     count: int,
     names: dict[str, Names | None],
-) -> Iterator[tuple[Report, Params]]:
-    """Of every game's minibatch of `count` boards: what to report, and its gradient."""
+) -> tuple[dict[str, Report], Params]:
+    """What to report of every game's minibatch of `count` boards, and the sum of their gradients."""
 
     def of(name: str) -> tuple[Report, Params]:
         return gradient_of(config, frame, learned, fixed, batches[name], count, name, names.get(name))
 
-    return side_by_side(of, batches, together=cores.free(frame.mesh, config.accumulate))
+    found = side_by_side(of, batches, together=cores.free(frame.mesh, config.accumulate))
+    reports: dict[str, Report] = {}
+    total: Any = None
+    for name in batches:
+        reports[name], gradient = next(found)
+        total = optimizer.add(total, gradient)
+        del gradient
+    return reports, total
 
 
 def gradient_of(
