@@ -1,0 +1,134 @@
+"""The games as Gymnasium has them: its checks pass, episodes end and begin as it says, arrays are what was asked."""
+
+import gymnasium
+import jax
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env
+from gymnasium.wrappers.vector import RecordEpisodeStatistics
+
+import jaxgym
+from jaxgym.gymnasium import Env, VectorEnv
+
+RIGHT = 1
+
+
+@pytest.mark.parametrize("name", jaxgym.names())
+def test_gymnasium_has_every_game(name):
+    env = gymnasium.make(f"jaxgym/{name}-v0", max_steps=3, level="easy", picture=112)
+    check_env(env.unwrapped, skip_render_check=True)
+    obs, info = env.reset(seed=5)
+    assert obs.shape == (112, 112, 3) and (info["score"], info["steps"]) == (0, 0)
+    action = int(np.flatnonzero(info["action_mask"])[0])
+    _, reward, _, _, info = env.step(action)
+    assert info["legal"] and info["score"] == reward and info["steps"] == 1
+    assert (info["action_mask"] == env.unwrapped.action_masks()).all()
+
+
+def test_a_board_is_drawn_whatever_is_observed(corridor):
+    env = Env(corridor, observe="tiles", render_mode="rgb_array")
+    obs, _ = env.reset(seed=0)
+    assert obs in env.observation_space and obs.shape == (1, 5)
+    assert (env.render() == jaxgym.render(corridor.sheet, obs)).all()
+    assert Env(corridor).render() is None
+
+
+def walk(envs, answers=(RIGHT,) * 6, seed=0):
+    """What every step says of two boards of which the second stays where it is."""
+    envs.reset(seed=seed)
+    return [envs.step(np.asarray([answer, 0])) for answer in answers]
+
+
+def test_the_next_step_begins_anew(corridor):
+    envs = VectorEnv(corridor, 2, observe="tiles", max_steps=50)
+    assert envs.metadata["autoreset_mode"] is gymnasium.vector.AutoresetMode.NEXT_STEP
+    steps = walk(envs)
+    assert [int(obs[0].argmax()) for obs, *_ in steps] == [1, 2, 3, 4, 0, 1]
+    assert [bool(terminated[0]) for _, _, terminated, *_ in steps] == [False] * 3 + [True] + [False] * 2
+    assert [float(reward[0]) for _, reward, *_ in steps] == [1, 1, 1, 1, 0, 1]
+    assert not any(reward[1] or terminated[1] or truncated[1] for _, reward, terminated, truncated, _ in steps)
+
+
+def test_the_same_step_begins_anew_and_keeps_the_end(corridor):
+    envs = VectorEnv(corridor, 2, observe="tiles", max_steps=50, autoreset="same_step")
+    assert envs.metadata["autoreset_mode"] is gymnasium.vector.AutoresetMode.SAME_STEP
+    steps = walk(envs)
+    assert [int(obs[0].argmax()) for obs, *_ in steps] == [1, 2, 3, 0, 1, 2]
+    assert ["final_obs" in infos for *_, infos in steps] == [False] * 3 + [True] + [False] * 2
+    infos = steps[3][-1]
+    assert infos["_final_obs"].tolist() == infos["_final_info"].tolist() == [True, False]
+    assert infos["final_obs"][0].argmax() == 4 and infos["final_info"]["score"][0] == infos["score"][0] == 4
+
+
+def test_without_reset_boards_stay_until_they_are_chosen(corridor):
+    envs = VectorEnv(corridor, 2, observe="tiles", max_steps=5, autoreset=None)
+    assert envs.metadata["autoreset_mode"] is gymnasium.vector.AutoresetMode.DISABLED
+    steps = walk(envs)
+    assert [int(obs[0].argmax()) for obs, *_ in steps] == [1, 2, 3, 4, 4, 4]
+    assert [truncated.tolist() for *_, truncated, _ in steps[3:]] == [[False, False], [False, True], [False, True]]
+    obs, infos = envs.reset(options={"reset_mask": np.asarray([True, False])})
+    assert obs[0].argmax() == 0 and infos["steps"].tolist() == [0, 5]
+    assert [each.tolist() for each in envs.step(np.asarray([RIGHT, RIGHT]))[2:4]] == [[False, False], [False, True]]
+
+
+def test_a_seed_begins_the_same_episodes_and_boards_differ():
+    envs = VectorEnv("2048", 3, observe="tiles")
+    first, _ = envs.reset(seed=7)
+    moved = envs.step(np.asarray([0, 1, 2]))[0]
+    assert len({board.tobytes() for board in first}) == 3
+    assert (envs.reset()[0] != first).any()
+    assert (envs.reset(seed=7)[0] == first).all() and (envs.step(np.asarray([0, 1, 2]))[0] == moved).all()
+
+
+def test_statistics_are_those_that_the_game_tells():
+    envs = RecordEpisodeStatistics(VectorEnv("2048", 4, max_steps=6, observe="tiles"))
+    envs.reset(seed=1)
+    for _ in range(6):
+        *_, infos = envs.step(envs.action_space.sample())
+    assert (infos["episode"]["r"] == infos["score"]).all() and (infos["episode"]["l"] == 6).all()
+
+
+@pytest.mark.parametrize("autoreset", [None, "same_step", "next_step"])
+def test_arrays_stay_on_the_device_where_that_is_asked(autoreset):
+    envs = [VectorEnv("2048", 2, autoreset=autoreset, max_steps=1, arrays=arrays) for arrays in ("numpy", "jax")]
+    host, device = (env.reset(seed=3) for env in envs)
+    jax.tree.map(np.testing.assert_array_equal, host, device)
+    host, device = (env.step(np.asarray([0, 1])) for env in envs)
+    jax.tree.map(np.testing.assert_array_equal, host, device)
+    assert all(isinstance(leaf, np.ndarray | np.generic) for leaf in jax.tree.leaves(host))
+    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(device))
+    assert host[0] in envs[0].observation_space
+
+
+def test_a_number_that_is_no_action_costs_a_step():
+    envs = VectorEnv("2048", 3, observe="tiles")
+    before, _ = envs.reset(seed=0)
+    after, reward, *_, infos = envs.step(np.asarray([-1, 4, 1 << 32]))
+    assert (after == before).all() and not reward.any() and not infos["legal"].any()
+    assert infos["steps"].tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        (lambda: VectorEnv("204"), "did you mean 2048"),
+        (lambda: VectorEnv("2048", 0), "num_envs=0"),
+        (lambda: VectorEnv("2048", arrays="torch"), 'give "numpy" or "jax"'),
+        (lambda: VectorEnv(jaxgym.make("2048"), level="easy"), "give them to jaxgym.make"),
+        (lambda: VectorEnv("2048", render_mode="human"), 'give None or "rgb_array"'),
+        (lambda: VectorEnv("2048", 2).step(np.asarray([0, 0])), "call reset() first"),
+        (lambda: begun().step(np.asarray([0.5, 1.0])), "actions are float64 [2]: give integers [2]"),
+        (lambda: begun().step(np.asarray([0])), "give integers [2]"),
+        (lambda: begun().reset(options={"reset_mask": [0, 1]}), "give bools [2]"),
+    ],
+)
+def test_what_cannot_be_is_told_in_one_line(wrong, told):
+    with pytest.raises(ValueError, match=r"^[^\n]+$") as error:
+        wrong()
+    assert told in str(error.value)
+
+
+def begun():
+    envs = VectorEnv("2048", 2, observe="tiles")
+    envs.reset(seed=0)
+    return envs
