@@ -178,8 +178,9 @@ def picture_grids(config: VLMConfig, pictures: Pictures) -> list[tuple[int, int]
     return [grid for part in parts if len(part) for grid in [config.image_tokens(*part.shape[1:3])] * len(part)]
 
 
+@functools.lru_cache(maxsize=8)
 def outline(config: VLMConfig) -> tuple[nnx.GraphDef[Model], Params]:
-    """The graph of a model, and its parameters as shapes."""
+    """The graph of a model, and its parameters as shapes; the same ones for a config: take them as they are."""
     return nnx.split(nnx.eval_shape(lambda: Model(config, rngs=Keys(jax.random.key(0)))), nnx.Param)
 
 

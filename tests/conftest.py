@@ -1,5 +1,6 @@
 """What every test gets: strict numerics, every registered game with a recorded walk, and a game one can see through."""
 
+import functools
 import os
 import tempfile
 from pathlib import Path
@@ -61,7 +62,7 @@ def let_go() -> Any:
     """
     yield
     maps = Path("/proc/self/maps")
-    if maps.exists() and maps.read_bytes().count(b"\n") > 25_000:
+    if maps.exists() and maps.read_bytes().count(b"\n") > 45_000:
         jax.clear_caches()
 
 
@@ -69,10 +70,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="write the golden files anew instead of comparing")
 
 
+@functools.cache
+def made(name: str) -> Game:
+    """A game as `make` gives it; the very same one for all files, for what has been traced of it."""
+    return jaxgym.make(name)
+
+
 @pytest.fixture(scope="session", params=jaxgym.names())
 def game(request: pytest.FixtureRequest) -> Game:
-    """Every registered game in turn, as `make` gives it."""
-    return jaxgym.make(request.param)
+    """Every registered game in turn."""
+    return made(request.param)
 
 
 class Walk(NamedTuple):
@@ -91,6 +98,11 @@ BOARDS, STEPS = 16, 40
 @pytest.fixture(scope="session")
 def walk(game: Game) -> Walk:
     """Boards of a game played at random, so that its laws are tried on more than fresh boards."""
+    return walked(game)
+
+
+@functools.cache
+def walked(game: Game) -> Walk:
     player = engine.random_legal(game)
 
     def board(key: jax.Array) -> Walk:

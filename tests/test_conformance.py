@@ -201,7 +201,7 @@ def test_tiles_are_sprites_of_the_sheet(game, walk):
 
 
 def test_picture_fills_the_canvas(game):
-    tiles = game.tiles(game.reset(jax.random.key(0)))
+    tiles = game.tiles(jax.jit(game.reset)(jax.random.key(0)))
     picture = jax.jit(jaxgym.render)(game.sheet, tiles)
     assert picture.dtype == jnp.uint8
     assert picture.shape == (*game.sheet.canvas(*tiles.shape), 3) == (224, 224, 3)
@@ -231,7 +231,7 @@ def test_sprite_names_can_be_read_back(game):
 def test_theme_changes_the_picture_and_nothing_else(game):
     other = jaxgym.make(game.name, theme="dark")
     key = jax.random.key(9)
-    states = game.reset(key), other.reset(key)
+    states = jax.jit(game.reset)(key), jax.jit(other.reset)(key)
     same(*states)
     tiles = game.tiles(states[0])
     same(tiles, other.tiles(states[1]))

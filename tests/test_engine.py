@@ -103,7 +103,7 @@ def test_independent_luck_in_2048():
 
     @functools.partial(jax.jit, static_argnums=0)
     def boards(luck):
-        state = game.reset(jax.random.key(0))
+        state = jax.jit(game.reset)(jax.random.key(0))
         actions = jnp.full(16, jnp.argmax(game.legal(state)), jnp.int32)
         return jax.vmap(game.tiles)(engine.branch(game, state, actions, jax.random.key(2), luck).state)
 

@@ -238,11 +238,11 @@ def test_step_can_be_scanned(game, autoreset):
 
 
 def test_observations(game):
-    state = Env(game).reset(jax.random.key(1))[1]
+    state = jax.jit(Env(game).reset)(jax.random.key(1))[1]
     tiles = game.tiles(state.board)
     np.testing.assert_array_equal(Env(game, observe="tiles").observation(state), tiles)
     np.testing.assert_array_equal(Env(game, observe="picture").observation(state), jaxgym.render(game.sheet, tiles))
-    same(Env(game, observe="tiles").reset(jax.random.key(1))[1], state)
+    same(jax.jit(Env(game, observe="tiles").reset)(jax.random.key(1))[1], state)
 
 
 def test_env_under_x64(game):

@@ -26,7 +26,7 @@ def test_every_option_changes_the_picture_and_not_the_words(game, option):
     if option == "numbers" and game.name != "2048":  # games that write nothing take any, so that looks can be shared
         np.testing.assert_array_equal(game.sheet.lines, other.sheet.lines)
         return
-    state = game.reset(jax.random.key(3))
+    state = jax.jit(game.reset)(jax.random.key(3))
     plain, changed = (np.asarray(render(each.sheet, each.tiles(state))) for each in (game, other))
     assert plain.shape != changed.shape or (plain != changed).any()
     assert jaxgym.describe(game.sheet, game.tiles(state)) == jaxgym.describe(other.sheet, other.tiles(state))
@@ -119,7 +119,7 @@ def test_the_others_are_not():
 def test_a_sheet_of_many_looks_shows_each_as_it_is_alone(game):
     looks = random_looks(3, seed=1)
     many = jaxgym.make(game.name, looks=looks)
-    state = many.reset(jax.random.key(0))
+    state = jax.jit(many.reset)(jax.random.key(0))
     shown = jax.jit(jax.vmap(lambda look: render(many.sheet, many.tiles(state), look)))(jnp.arange(-1, 4))
     for i, look in enumerate((looks[0], *looks, looks[-1])):  # a look outside the sheet is the nearest inside it
         parts = {f.name: getattr(look, f.name) for f in dataclasses.fields(Look)}
@@ -197,7 +197,7 @@ def test_every_game_has_the_named_levels(name):
     for level, options in jaxgym.levels(name).items():
         game = jaxgym.make(name, level=level)
         state = jax.jit(game.reset)(jax.random.key(0))
-        assert game.legal(state).any()
+        assert jax.jit(game.legal)(state).any()
         same = jaxgym.make(name, **options)
         assert (game.rules, game.actions.names, game.sheet.names) == (same.rules, same.actions.names, same.sheet.names)
         shapes[level] = state.board.size

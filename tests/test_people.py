@@ -19,7 +19,7 @@ def small():
 
 
 def test_an_image_is_the_picture(game):
-    state = game.reset(jax.random.key(0))
+    state = jax.jit(game.reset)(jax.random.key(0))
     shown = jaxgym.image(game, state)
     np.testing.assert_array_equal(np.asarray(shown), jaxgym.render(game.sheet, game.tiles(state)))
     with pytest.raises(ValueError, match="look=1: give 0 to 0"):
@@ -84,7 +84,7 @@ def test_a_film_of_frames(small, tmp_path, monkeypatch, seconds, rate):
 
 def test_a_terminal_shows_the_sprites(game):
     """Every pair of colours, read back, is two pixels of the shrunk sprites."""
-    state = game.reset(jax.random.key(0))
+    state = jax.jit(game.reset)(jax.random.key(0))
     tiles = np.asarray(game.tiles(state))
     lines = show.blocks(game, state, width=80).splitlines()[1:]
     pairs = [re.findall(r"\x1b\[38;2;(\d+);(\d+);(\d+);48;2;(\d+);(\d+);(\d+)m", line) for line in lines]

@@ -190,7 +190,7 @@ def test_look_is_a_value():
 def test_integers_of_any_width_are_drawn_as_they_are_said(name, kind):
     """The rows of a sheet are counted in hundreds: a narrow id must not be multiplied in its own type."""
     game = make(name)
-    tiles = np.asarray(game.tiles(game.reset(jax.random.key(0))))
+    tiles = np.asarray(game.tiles(jax.jit(game.reset)(jax.random.key(0))))
     tiles = (tiles % 100).astype(kind)
     for given in (tiles, jnp.asarray(tiles)):
         assert describe(game.sheet, given) == describe(game.sheet, tiles.astype(np.int32))

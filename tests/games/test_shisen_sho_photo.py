@@ -62,6 +62,7 @@ def test_tiles_match_by_class_as_in_the_plain_game(game, boards):
     assert np.asarray(by_photo).any(1).all()
 
 
+@pytest.mark.slow  # it is the teacher of shisen_sho, which is tried there
 def test_teacher_clears_photos(game):
     def play(key):
         return engine.rollout(game, engine.teacher(game), game.reset(key), key, 18)[1].reward.sum()
@@ -79,7 +80,7 @@ def test_explain_names_the_class(game, boards):
 
 def test_ten_classes_on_a_larger_board():
     game = jaxgym.make("shisen_sho_photo", size=10, kinds=10)
-    board = np.asarray(game.reset(jax.random.key(0)).board)
+    board = np.asarray(jax.jit(game.reset)(jax.random.key(0)).board)
     assert len(np.unique(board)) == 100
     assert {game.sheet.names[sprite] for sprite in board.ravel()} == {f"digit {k}" for k in range(10)}
 
@@ -196,7 +197,7 @@ def test_cifar_keeps_no_more_photos_than_a_sheet_should_hold(tmp_path):
 def test_cifar_plays(tmp_path, files):
     path = write_archive(tmp_path / "cifar-10-python.tar.gz", files)
     game = jaxgym.make("shisen_sho_photo", photos=str(path))
-    board = np.asarray(game.reset(jax.random.key(0)).board)
+    board = np.asarray(jax.jit(game.reset)(jax.random.key(0)).board)
     shown = [game.sheet.names[sprite] for sprite in board.ravel()]
     assert len(np.unique(board)) == 36
     assert {name: shown.count(name) for name in shown} == {name.decode(): 4 for name in CLASSES[:9]}

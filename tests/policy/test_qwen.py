@@ -316,7 +316,11 @@ def test_a_mesh_that_the_devices_do_not_make_up_is_told(sizes):
         sharding.make_mesh(*sizes, devices=jax.devices("cpu")[:8])
 
 
-@pytest.mark.parametrize("many", [7, 1])  # block by block; computed again in loops, as large models are
+_SLOW = [pytest.param(*case, marks=pytest.mark.slow) for case in (("qwen2_5_vl", 1), ("qwen3_vl", 7))]
+
+
+# Block by block; computed again in loops, as large models are.
+@pytest.mark.parametrize(("folder", "many"), [("qwen2_5_vl", 7), ("qwen3_vl", 1), *_SLOW], indirect=["folder"])
 def test_spread_over_eight_devices_a_model_says_and_learns_the_same(vlm, folder, monkeypatch, many):
     monkeypatch.setattr(layers, "_MANY", many)
     mesh = sharding.make_mesh(2, -1, 2, devices=jax.devices("cpu")[:8])

@@ -10,7 +10,7 @@ from support import work
 from policy import PRESETS
 
 
-@pytest.mark.parametrize("rank", [0, 2])
+@pytest.mark.parametrize("rank", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_an_update_of_a_model_can_be_measured(rank):
     config = replace(PRESETS["tiny"], vocab=64)
     graphdef, params = work.blank(config, jnp.dtype("float32"))

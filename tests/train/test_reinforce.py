@@ -413,7 +413,7 @@ def test_entropy_spreads_over_actions_where_all_are_judged(one):
     assert spread[1] > spread[0] + 0.01, spread
 
 
-@pytest.mark.parametrize("scale", ["success", "cost"])
+@pytest.mark.parametrize("scale", [pytest.param("success", marks=pytest.mark.slow), "cost"])
 def test_judged_boards_may_be_gone_through_in_parts(one, scale):
     """One reply that names nothing: its board counts for reading alone, in whichever part it is."""
     config, frame, _, course, _, _, state, fixed = one
