@@ -4,10 +4,14 @@ Numbers of the host, a record for every game; they stand in a checkpoint, so tha
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+
+from train.parts import Mix
 
 WINDOW = 10  # updates that a running mean remembers, and that a game has on a level before it may leave it
 _FAST = 3  # updates that the fast one remembers
@@ -80,3 +84,23 @@ def odds(weights: Sequence[float], standings: Sequence[Standing], *, progress: b
     made = np.abs([each.recent - each.reward for each in standings])
     led = fixed * np.where(known, made, np.max(made, where=known, initial=0.0))
     return (1 - _FLOOR) * led / np.sum(led) + _FLOOR * fixed if led.any() else fixed
+
+
+def draw(mix: Mix, standings: Mapping[str, Standing], key: jax.Array) -> tuple[list[str], dict[str, float]]:
+    """The games of an update, in the order of the standings, and the odds of each game; none where all are taken."""
+    names = list(standings)
+    if not mix.games:
+        return names, {}
+    chances = odds([*map(mix.weight, names)], [*standings.values()], progress=mix.progress)
+    drawn = jax.random.choice(key, len(names), (mix.games,), replace=False, p=jnp.asarray(chances, jnp.float32))
+    return [names[i] for i in sorted(drawn.tolist())], dict(zip(names, chances.tolist(), strict=True))
+
+
+def worth(standings: Sequence[Standing], top: int, reward: float, *, mixed: bool) -> list[float]:
+    """What an update says of how good the model is: nothing while a game's boards are easier than they will be.
+
+    top: the hardest level. reward: the mean of those games that the update took; mixed: which need not be all.
+    """
+    if not all(each.here and each.level == top for each in standings):
+        return []
+    return [float(np.mean([each.recent for each in standings]))] if mixed else [reward]

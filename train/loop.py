@@ -154,7 +154,9 @@ class Trainer:
             total = self.config.length(phase)
             while self.step < total:
                 values = self._reinforce() if phase == "grpo" else self._supervise(phase)
-                self.earned += self._worth(values["reward"]) if phase == "grpo" else []
+                if phase == "grpo":
+                    top, mixed = len(self.config.states.levels) - 1, self.config.mix.games > 0
+                    self.earned += curriculum.worth([*self.standings.values()], top, values["reward"], mixed=mixed)
                 yield Event(phase, self.step, total, values)
                 late = time.monotonic() - self.saved >= self.config.save.every
                 if devices.any_of(late) or self.step == total:
@@ -234,32 +236,12 @@ class Trainer:
             if not supervise.practises(self.config, phase, turn, course)
         }
 
-    def _worth(self, reward: float) -> list[float]:
-        """What an update says of how good the model is: nothing while a game's boards are easier than they will be.
-
-        reward: the mean of those games that the update took.
-        """
-        standings, top = self.standings.values(), len(self.config.states.levels) - 1
-        if not all(each.here and each.level == top for each in standings):
-            return []
-        return [float(np.mean([each.recent for each in standings]))] if self.config.mix.games else [reward]
-
-    def _draw(self) -> tuple[list[str], dict[str, float]]:
-        """The games of the next update of RL, and the odds that each game of the run had; none where all are taken."""
-        mix, names = self.config.mix, list(self.standings)
-        if not mix.games:
-            return names, {}
-        odds = curriculum.odds([*map(mix.weight, names)], [*self.standings.values()], progress=mix.progress)
-        key = self._key("grpo", self.step, len(names) + 1)
-        drawn = jax.random.choice(key, len(names), (mix.games,), replace=False, p=jnp.asarray(odds, jnp.float32))
-        return [names[i] for i in sorted(drawn.tolist())], dict(zip(names, odds.tolist(), strict=True))
-
     def _reinforce(self) -> dict[str, float]:
         """One update of GRPO."""
         began = time.monotonic()
         got: dict[str, reinforce.Collected] = {}
         boards, standings, levels = dict(self.boards), dict(self.standings), self.config.states.levels
-        drawn, odds = self._draw()
+        drawn, odds = curriculum.draw(self.config.mix, standings, self._key("grpo", self.step, len(standings) + 1))
         params = self.params
         for name in drawn:
             level = levels[standings[name].level]

@@ -157,36 +157,40 @@ def test_a_game_that_is_hardly_known_may_progress_as_much_as_any():
     assert (climbed.here, climbed.reward, climbed.recent) == (0, 0.0, 0.0)  # another level earns otherwise
 
 
-def drawn(folder, small, mix, standings=None):
+def drawn(mix, standings):
     """Of two games, which one each of 64 updates would take."""
-    trainer = only_rl(folder, small, games=("2048", "shisen_sho"), mix=mix)
-    trainer.standings |= standings or {}
     found = []
-    for trainer.step in range(64):
-        (name,), odds = trainer._draw()
+    for i in range(64):
+        (name,), odds = curriculum.draw(mix, standings, jax.random.fold_in(jax.random.key(0), i))
         assert sum(odds.values()) == pytest.approx(1)
         found.append(name)
-    return trainer, found
+    return found
 
 
 def test_an_update_takes_the_games_that_were_drawn(tmp_path, small):
-    trainer, first = drawn(tmp_path / "1", small, Mix(games=1))
-    assert set(first) == {"2048", "shisen_sho"} and 20 < first.count("shisen_sho") < 44
-    trainer.step, before = 0, dict(trainer.boards)
+    trainer = only_rl(tmp_path, small, games=("2048", "shisen_sho"), mix=Mix(games=1))
+    before = dict(trainer.boards)
     trainer._reinforce()
     (row,) = rows(trainer.run)
-    assert row["game"] == first[0] and row["odds"] == 0.5
-    other = "shisen_sho" if first[0] == "2048" else "2048"
-    assert trainer.boards[other] is before[other] and trainer.boards[first[0]] is not before[first[0]]
-    assert [trainer.standings[name].updates for name in (first[0], other)] == [1, 0]
-    assert trainer._worth(1.0) == []  # while one is not known
-    trainer.standings[other] = earned(trainer.standings[first[0]].reward + 1)
-    assert trainer._worth(7.0) == [pytest.approx(trainer.standings[first[0]].reward + 0.5)]
+    taken, odds = row["game"], row["odds"]
+    other = "shisen_sho" if taken == "2048" else "2048"
+    assert odds == 0.5
+    assert trainer.boards[other] is before[other] and trainer.boards[taken] is not before[taken]
+    assert [trainer.standings[name].updates for name in (taken, other)] == [1, 0]
 
 
-def test_the_draw_follows_weights_and_progress(tmp_path, small):
-    _, weighed = drawn(tmp_path / "1", small, Mix(games=1, weights=("shisen_sho=0",)))
-    assert set(weighed) == {"2048"}
+def test_what_a_model_is_worth_is_known_once_all_games_are():
+    known, unknown, easier = earned(2.0), Standing(), earned(9.0)._replace(level=0)
+    assert curriculum.worth([known, unknown], 0, 1.0, mixed=True) == []
+    assert curriculum.worth([known, earned(4.0)], 0, 7.0, mixed=True) == [3.0]
+    assert curriculum.worth([known, earned(4.0)], 0, 7.0, mixed=False) == [7.0]
+    assert curriculum.worth([known._replace(level=1), easier], 1, 7.0, mixed=False) == []
+
+
+def test_the_draw_follows_weights_and_progress():
+    level = {"2048": Standing(), "shisen_sho": Standing()}
+    assert 20 < drawn(Mix(games=1), level).count("shisen_sho") < 44
+    assert set(drawn(Mix(games=1, weights=("shisen_sho=0",)), level)) == {"2048"}
     standings = {"2048": earned(*[1.0] * 20), "shisen_sho": earned(*range(20))}
-    _, followed = drawn(tmp_path / "2", small, Mix(games=1, progress=True), standings)
-    assert followed.count("shisen_sho") > 48
+    assert drawn(Mix(games=1, progress=True), standings).count("shisen_sho") > 48
+    assert curriculum.draw(Mix(), standings, jax.random.key(0)) == ([*standings], {})
