@@ -91,8 +91,8 @@ class Env:
         deal_key, ended_before = jax.random.fold_in(key, _DEAL), self._ended(state)
         after, reward, legal = self._advance(key, state, ended_before, action)
         if self.autoreset == "next_step":
-            after = self._deal_anew(ended_before, after, deal_key)
-        returned = self._deal_anew(self._ended(after), after, deal_key) if self.autoreset == "same_step" else after
+            after = self.deal_anew(ended_before, after, deal_key)
+        returned = self.deal_anew(self._ended(after), after, deal_key) if self.autoreset == "same_step" else after
         info: Info = {
             "legal": legal,
             "mask": returned.mask,
@@ -118,8 +118,8 @@ class Env:
         fresh = EnvState(board, jnp.bool_(False), jnp.int32(0), jnp.float32(0), self.game.legal(board), look)
         return varied(fresh, key)
 
-    def _deal_anew(self, condition: jax.Array, state: EnvState, key: jax.Array) -> EnvState:
-        """A fresh board where the condition holds, else the state. Deals only when it has to, also under `vmap`."""
+    def deal_anew(self, condition: jax.Array, state: EnvState, key: jax.Array) -> EnvState:
+        """A fresh board where the condition, bool [], holds, else the state. Deals only if it must, also in `vmap`."""
         before = () if self.game.renew is None else (state.board,)
         return rarely(condition, self._deal, state, key, *before)
 
