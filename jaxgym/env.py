@@ -109,6 +109,11 @@ class Env:
         tiles = self.game.tiles(state.board)
         return tiles if self.observe == "tiles" else render(self.game.sheet, tiles, state.look)
 
+    def bounds(self) -> tuple[jax.ShapeDtypeStruct, int]:
+        """The shape and dtype of an observation, and the largest number there may be in it; the smallest is 0."""
+        seen = jax.eval_shape(lambda key: self.reset(key)[0], jax.random.key(0))
+        return seen, len(self.game.sheet.names) - 1 if self.observe == "tiles" else 255
+
     def _deal(self, key: jax.Array, before: Any = None) -> EnvState:
         renew, looks = self.game.renew, self.game.sheet.looks
         board = self.game.reset(key) if renew is None or before is None else renew(before, key)

@@ -19,7 +19,7 @@ from jaxgym.checks import whole
 from jaxgym.env import AutoReset, EnvState, Observation
 from jaxgym.env import Env as Pure
 from jaxgym.game import Game
-from jaxgym.registry import make, names
+from jaxgym.registry import given, names
 from jaxgym.render import render
 
 try:
@@ -113,18 +113,14 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
     ) -> None:
         if arrays not in get_args(Arrays):
             raise ValueError(f'arrays={arrays!r}: give "numpy" or "jax"')
-        if options and not isinstance(game, str):
-            raise ValueError(f"{', '.join(options)}: options are for a game by name; give them to jaxgym.make")
-        self.game = make(game, **options) if isinstance(game, str) else game
+        self.game = given(game, **options)
         self.num_envs = whole("num_envs", num_envs, 1)
         self.render_mode = _checked(render_mode)
         env = Pure(self.game, max_steps=max_steps, observe=observe, autoreset=autoreset)
         self._autoreset, self._host = autoreset, arrays == "numpy"
         self.metadata = _METADATA | {"autoreset_mode": _MODES[autoreset]}
-        sheet = self.game.sheet
-        obs = jax.eval_shape(lambda key: env.reset(key)[0], jax.random.key(0))
-        top = 255 if observe == "picture" else len(sheet.names) - 1
-        self.single_observation_space = gymnasium.spaces.Box(0, top, obs.shape, obs.dtype.type)
+        seen, top = env.bounds()
+        self.single_observation_space = gymnasium.spaces.Box(0, top, seen.shape, seen.dtype.type)
         self.single_action_space = gymnasium.spaces.Discrete(self.game.actions.n)
         self.observation_space = gymnasium.vector.utils.batch_space(self.single_observation_space, self.num_envs)
         self.action_space = gymnasium.vector.utils.batch_space(self.single_action_space, self.num_envs)
@@ -158,7 +154,7 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
 
         @jax.jit
         def pictures(state: EnvState) -> jax.Array:
-            return jax.vmap(lambda one: render(sheet, self.game.tiles(one.board), one.look))(state)
+            return jax.vmap(lambda one: render(self.game.sheet, self.game.tiles(one.board), one.look))(state)
 
         self._reset, self._reset_some, self._step, self._pictures = reset, reset_some, step, pictures
 
@@ -213,7 +209,7 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
             wanted = "integers" if kind is np.integer else "bools"
             raise ValueError(f"{name} are {array.dtype} {list(array.shape)}: give {wanted} [{self.num_envs}]")
         if kind is np.integer and not isinstance(array, jax.Array):  # what 32 bits do not hold is no action either
-            array = np.clip(array, -1, self.game.actions.n)
+            array = np.where((array >= 0) & (array < self.game.actions.n), array, -1).astype(np.int32)
         return jnp.asarray(array)
 
 

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jaxgym.checks import whole
 from jaxgym.env import Env, EnvState, Observation
 from jaxgym.game import Game
-from jaxgym.registry import make
+from jaxgym.registry import given
 
 try:
     from gymnax.environments import environment, spaces
@@ -45,9 +45,7 @@ class Environment(environment.Environment[EnvState, environment.EnvParams]):
     def __init__(
         self, game: Game[Any] | str, *, max_steps: int = 100, observe: Observation = "picture", **options: Any
     ) -> None:
-        if options and not isinstance(game, str):
-            raise ValueError(f"{', '.join(options)}: options are for a game by name; give them to jaxgym.make")
-        self.game = make(game, **options) if isinstance(game, str) else game
+        self.game = given(game, **options)
         self._env = Env(self.game, max_steps=_NEVER, observe=observe)
         self._max_steps = whole("max_steps", max_steps, 1)
 
@@ -72,8 +70,7 @@ class Environment(environment.Environment[EnvState, environment.EnvParams]):
 
     def observation_space(self, params: environment.EnvParams | None = None) -> spaces.Box:
         """Pictures or tiles."""
-        seen = jax.eval_shape(lambda key: self._env.reset(key)[0], jax.random.key(0))
-        top = 255 if self._env.observe == "picture" else len(self.game.sheet.names) - 1
+        seen, top = self._env.bounds()
         return spaces.Box(0, top, seen.shape, seen.dtype)
 
     def reset_env(self, key: jax.Array, params: environment.EnvParams) -> tuple[jax.Array, EnvState]:

@@ -73,6 +73,15 @@ def make(name: str, *, level: str = "paper", looks: Any = None, **options: Any) 
     return dataclasses.replace(made, name=name)
 
 
+def given(game: Game[Any] | str, **options: Any) -> Game[Any]:
+    """A game as it is, or made by its name; raises ValueError, as `make` does, and for options of one that is made."""
+    if isinstance(game, str):
+        return make(game, **options)
+    if options:
+        raise ValueError(f"{', '.join(options)}: options are for a game by name; give them to jaxgym.make")
+    return game
+
+
 def _takes_look(factory: Any) -> bool:
     try:
         return callable(factory) and "look" in inspect.signature(factory).parameters

@@ -100,10 +100,14 @@ def test_arrays_stay_on_the_device_where_that_is_asked(autoreset):
     assert host[0] in envs[0].observation_space
 
 
-def test_a_number_that_is_no_action_costs_a_step():
+@pytest.mark.parametrize(
+    "given",
+    [np.asarray([-1, 4, 1 << 32]), np.asarray([255, 4, 9], np.uint8), np.asarray([4, 1 << 63, 1 << 32], np.uint64)],
+)
+def test_a_number_that_is_no_action_costs_a_step(given):
     envs = VectorEnv("2048", 3, observe="tiles")
     before, _ = envs.reset(seed=0)
-    after, reward, *_, infos = envs.step(np.asarray([-1, 4, 1 << 32]))
+    after, reward, *_, infos = envs.step(given)
     assert (after == before).all() and not reward.any() and not infos["legal"].any()
     assert infos["steps"].tolist() == [1, 1, 1]
 
