@@ -36,6 +36,7 @@ print(max(seen) - start - sum(leaf.nbytes for leaf in jax.tree.leaves(vlm.params
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_the_host_never_holds_twice_the_largest_tensor(tmp_path):
     record = folders.config("qwen3_vl", hidden_size=1024, intermediate_size=12288)

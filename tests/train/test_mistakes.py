@@ -344,7 +344,7 @@ def test_a_broken_photo_archive_is_told_and_leaves_no_run(tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("platform", ["cuda", "nonsense"])
+@pytest.mark.parametrize("platform", ["cuda", pytest.param("nonsense", marks=pytest.mark.slow)])
 def test_a_back_end_that_does_not_start_is_told_in_one_line(tmp_path, platform):
     flags = ["--games", "swap", "--model", "tiny", "--run", str(tmp_path / "a" / "b")]
     out = subprocess.run(

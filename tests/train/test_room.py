@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
+import pytest
 
 from policy import Reply
 from train import learner, optimizer
@@ -12,6 +13,7 @@ from train.loop import Trainer
 from train.parts import Coldstart, Grpo, Sight, Supervised
 
 
+@pytest.mark.slow
 def test_a_model_is_in_memory_no_more_often_than_learning_needs(tmp_path, small, monkeypatch):
     """Itself and two moments in float32; in half precision the one before RL, where it is asked. Gradients are there
     once, for however many games and parts; and what played a moment ago is not there any more.

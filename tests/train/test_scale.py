@@ -212,7 +212,7 @@ def test_two_processes_learn_as_one_and_stop_together(tmp_path):
         np.testing.assert_allclose(leaf, saved[path], atol=2e-4, err_msg=path)
 
 
-@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("number", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_processes_that_do_not_come_are_told_in_one_line(number, tmp_path):
     """The second process waits in vain for the first, or the first for the second."""
     flags = [*FLAGS, "--run", str(tmp_path / "run"), "--distributed", "1"]
