@@ -1,6 +1,7 @@
 """The picture is `atlas[grid]`, on the device; the words are `names[grid]`, on the host."""
 
 import math
+from functools import partial
 from typing import Any
 
 import jax
@@ -17,23 +18,38 @@ def render(sheet: Sheet, tiles: jax.Array | np.ndarray, look: jax.Array | int = 
     sheet is the nearest one inside it, here as in `describe`, and so is a look. Raises ValueError for what is no grid
     of integers.
     """
-    ids = jnp.asarray(_ids(sheet, tiles))
+    ids = _ids(sheet, tiles)
     (rows, columns), size = ids.shape, sheet.tile
     height, width = sheet.canvas(rows, columns)
     top, left = sheet.origin(rows, columns)
-    below, right = height - top - rows * size, width - left - columns * size
-    # A picture is put together of pieces one pixel high: as wide as a sprite, or as fits into the margins as well.
-    wide = math.gcd(size, left, right)
-    each, pieces = size // wide, sheet.lines.reshape(-1, wide * 3)
+    margins = (top, height - top - rows * size), (left, width - left - columns * size)
+    return _put_together(sheet.lines, ids, look, len(sheet.names), size, margins, sheet.looks)
+
+
+@partial(jax.jit, static_argnums=(3, 4, 5, 6), inline=True)  # called by itself it is one program, not twenty
+def _put_together(
+    lines: jax.Array,
+    ids: jax.Array,
+    look: jax.Array | int,
+    names: int,
+    size: int,
+    margins: tuple[tuple[int, int], tuple[int, int]],
+    looks: int,
+) -> jax.Array:
+    """A picture of pieces one pixel high: as wide as a sprite, or as fits into the margins as well."""
+    (rows, columns), (across, along) = ids.shape, margins
+    wide = math.gcd(size, *along)
+    each, pieces = size // wide, lines.reshape(-1, wide * 3)
     of_sprite = np.arange(size * each, dtype=np.int32).reshape(1, size, 1, each)
     piece = (ids[:, None, :, None] * (size * each) + of_sprite).reshape(rows * size, columns * each)
-    page, count = len(sheet.names) * size * each, len(pieces) // sheet.looks  # a look's last pieces are of the page
-    piece = jnp.pad(piece, ((top, below), (left // wide, right // wide)), constant_values=page).reshape(-1)
-    if sheet.looks > 1:
-        piece = piece + jnp.clip(jnp.asarray(look, jnp.int32), 0, sheet.looks - 1) * count
+    page, count = names * size * each, len(pieces) // looks  # a look's last pieces are of the page
+    piece = jnp.pad(piece, (across, (along[0] // wide, along[1] // wide)), constant_values=page).reshape(-1)
+    if looks > 1:
+        piece = piece + jnp.clip(jnp.asarray(look, jnp.int32), 0, looks - 1) * count
+    shape = sum(across) + rows * size, sum(along) + columns * size, 3
     if wide % 4:
-        return _in_halves(pieces, piece).reshape(height, width, 3)
-    return jax.lax.platform_dependent(pieces, piece, cpu=_in_halves, default=_in_words).reshape(height, width, 3)
+        return _in_halves(pieces, piece).reshape(shape)
+    return jax.lax.platform_dependent(pieces, piece, cpu=_in_halves, default=_in_words).reshape(shape)
 
 
 def _in_halves(pieces: jax.Array, piece: jax.Array) -> jax.Array:

@@ -239,8 +239,13 @@ def _with_dtype(record: dict[str, Any], dtype: str) -> dict[str, Any]:
     return record | parts | says
 
 
+@jax.jit
+def _finite(leaf: jax.Array) -> jax.Array:
+    return jnp.isfinite(leaf).all()
+
+
 def _check_finite(params: dict[str, jax.Array]) -> None:
     """Each device looks at what it has: only what it found is sent between them."""
-    found = {name: jnp.isfinite(leaf).all() for name, leaf in params.items()}
+    found = {name: _finite(leaf) for name, leaf in params.items()}
     if broken := [name for name, sound in jax.device_get(found).items() if not sound]:
         raise ValueError(f"the model has {len(broken)} tensors that are not finite: {some(broken)}")

@@ -128,12 +128,12 @@ def test_a_game_by_hand(small):
 
 def test_a_game_by_hand_to_its_end():
     game = jaxgym.make("shisen_sho", size=4, kinds=1)
-    first = game.reset(jax.random.fold_in(jax.random.key(0), 0))
-    answers, state = [], first
+    state = game.reset(jax.random.fold_in(jax.random.key(0), 0))
+    step, teacher, answers = jax.jit(game.step), jax.jit(engine.teacher(game)), []
     while game.legal(state).any():
-        action = int(engine.teacher(game)(state, jax.random.key(0)))
-        answers.append(game.actions.format(action))
-        state = game.step(state, action, jax.random.key(0)).state
+        action = teacher(state, jax.random.key(0))
+        answers.append(game.actions.format(int(action)))
+        state = step(state, action, jax.random.key(0)).state
     score, said = by_hand(game, *answers, "h", "n", "q")
     assert "No move is left" in "\n".join(said) and score == 0  # that of the new board
     assert len(answers) == 8

@@ -3,6 +3,7 @@
 The only place that knows how a reply lies in tokens. Texts are made and read on the host; boards stay on the device.
 """
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -52,6 +53,11 @@ def _sentences(game: Game[Any]) -> list[str]:
     return [line + "\n" for line in jaxgym.prompt(game).splitlines()]
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def _legal(game: Game[Any], states: Any) -> jax.Array:
+    return jax.vmap(game.legal)(states)
+
+
 def build_tokenizer(games: Sequence[Game[Any]], states: Sequence[Any], count: int = 64) -> PreTrainedTokenizerFast:
     """A tokenizer for these games: their phrases, and merges learned from explanations of legal moves on some states.
 
@@ -59,7 +65,7 @@ def build_tokenizer(games: Sequence[Game[Any]], states: Sequence[Any], count: in
     """
     corpus = []
     for game, batch in zip(games, states, strict=True):
-        legal = np.asarray(jax.jit(jax.vmap(game.legal))(batch))
+        legal = np.asarray(_legal(game, batch))
         for i in range(min(count, len(legal))):
             allowed = np.flatnonzero(legal[i])
             if len(allowed):
@@ -172,12 +178,17 @@ class Named:
         return np.asarray(found, np.int32)
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def _seen(game: Game[Any], state: Any) -> tuple[jax.Array, jax.Array]:
+    return game.tiles(state), game.legal(state)
+
+
 def speak(vlm: VLM, game: Game[Any], state: Any, room: int = 0) -> Language:
     """Prepare a game for a model, given one board in play; room = tokens that a reply may have (0: what one needs).
 
     Raises ValueError when its picture does not fit the model's patches or its actions the tokenizer.
     """
-    tiles, legal = jax.device_get(jax.jit(lambda state: (game.tiles(state), game.legal(state)))(state))
+    tiles, legal = jax.device_get(_seen(game, state))
     board = tiles.shape
     rows, columns = vlm.config.image_tokens(*game.sheet.canvas(*board))
     tokenizer = vlm.tokenizer

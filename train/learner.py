@@ -96,6 +96,7 @@ class Shares(NamedTuple):
     boards: tuple[jax.Array, jax.Array] | None = None  # float32 [S], sums of 1: those whose reply names an action, all
 
 
+@functools.partial(jax.jit, static_argnums=1)
 def cut(batch: Any, count: int, rows: np.ndarray) -> Any:
     """Some rows of a batch of `count` prompts, groups and pictures with them."""
 

@@ -185,6 +185,7 @@ def judged_from(found: Round, course: Course, standing: Standing) -> Tried:
     )
 
 
+@jax.jit
 def _rows(parts: list[jax.Array], rows: np.ndarray) -> jax.Array:
     """Some rows of arrays one after the other."""
     return (parts[0] if len(parts) == 1 else jnp.concatenate(parts))[rows]
