@@ -71,13 +71,17 @@ def test_without_reset_boards_stay_until_they_are_chosen(corridor):
     assert [each.tolist() for each in envs.step(np.asarray([RIGHT, RIGHT]))[2:4]] == [[False, False], [False, True]]
 
 
-def test_a_seed_begins_the_same_episodes_and_boards_differ():
-    envs = VectorEnv("2048", 3, observe="tiles")
-    first, _ = envs.reset(seed=7)
-    moved = envs.step(np.asarray([0, 1, 2]))[0]
+@pytest.fixture(scope="module")
+def three():
+    return VectorEnv("2048", 3, observe="tiles")
+
+
+def test_a_seed_begins_the_same_episodes_and_boards_differ(three):
+    first, _ = three.reset(seed=7)
+    moved = three.step(np.asarray([0, 1, 2]))[0]
     assert len({board.tobytes() for board in first}) == 3
-    assert (envs.reset()[0] != first).any()
-    assert (envs.reset(seed=7)[0] == first).all() and (envs.step(np.asarray([0, 1, 2]))[0] == moved).all()
+    assert (three.reset()[0] != first).any()
+    assert (three.reset(seed=7)[0] == first).all() and (three.step(np.asarray([0, 1, 2]))[0] == moved).all()
 
 
 def test_statistics_are_those_that_the_game_tells():
@@ -90,7 +94,8 @@ def test_statistics_are_those_that_the_game_tells():
 
 @pytest.mark.parametrize("autoreset", [None, "same_step", "next_step"])
 def test_arrays_stay_on_the_device_where_that_is_asked(autoreset):
-    envs = [VectorEnv("2048", 2, autoreset=autoreset, max_steps=1, arrays=arrays) for arrays in ("numpy", "jax")]
+    options = {"autoreset": autoreset, "max_steps": 1, "observe": "tiles"}
+    envs = [VectorEnv("2048", 2, arrays=arrays, **options) for arrays in ("numpy", "jax")]
     host, device = (env.reset(seed=3) for env in envs)
     jax.tree.map(np.testing.assert_array_equal, host, device)
     host, device = (env.step(np.asarray([0, 1])) for env in envs)
@@ -104,10 +109,9 @@ def test_arrays_stay_on_the_device_where_that_is_asked(autoreset):
     "given",
     [np.asarray([-1, 4, 1 << 32]), np.asarray([255, 4, 9], np.uint8), np.asarray([4, 1 << 63, 1 << 32], np.uint64)],
 )
-def test_a_number_that_is_no_action_costs_a_step(given):
-    envs = VectorEnv("2048", 3, observe="tiles")
-    before, _ = envs.reset(seed=0)
-    after, reward, *_, infos = envs.step(given)
+def test_a_number_that_is_no_action_costs_a_step(three, given):
+    before, _ = three.reset(seed=0)
+    after, reward, *_, infos = three.step(given)
     assert (after == before).all() and not reward.any() and not infos["legal"].any()
     assert infos["steps"].tolist() == [1, 1, 1]
 

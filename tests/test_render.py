@@ -1,6 +1,7 @@
 """The picture against a slow drawing, cell by cell, from the sheet's own sprites."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -185,12 +186,17 @@ def test_look_is_a_value():
         Look().theme = "dark"
 
 
+@functools.cache
+def fresh(name):
+    game = make(name)
+    return game, np.asarray(game.tiles(jax.jit(game.reset)(jax.random.key(0))))
+
+
 @pytest.mark.parametrize("kind", [np.uint8, np.int8, np.uint16, np.int16, np.uint32, np.int32, np.int64, np.uint64])
 @pytest.mark.parametrize("name", ["swap", "shisen_sho", "shisen_sho_photo"])
 def test_integers_of_any_width_are_drawn_as_they_are_said(name, kind):
     """The rows of a sheet are counted in hundreds: a narrow id must not be multiplied in its own type."""
-    game = make(name)
-    tiles = np.asarray(game.tiles(jax.jit(game.reset)(jax.random.key(0))))
+    game, tiles = fresh(name)
     tiles = (tiles % 100).astype(kind)
     for given in (tiles, jnp.asarray(tiles)):
         assert describe(game.sheet, given) == describe(game.sheet, tiles.astype(np.int32))

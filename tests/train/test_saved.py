@@ -24,7 +24,7 @@ from train.loop import Trainer
 from train.parts import Coldstart, Grpo, Lora
 
 SHORT = [
-    "--games", "shisen_sho", "--coldstart-boards", "4", "--grpo-states", "2", "--grpo-group", "4",
+    "--games", "2048", "--coldstart-boards", "4", "--grpo-states", "2", "--grpo-group", "4",
     "--coldstart-lr", "1e-3", "--evaluation-boards", "4", "--reply", "16",
 ]  # fmt: skip
 
@@ -52,7 +52,7 @@ def test_a_folder_trains_from_start_to_end_and_becomes_a_folder(folder, tmp_path
     flags = ["--model", str(folder), "--run", str(run), "--coldstart-steps", "3", "--grpo-updates", "2", *SHORT, *more]
     assert program.main(flags) == 0
     if not saving:
-        columns = json.loads((run / "table.json").read_text())["games"]["shisen_sho"]["columns"]
+        columns = json.loads((run / "table.json").read_text())["games"]["2048"]["columns"]
         assert set(columns) == {"random", "random_legal", "teacher", "coldstart", "grpo"}
     before, after = (policy.load(place, dtype="bfloat16" if saving else "float32") for place in (folder, run / "model"))
     assert after.config == before.config and after.origin.kind == folder.name
