@@ -115,7 +115,7 @@ def examined(config: Config, player: str, out: Path) -> Iterator[tuple[str, int,
     player: MODULE:FUNCTION; "": the configuration's model. What stands in the folder already is not done again.
     """
     key = jax.random.key(config.seed)
-    column, writers = ("player", _players(config, player, out)) if player else ("base", _models(config, key))
+    column, writers = ("player", _players(config, player, out)) if player else ("model", _models(config, key))
     records = Records(out)
     records.forget_samples()
     scores = Scoreboard(records)

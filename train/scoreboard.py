@@ -9,7 +9,7 @@ from train import rewards
 from train.metrics import Records
 from train.protocol import Result, Score, protocol
 
-_ORDER = ("random", "random_legal", "teacher", "player", "base", "coldstart", "grpo")
+_ORDER = ("random", "random_legal", "teacher", "player", "model", "base", "coldstart", "grpo")
 _SAMPLES = 3  # replies of a game in a column
 
 

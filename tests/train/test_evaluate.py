@@ -108,7 +108,7 @@ def test_a_model_scores_what_its_run_said(finished, tmp_path):
     flags = ["--games", "2048,shisen_sho", "--boards", "4", "--out", str(tmp_path / "out")]
     assert evaluate.main(["--model", str(finished / "model"), *flags]) == 0
     for game, found in json.loads((tmp_path / "out" / "table.json").read_text())["games"].items():
-        for column, wanted in (("base", "grpo"), ("teacher", "teacher")):
+        for column, wanted in (("model", "grpo"), ("teacher", "teacher")):
             assert found["columns"][column] == table[game]["columns"][wanted]
 
 

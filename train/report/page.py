@@ -14,7 +14,7 @@ from train.report.record import COLUMNS, PHASES, Run, Series, as_dict, finite, r
 from train.report.replies import card, chosen, show
 from train.report.style import STYLE
 
-OWN = ("player", *PHASES)  # the columns that are this run's model
+OWN = ("player", "model", *PHASES)  # the columns that are this run's model
 _P, _R = "P<sub>acc</sub>", "R<sub>acc</sub>"
 
 

@@ -16,6 +16,7 @@ COLUMNS = {
     "random_legal": "random legal",
     "teacher": "teacher",
     "player": "player",
+    "model": "the model",
     "base": "base model",
     "coldstart": "after cold start",
     "grpo": "after RL",
