@@ -70,7 +70,7 @@ def test_gradients_reach_the_adapters_of_a_half_precision_model(tmp_path):
     def said(params):
         return logits(adapted.graphdef, params, *adapted._given(*case))[..., :9].sum()
 
-    for path, slope in named(jax.grad(said)(adapted.params)).items():
+    for path, slope in named(jax.jit(jax.grad(said))(adapted.params)).items():
         if "lora" in path:
             assert slope.dtype == jnp.float32 and float(jnp.abs(slope).max()) > 0, path
 

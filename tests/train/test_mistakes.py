@@ -116,7 +116,8 @@ def test_a_run_that_is_not_finite_ends_with_one_line_and_a_sound_model(tmp_path,
     some = jnp.arange(16, dtype=jnp.float32).reshape(4, 4)  # something to learn, whatever the model said
     monkeypatch.setattr(rewards, "parts", lambda *_, **__: advantages.Rewards(some, some, some))
     run = tmp_path / "run"
-    assert program.main(["--games", "2048", "--run", str(run), *tiny]) == 2
+    at_once = ["--sight-steps", "0", "--base-steps", "0", "--coldstart-steps", "0"]
+    assert program.main(["--games", "2048", "--run", str(run), *tiny, *at_once]) == 2
     (told,) = capsys.readouterr().err.splitlines()
     assert "not finite" in told and "lower --grpo-lr (it was 0.0003)" in told and str(run / "model") in told
     rows = [strictly(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
