@@ -180,6 +180,8 @@ def test_the_picture_is_drawn_once(corridor, monkeypatch, autoreset):
 # Laws on every game
 
 
+# Photos are another sheet for the rules of shisen_sho.
+@pytest.mark.parametrize("game", ["2048", "shisen_sho", "swap"], indirect=True)
 def test_batched_auto_reset_is_a_loop_over_single_boards(game):
     """vmap + scan with resets equals stepping each board by hand with the plain Env and dealing anew at every end."""
     boards, steps, limit = 3, 12, 5

@@ -60,12 +60,12 @@ def test_every_board_is_that_of_its_game(games, mixture, batch):
     stepped = jax.jit(jax.vmap(mixture.step, (0, 0, None)))(batch, chosen, key)
     worth = jax.jit(jax.vmap(mixture.values, (0, None)))(batch, key)
     shown = jax.jit(jax.vmap(mixture.tiles))(batch)
-    steps, values_of = [jax.jit(game.step) for game in games], [jax.jit(game.values) for game in games]
+    steps, values_of, legal_of = ([jax.jit(getattr(game, of)) for game in games] for of in ("step", "values", "legal"))
     for i in range(12):
         g = int(batch.which[i])
         game, board = games[g], row(batch.boards[g], i)
         names = {name: a for a, name in enumerate(game.actions.names)}
-        mine = np.asarray(game.legal(board))
+        mine = np.asarray(legal_of[g](board))
         for a, name in enumerate(mixture.actions.names):
             own = game.actions.parse(name)
             assert bool(legal[i, a]) == (own >= 0 and bool(mine[own])), (game.name, name)
@@ -123,9 +123,10 @@ def test_another_guise_is_that_of_the_boards_own_game(games, mixture, batch):
     other = jax.jit(jax.vmap(mixture.augment))(batch, jax.random.split(jax.random.key(2), 64))
     same((other.which, other.odds), (batch.which, batch.odds))
     assert {*batch.which[(other.mask != batch.mask).any(axis=1)].tolist()} == {0, 1, 2}
+    legal_of = [jax.jit(game.legal) for game in games]
     for i in range(0, 64, 4):
         game, which = games[batch.which[i]], int(batch.which[i])
-        legal = [np.asarray(game.legal(row(boards.boards[which], i))) for boards in (batch, other)]
+        legal = [np.asarray(legal_of[which](row(boards.boards[which], i))) for boards in (batch, other)]
         assert legal[0].sum() == legal[1].sum()
         said = {game.actions.parse(mixture.actions.format(a)) for a in np.flatnonzero(other.mask[i])}
         assert said == {*np.flatnonzero(legal[1]).tolist()}

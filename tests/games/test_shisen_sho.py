@@ -241,7 +241,7 @@ def test_a_path_may_leave_the_board_by_its_ring():
 def test_step_takes_the_pair_and_nothing_else():
     game = jaxgym.make("shisen_sho", size=4, kinds=4)
     before = drawn("A . . A\n B C C B\n D . . .\n . . . D")
-    after = game.step(before, jnp.int32(game.actions.parse("(0, 0) (0, 3)")), jax.random.key(0))
+    after = jax.jit(game.step)(before, jnp.int32(game.actions.parse("(0, 0) (0, 3)")), jax.random.key(0))
     np.testing.assert_array_equal(after.state.board, drawn(". . . .\n B C C B\n D . . .\n . . . D").board)
     assert after.reward == 1 and not after.over
 
@@ -256,7 +256,7 @@ def test_step_takes_the_pair_and_nothing_else():
 )
 def test_over_when_cleared_or_stuck(board, over):
     game = jaxgym.make("shisen_sho", size=4, kinds=4, max_turns=0, ring=False)
-    after = game.step(drawn(board), jnp.int32(game.actions.parse("(0, 1) (0, 0)")), jax.random.key(0))
+    after = jax.jit(game.step)(drawn(board), jnp.int32(game.actions.parse("(0, 1) (0, 0)")), jax.random.key(0))
     assert bool(after.over) == over
 
 
@@ -311,7 +311,7 @@ def test_teacher_grades_moves_by_what_can_still_go():
     """Straight lines only. Any of the upper three may go first, but two of the three choices leave a tile behind."""
     game = jaxgym.make("shisen_sho", max_turns=0, ring=False)
     state = drawn("A A A . . .\n" + ". . . . . .\n" + ". A . . . .\n" + ". . . . . .\n" * 3)
-    values = np.asarray(game.values(state, jax.random.key(0)))
+    values = np.asarray(jax.jit(game.values)(state, jax.random.key(0)))
     worth = {game.actions.format(int(a)): values[a] for a in np.flatnonzero(values > -np.inf)}
     both_ways = {"(0, 0) (0, 1)": 1, "(0, 1) (0, 2)": 1, "(0, 1) (2, 1)": 2}
     assert worth == both_ways | {f"{text[7:]} {text[:6]}": v for text, v in both_ways.items()}
@@ -321,7 +321,7 @@ def test_teacher_counts_a_fresh_board_in_pairs():
     game = jaxgym.make("shisen_sho", size=4, kinds=1)  # many tiles of one kind: more pairs than playouts could force
     states = jax.jit(jax.vmap(game.reset))(jax.random.split(jax.random.key(5), 8))
     values = np.asarray(jax.jit(jax.vmap(game.values))(states, jax.random.split(jax.random.key(6), 8)))
-    np.testing.assert_array_equal(values > -np.inf, np.asarray(jax.vmap(game.legal)(states)))
+    np.testing.assert_array_equal(values > -np.inf, np.asarray(jax.jit(jax.vmap(game.legal))(states)))
     assert (values.max(1) == 8).all()
     square = values.reshape(8, 16, 16)
     np.testing.assert_array_equal(square, square.transpose(0, 2, 1))

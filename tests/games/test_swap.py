@@ -283,7 +283,7 @@ def test_a_cascade_scores_every_wave():
     game = swap(size=4, kinds=20)
     state = State(jnp.asarray(board_of(" b c e f \n c e f b \n e a d c \n d d a a")))
     action = pair_action(game, "(2, 2) (3, 2)")
-    assert game.values(state, jax.random.key(0))[action] == 12
+    assert jax.jit(game.values)(state, jax.random.key(0))[action] == 12
     outs = jax.jit(jax.vmap(lambda key: game.step(state, jnp.int32(action), key)))(
         jax.random.split(jax.random.key(0), 64)
     )
@@ -296,7 +296,7 @@ def test_a_swap_of_equal_tiles_is_not_legal(game):
     board = np.arange(64).reshape(8, 8) % 12 + 1
     board[0, :4] = [1, 1, 2, 1]
     board = jnp.asarray(board, jnp.int32)
-    mask = game.legal(State(board))
+    mask = jax.jit(game.legal)(State(board))
     assert mask[pair_action(game, "(0, 2) (0, 3)")] and not mask[pair_action(game, "(0, 0) (0, 1)")]
     np.testing.assert_array_equal(mask, legal_of(np.asarray(board)[None])[0])
 
