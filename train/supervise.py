@@ -137,13 +137,14 @@ def prepared(
 
 def moved_on(course: Course, old: Boards, key: jax.Array, lesson: Lesson | None, model: Any) -> Boards:
     """A game's boards after a lesson: every other one takes the lesson's move (None: a random legal one), the rest a
-    random legal one.
+    random legal one. Then they are turned, mirrored, their kinds exchanged: a move changes few cells, and a board that
+    came back as it was but for these would teach little that is new.
 
     model: graph, parameters and temperature of one who plays itself; else None. Then three of four boards are its own:
-    they take its reply, and stay after a wrong one, so that it is taught what to do where it gets stuck (DAgger, arXiv
-    1011.0686).
+    they take its reply, and stay as they are after a wrong one, so that it is taught what to do where it gets stuck
+    (DAgger, arXiv 1011.0686).
     """
-    act_key, luck_key, reply_key = jax.random.split(key, 3)
+    act_key, luck_key, reply_key, guise_key = jax.random.split(key, 4)
     game, place = course.language.game, jnp.arange(BATCH)
     actions = act(game, random_legal, old.state, act_key)
     if lesson is not None:
@@ -152,4 +153,5 @@ def moved_on(course: Course, old: Boards, key: jax.Array, lesson: Lesson | None,
         graphdef, params, temperature = model
         tried = try_replies(graphdef, params, course.language, old.state, reply_key, 1, temperature)
         actions = jnp.where(_OWN, jnp.asarray(tried.reading.actions), actions)
-    return advance(game, old, actions, luck_key, course.limit)[0]
+    new, _ = advance(game, old, actions, luck_key, course.limit)
+    return new._replace(state=augmented(game, new.state, ~_OWN | (model is None), guise_key))
