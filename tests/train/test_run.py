@@ -186,6 +186,20 @@ def test_later_in_the_cold_start_boards_are_moved_by_the_models_own_replies(tmp_
     assert still[own & (steps > 0)].all() and not still[~own].any()
 
 
+@pytest.mark.parametrize("plays", [False, True], ids=["random play", "the model's own"])
+def test_boards_that_move_on_come_back_turned_but_for_the_models_own(tmp_path, small, monkeypatch, plays):
+    trainer = Trainer(small(), tmp_path / "run")
+    course, old = trainer.courses["2048"], trainer.boards["2048"]
+    tried = SimpleNamespace(reading=SimpleNamespace(actions=np.zeros(BATCH, np.int32)))
+    monkeypatch.setattr(supervise, "try_replies", lambda *_: tried)
+    monkeypatch.setattr(supervise, "advance", lambda game, boards, *_: (boards, None))  # as if no move did anything
+    new = supervise.moved_on(course, old, jax.random.key(0), None, (None, None, 1.0) if plays else None)
+    before, after = np.asarray(old.state.board), np.asarray(new.state.board)
+    other, own = (after != before).any(axis=(1, 2)), plays & (np.arange(BATCH) % 4 > 0)
+    assert seen_from_elsewhere(before, after).all()
+    assert not other[own].any() and other[~own].mean() > 0.5  # 2048 has eight sides
+
+
 def test_a_good_move_at_first_sight_is_one_on_a_board_not_answered_before(finished, monkeypatch):
     """Every second reply is a good move: the first of all boards is met for the first time, later ones never are."""
     trainer = Trainer(Config(games=("2048",), model=str(finished / "model"), recipe="g0"), finished.parent / "none")
