@@ -197,7 +197,7 @@ class Mix:
 class Grpo:
     """Group relative policy optimization (arXiv 2402.03300) and its kin."""
 
-    updates: int = flag(120, "rollouts to learn from; 0 skips the phase")
+    updates: int = flag(80, "rollouts to learn from; 0 skips the phase")
     states: int = flag(32, "boards of each game in an update")
     group: int = flag(16, "replies tried from each board; one where every action is judged (see credit)")
     keep: int = flag(4, "replies of a group that are learned from, those whose rewards lie farthest apart; 0: all")

@@ -201,4 +201,4 @@ def test_boards_come_from_whose_play_is_asked_for():
         words = [jaxgym.read_reply(game, text).perception.replace("\n", " | ").split(" | ") for text in texts]
         largest[play] = np.mean([max(int(word) for word in board if word != "empty") for board in words])
     assert largest[("random",)] < largest[("random", "teacher")] < largest[("teacher",)]
-    assert Config().coldstart == Coldstart(steps=800)
+    assert Config().coldstart == Coldstart(steps=1200)
