@@ -426,8 +426,8 @@ def test_judged_boards_may_be_gone_through_in_parts(one, scale):
     for parts in (1, 2):
         given = [tried], 4, "2048", course.names
         found.append(reinforce.gradient_of(replace(config, accumulate=parts), frame, state.params, fixed, *given))
-    for a, b in zip(*map(jax.tree.leaves, found), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
+    for a, b in zip(*map(jax.tree.leaves, found), strict=True):  # sums of float32 round as their largest terms do
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6 * max(10.0, float(jnp.abs(b).max())))
     other = with_grpo(config, scale="none")
     _, slopes = reinforce.gradient_of(other, frame, state.params, fixed, [tried], 4, "2048", course.names)
     assert any((jnp.abs(a - b) > 1e-4).any() for a, b in zip(*map(jax.tree.leaves, (slopes, found[0][1])), strict=True))
