@@ -12,7 +12,6 @@ from PIL import Image
 import jaxgym
 from train import dataset, export
 from train import main as program
-from train.config import Config
 from train.loop import Trainer
 from train.parts import Coldstart, Grpo, Sight, States, Supervised
 
@@ -201,4 +200,3 @@ def test_boards_come_from_whose_play_is_asked_for():
         words = [jaxgym.read_reply(game, text).perception.replace("\n", " | ").split(" | ") for text in texts]
         largest[play] = np.mean([max(int(word) for word in board if word != "empty") for board in words])
     assert largest[("random",)] < largest[("random", "teacher")] < largest[("teacher",)]
-    assert Config().coldstart == Coldstart(steps=1200)
