@@ -2,6 +2,4 @@
 
 import os
 
-# `transformers` serves tokenizers and configurations here; that it finds no PyTorch is no news to the user.
-os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

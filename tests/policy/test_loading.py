@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 
@@ -49,6 +50,13 @@ def test_the_host_never_holds_twice_the_largest_tensor(tmp_path):
     command = [sys.executable, "-c", _WATCH, str(tmp_path / "small"), str(tmp_path / "wide")]
     out = subprocess.run(command, capture_output=True, text=True, check=True)
     assert int(out.stdout) < 2 * max(leaf.nbytes for leaf in jax.tree.leaves(params))
+
+
+@pytest.mark.parametrize("room", ["policy", "train.main", "train.evaluate"])
+def test_a_room_is_opened_in_silence(room):
+    bare = {name: value for name, value in os.environ.items() if "TRANSFORMERS" not in name}  # as a user has it
+    out = subprocess.run([sys.executable, "-c", f"import {room}"], capture_output=True, text=True, check=True, env=bare)
+    assert (out.stdout, out.stderr) == ("", "")
 
 
 @pytest.mark.parametrize("shape", [(3, 5), (5, 300), (300, 5), (7,), (2, 3, 4), (0, 4)])
