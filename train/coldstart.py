@@ -1,8 +1,9 @@
 """Supervised learning from written replies: the base model's format, and the teacher's cold start.
 
-A written reply is one draw of what a teacher would say. Two things make each board teach more than that one draw:
-where a reply first names its action, the target is the teacher's whole distribution over actions; and what the answer
-rests on is taught where it arises (see `dense`).
+A written reply is one draw of what a teacher would say. Three things make each board teach more than that one draw:
+where a reply first names its action, the target is the teacher's whole distribution over actions; there it also counts
+what the model's own choice would give away (see `regret`); and what the answer rests on is taught where it arises (see
+`dense`).
 """
 
 import functools
@@ -17,7 +18,7 @@ import jaxgym
 from jaxgym.game import Game
 from policy.decoder import Cache
 from policy.model import Model, Params
-from train import choices, dense, rollout
+from train import choices, dense, rewards, rollout
 from train.dense import Tables, divergence, normalise
 from train.grpo import masked_mean
 from train.language import Language, take
@@ -37,6 +38,7 @@ class Lesson(NamedTuple):
     legal: jax.Array  # bool [n, A]
     wanted: jax.Array  # float32 [n, A]: the teacher's preferences
     drawn: jax.Array  # float32 [n, A]: the distribution that the answer is drawn from
+    worth: jax.Array  # float32 [n, A]: what every action earns, see `rewards.regret`
     action: jax.Array  # int32 [n]: the draw
 
 
@@ -66,7 +68,8 @@ def teach(game: Game[Any], state: Any, scale: float, key: jax.Array, *, guess: b
     drawn = jnp.full_like(wanted, 1 / game.actions.n) if guess else wanted
     action = jax.random.categorical(draw_key, jnp.log(drawn)).astype(jnp.int32)
     words = jnp.asarray(word_of_sprite(game))[tiles]
-    return Lesson(state, tiles, words, pictures, legal, wanted, drawn, action)
+    worth = rewards.regret(values, scale)
+    return Lesson(state, tiles, words, pictures, legal, wanted, drawn, worth, action)
 
 
 def first_come(wanted: jax.Array, legal: jax.Array, cells: np.ndarray) -> jax.Array:
@@ -200,6 +203,7 @@ class Weights(NamedTuple):
     perception: jax.Array  # of reading the board, against the rest of the reply: 0 to 1
     decision: jax.Array
     dense: jax.Array
+    regret: jax.Array
 
 
 def loss(
@@ -227,7 +231,8 @@ def loss(
     deciding = (place >= start) & (place < start + tables.answers.shape[1])
     rest = (place < written.lengths[:, None]) & ~perception & ~deciding
     read, wrote = -masked_mean(said, perception), -masked_mean(said, rest)
-    chose = decision_loss(model, tables, lesson.drawn, written, logits, cache)
+    chose, likely = decision_loss(model, tables, lesson.drawn, written, logits, cache)
+    lost = regret(likely, lesson.worth)
     extra, found = dense.at_the_tower(model, heads, tables, seen, lesson.words, lesson.legal, lesson.wanted)
     if tables.pairs.shape[1]:
         decided = prompt.shape[1] + start[:, 0]
@@ -240,15 +245,17 @@ def loss(
         "cells": masked_mean(right.astype(jnp.float32), perception),
         "board": jnp.mean(jnp.all(right | ~perception, axis=1).astype(jnp.float32)),
         "decision_loss": chose,
+        "regret": lost,
         **found,
     }
-    return words + weights.decision * chose + weights.dense * extra, report
+    return words + weights.decision * chose + weights.regret * lost + weights.dense * extra, report
 
 
 def decision_loss(
     model: Model, tables: Tables, wanted: jax.Array, written: Written, logits: jax.Array, cache: Cache
-) -> jax.Array:
-    """KL divergence from a distribution over whole actions, wanted float32 [n, A], where the reply names its action.
+) -> tuple[jax.Array, jax.Array]:
+    """KL divergence from a distribution over whole actions, wanted float32 [n, A], where the reply names its action;
+    and how likely each action is named there: log-probabilities float32 [n, A].
 
     Actions are one token (moves) or two (pairs of cells). The first token's target is the distribution of first tokens.
     For the second, every first token that is wanted is tried, not only the one written: each as one more token after
@@ -256,14 +263,28 @@ def decision_loss(
     """
     vocab = logits.shape[-1]
     here = jnp.take_along_axis(logits, written.decision[:, None, None], axis=1)[:, 0]
-    lost = divergence(first_tokens(tables.answers, wanted, vocab), jax.nn.log_softmax(here, axis=-1))
+    first = jax.nn.log_softmax(here, axis=-1)
+    lost, likely = divergence(first_tokens(tables.answers, wanted, vocab), first), first[:, tables.answers[:, 0]]
     if tables.answers.shape[1] == 1:
-        return lost
+        return lost, likely
     decided = tables.prompt.shape[0] + written.decision  # the place of the first token
     before = cache._replace(valid=jnp.arange(cache.valid.shape[1], dtype=jnp.int32)[None] < decided[:, None])
     after = choices.tried_next(model, before, dense.position_of(tables, decided), tables.begins)
-    wanted_next = second_tokens(tables.answers, tables.begins, wanted, vocab)
-    return lost + divergence(wanted_next, jax.nn.log_softmax(after, axis=-1))
+    second = jax.nn.log_softmax(after, axis=-1)
+    lost += divergence(second_tokens(tables.answers, tables.begins, wanted, vocab), second)
+    return lost, likely + second[:, first_of(tables.answers, tables.begins), tables.answers[:, 1]]
+
+
+def regret(likely: jax.Array, worth: jax.Array) -> jax.Array:
+    """What a choice among legal actions is expected to give away against the best: float32 [], the mean over boards.
+
+    The divergence from the teacher teaches a model that is unsure to spread its choice as its doubts are spread; this,
+    to choose what it expects most of. It is imitation by cost to go (AggreVaTe: Ross and Bagnell, arXiv 1406.5979).
+    Of actions that may be illegal doubts are better spread: the board stays as it is, and is answered again.
+    likely, worth: log-probabilities and what is earned, float32 [n, A], that below 0 where an action is illegal.
+    """
+    odds = jax.nn.softmax(jnp.where(worth < 0, jnp.finfo(jnp.float32).min, likely), axis=1)
+    return jnp.mean(jnp.max(worth, axis=1) - jnp.sum(odds * worth, axis=1))
 
 
 def first_tokens(answers: jax.Array, wanted: jax.Array, vocab: int) -> jax.Array:
@@ -276,6 +297,10 @@ def second_tokens(answers: jax.Array, begins: jax.Array, wanted: jax.Array, voca
 
     All zero where no wanted answer begins so.
     """
-    which = jnp.argmax(answers[:, :1] == begins[None], axis=1)
     mass = jnp.zeros((wanted.shape[0], begins.shape[0], vocab), jnp.float32)
-    return normalise(mass.at[:, which, answers[:, 1]].add(wanted))
+    return normalise(mass.at[:, first_of(answers, begins), answers[:, 1]].add(wanted))
+
+
+def first_of(answers: jax.Array, begins: jax.Array) -> jax.Array:
+    """Which of the possible first tokens each answer begins with: int32 [A]."""
+    return jnp.argmax(answers[:, :1] == begins[None], axis=1)

@@ -107,11 +107,17 @@ class Coldstart(Supervised):
         "peak learning rate (AdamW; for a preset's hidden matrices Muon, at ten times that; warm-up and cosine); 0: as "
         "usual for the model, 2e-3 for a preset, 1e-5 for a Hugging Face folder, 1e-4 for adapters beside it",
     )
+    regret: float = flag(
+        3.0,
+        "weight of what a legal action is expected to give away by the teacher's values, beside imitation of the "
+        "teacher (only for presets); 0: imitation alone",
+    )
     data: str = flag("", "a .jsonl file of replies (see train.export), or a folder with such files")
     data_share: float = flag(1.0, "weight of these replies in a step, against as many boards of the teacher's; to 1")
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_fields(self, regret=0.0)
         if not 0 < self.data_share <= 1:
             raise ValueError(f"coldstart data_share={self.data_share}: must be above 0 and at most 1")
         if self.data_share < 1 and not self.data:

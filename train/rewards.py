@@ -4,6 +4,7 @@ import operator
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -66,18 +67,19 @@ def outcome(legal: np.ndarray, score: np.ndarray) -> np.ndarray:
     return np.where(legal & (score > 0), 1.0, -1.0).astype(np.float32)
 
 
-def regret(values: np.ndarray, usual: float) -> np.ndarray:
+@jax.jit
+def regret(values: jax.Array, usual: float) -> jax.Array:
     """1 for the teacher's best action down to about 0 for its worst legal one, -1 for what is not legal.
 
     values float32 [B, A], -inf where illegal -> float32 [B, A]. What an action gives away against the best is measured
     by how far the board's values lie apart, and by a tenth of how far they `usual`ly do.
     """
-    legal = np.isfinite(values)
-    known = np.where(legal.any(axis=1, keepdims=True), values, 0.0)  # a row without a legal action: nothing to measure
+    legal = jnp.isfinite(values)
+    known = jnp.where(legal.any(axis=1, keepdims=True), values, 0.0)  # a row without a legal action: nothing to measure
     best = known.max(axis=1, keepdims=True)
-    worst = np.where(np.isfinite(known), known, np.inf).min(axis=1, keepdims=True)
-    given_away = (best - np.where(legal, known, 0.0)) / (best - worst + 0.1 * usual)
-    return np.where(legal, 1 - given_away, -1.0).astype(np.float32)
+    worst = jnp.where(jnp.isfinite(known), known, jnp.inf).min(axis=1, keepdims=True)
+    given_away = (best - jnp.where(legal, known, 0.0)) / (best - worst + 0.1 * usual)
+    return jnp.where(legal, 1 - given_away, -1.0)
 
 
 def earned_by(worth: np.ndarray, actions: np.ndarray) -> np.ndarray:

@@ -82,7 +82,7 @@ def worth(config: Config, course: Course, state: Any, key: jax.Array) -> np.ndar
     """What every action earns of the game on S boards: float32 [S, A]; None where nobody asks."""
     game, wanted = course.language.game, config.reward.game
     if wanted == "regret":
-        return rewards.regret(np.asarray(coldstart.opinion(game, state, key)), course.scale)
+        return np.asarray(rewards.regret(coldstart.opinion(game, state, key), course.scale))
     if not every_action(config, course):
         return None
     count = len(jax.tree.leaves(state)[0])

@@ -16,7 +16,7 @@ from train.config import Config
 from train.course import Course
 from train.learner import Frame
 from train.memory import Prompts
-from train.parts import Sight, Supervised
+from train.parts import Coldstart, Sight, Supervised
 from train.rollout import BATCH, Boards, act, advance, augmented, practice, try_replies
 
 _OWN = np.arange(BATCH) % 4 > 0  # the boards that are the model's own, once it plays (see `owns`)
@@ -62,7 +62,8 @@ def taught(config: Config, phase: str, pupil: Pupil, course: Course, lesson: Les
         prompts = jnp.broadcast_to(prompt[None], (part.boards, len(prompt)))
         lengths = jnp.full(part.boards, len(prompt), jnp.int32)
         return _by_words(config, pupil, Prompts(prompts, lengths, lesson.pictures), written, part.perception)
-    weights = coldstart.Weights(*map(jnp.float32, (part.perception, part.decision, part.dense)))
+    regret = part.regret if isinstance(part, Coldstart) else 0.0  # a guess has none
+    weights = coldstart.Weights(*map(jnp.float32, (part.perception, part.decision, part.dense, regret)))
     return _by_parts(config, learner.supervised_gradients, pupil, (course.tables, weights), (bare, written))
 
 

@@ -414,6 +414,38 @@ def test_the_decision_targets_are_the_whole_distribution_token_by_token():
     assert (second[2] == 0).all()
 
 
+def test_what_is_given_away_is_counted_over_legal_actions():
+    worth = jnp.asarray([[1.0, 0.5, -1.0]])
+    for odds, expected in (
+        ([0.5, 0.3, 0.2], 0.3 / 0.8 * 0.5),
+        ([0.05, 0.03, 0.92], 0.3 / 0.8 * 0.5),  # how likely an illegal one is does not matter
+        ([1.0, 0.0, 0.0], 0.0),
+        ([0.0, 1.0, 0.0], 0.5),
+    ):
+        likely = jnp.log(jnp.maximum(jnp.asarray([odds]), 1e-30))
+        np.testing.assert_allclose(coldstart.regret(likely, worth), expected, rtol=1e-5, atol=1e-7)
+        slope = jax.grad(lambda x: coldstart.regret(x, worth))(likely)
+        assert jnp.isfinite(slope).all() and slope[0, 2] == 0
+    assert coldstart.regret(jnp.zeros((1, 3)), jnp.full((1, 3), -1.0)) == 0  # there is nothing to choose from
+
+
+def test_who_cannot_tell_boards_apart_learns_what_gives_away_least_on_both():
+    """Imitation alone spreads over what is best on one of them; neither is good for the other."""
+    worth = jnp.asarray([[1.0, 0.0, 0.8], [0.0, 1.0, 0.8]])
+    wanted = coldstart.preferences(worth, 1.0)
+
+    def learned(weight):
+        def lost(x):
+            likely = jnp.tile(jax.nn.log_softmax(x)[None], (2, 1))
+            return dense.divergence(wanted, likely) + weight * coldstart.regret(likely, worth)
+
+        slope = jax.grad(lost)
+        return jax.nn.softmax(jax.lax.fori_loop(0, 500, lambda _, x: x - 0.3 * slope(x), jnp.zeros(3)))
+
+    imitated, chosen = learned(0.0), learned(10.0)
+    assert imitated[2] < 0.2 and chosen[2] > 0.5
+
+
 def test_the_divergence_is_zero_at_the_target_and_passes_over_rows_without_one():
     target = jnp.asarray([[0.5, 0.5, 0.0], [0.0, 0.0, 0.0]])
     assert abs(float(dense.divergence(target, jnp.log(jnp.asarray([[0.5, 0.5, 1e-9], [1.0, 1e-9, 1e-9]]))))) < 1e-6

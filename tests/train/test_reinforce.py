@@ -11,7 +11,7 @@ from flax import nnx
 
 import jaxgym
 from jaxgym import engine
-from train import choices, coldstart, learner, optimizer, reinforce, rewards, rollout, rounds, states
+from train import choices, coldstart, dense, learner, optimizer, reinforce, rewards, rollout, rounds, states
 from train.config import Config
 from train.course import prepare
 from train.curriculum import Standing
@@ -281,25 +281,49 @@ def test_the_first_boards_are_as_deep_as_asked_for(one):
     assert states.begin(config, course, boards, jax.random.key(0)).state is boards.state
 
 
-@pytest.mark.parametrize("name", ["2048", "shisen_sho"])
-def test_every_actions_odds_are_those_of_saying_it(finished, name):
-    """Against replies in which each action is put in place of the one that was named."""
+def lesson_of(finished, name):
+    """A trained model, a game, and the teacher's lesson on two boards in words."""
     config = Config(games=(name,), model=str(finished / "model"), recipe="g0")
     vlm, courses, boards = prepare(config, jax.random.key(0))
     course, state = courses[name], jax.tree.map(lambda leaf: leaf[:2], boards[name].state)
-    language, heat = course.language, 0.7
-    lesson = coldstart.teach(language.game, state, course.scale, jax.random.key(1), guess=False)
-    written = coldstart.write(language, lesson, guess=False)
-    prompts = Memory(language).prompts(lesson.pictures)
+    lesson = coldstart.teach(course.language.game, state, course.scale, jax.random.key(1), guess=False)
+    written = coldstart.write(course.language, lesson, guess=False)
+    return vlm, course, lesson, written, Memory(course.language).prompts(lesson.pictures)
 
+
+def odds_of_actions(vlm, course, written, prompts, heat):
     def judge(params):
         model = nnx.merge(vlm.graphdef, params)
         prompt = model.prefill(*prompts)
         read = model.continued(prompt, written.ids)
         return choices.logprobs(model, prompt, *read, written.decision, course.names, heat)
 
-    found = jax.jit(judge)(vlm.params)
-    answers = language.named.answers
+    return jax.jit(judge)(vlm.params)
+
+
+@pytest.mark.parametrize("name", ["2048", "shisen_sho"])
+def test_the_cold_start_counts_what_all_that_could_be_named_gives_away(finished, name):
+    vlm, course, lesson, written, prompts = lesson_of(finished, name)
+    width = vlm.config.decoder.width
+    heads = dense.create_heads(course.language.game, course.tables, width, jax.random.key(2))
+
+    def lost(weight):
+        weights = coldstart.Weights(*map(jnp.float32, (0.5, 1.0, 1.0)), weight)
+        given = heads, course.tables, weights, lesson._replace(state=()), written
+        return coldstart.loss(vlm.graphdef, vlm.params, *given)
+
+    (without, report), (counted, _) = map(jax.jit(lost), (jnp.float32(0), jnp.float32(3)))
+    likely = odds_of_actions(vlm, course, written, prompts, 1.0)
+    np.testing.assert_allclose(report["regret"], coldstart.regret(likely, lesson.worth), rtol=1e-4)
+    np.testing.assert_allclose(counted - without, 3 * report["regret"], rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["2048", "shisen_sho"])
+def test_every_actions_odds_are_those_of_saying_it(finished, name):
+    """Against replies in which each action is put in place of the one that was named."""
+    vlm, course, _, written, prompts, heat = *lesson_of(finished, name), 0.7
+    found = odds_of_actions(vlm, course, written, prompts, heat)
+    answers = course.language.named.answers
     some = np.arange(0, len(answers), max(1, len(answers) // 50))
     ids = np.repeat(np.asarray(written.ids)[:, None], len(some), axis=1)
     for row, place in zip(ids, np.asarray(written.decision), strict=True):

@@ -155,6 +155,22 @@ def _no_gradients(frame, learned, heads, fixed, tables, lesson):
     return (jnp.float32(0), report), jax.tree.map(jnp.zeros_like, (learned, heads))
 
 
+def test_what_is_given_away_counts_in_the_cold_start_alone(tmp_path, small, monkeypatch):
+    """A guess may give away what it likes."""
+    trainer = Trainer(small(coldstart=Coldstart(steps=2, boards=256, regret=5.0)), tmp_path / "run")
+    counted = []
+
+    def counting(frame, learned, heads, fixed, tables, weights, *_):
+        counted.append(float(weights.regret))
+        return (jnp.float32(0), {"loss": jnp.float32(0)}), jax.tree.map(jnp.zeros_like, (learned, heads))
+
+    monkeypatch.setattr(learner, "supervised_gradients", counting)
+    for phase in ("base", "coldstart"):
+        trainer._enter(phase)
+        trainer._supervise(phase)
+    assert counted == [0, 5]
+
+
 def seen_from_elsewhere(before, after):
     """Which boards are what they were, perhaps turned or mirrored: bool [n]."""
     sides = np.stack([np.rot90(b, k, (1, 2)) for b in (before, before.swapaxes(1, 2)) for k in range(4)])
