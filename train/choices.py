@@ -125,17 +125,17 @@ def gain(logprobs: jax.Array, worth: jax.Array, scale: Scale, usual: Usual) -> t
     would stand there.
     logprobs, worth: float32 [S, A].
     """
-    odds, earned = odds_of(logprobs), _earned(worth)
-    expected = jnp.sum(odds * earned, axis=1)
+    odds, gained = odds_of(logprobs), earned(worth)
+    expected = jnp.sum(odds * gained, axis=1)
     cost = stay(jnp.sum(odds * chances(worth), axis=1), usual.steps)
     if scale == "cost":
         return -cost / usual.cost, expected, cost
     weights = jax.lax.stop_gradient(odds)
-    advantage = advantages.advantages(earned, weights, scale=scale, rarest=usual.rarest)
-    return jnp.sum(odds * advantage, axis=1), jnp.sum(weights * earned, axis=1), cost
+    advantage = advantages.advantages(gained, weights, scale=scale, rarest=usual.rarest)
+    return jnp.sum(odds * advantage, axis=1), jnp.sum(weights * gained, axis=1), cost
 
 
-def _earned(worth: jax.Array) -> jax.Array:
+def earned(worth: jax.Array) -> jax.Array:
     """What every action earns and, last, none: float32 [S, A] -> [S, A + 1]."""
     return jnp.concatenate([worth, jnp.full_like(worth[:, :1], advantages.NOTHING)], axis=1)
 
@@ -145,7 +145,7 @@ def chances(worth: jax.Array) -> jax.Array:
 
     What it earns as a share of the best action's, both counted from what no action earns.
     """
-    above = _earned(worth) - advantages.NOTHING
+    above = earned(worth) - advantages.NOTHING
     best = jnp.max(above, axis=1, keepdims=True)
     return above / jnp.where(best > 0, best, 1.0)
 

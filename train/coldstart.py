@@ -276,15 +276,17 @@ def decision_loss(
 
 
 def regret(likely: jax.Array, worth: jax.Array) -> jax.Array:
-    """What a choice among legal actions is expected to give away against the best: float32 [], the mean over boards.
+    """What a choice among all actions is expected to give away against the best: float32 [], the mean over boards.
 
     The divergence from the teacher teaches a model that is unsure to spread its choice as its doubts are spread; this,
     to choose what it expects most of. It is imitation by cost to go (AggreVaTe: Ross and Bagnell, arXiv 1406.5979).
-    Of actions that may be illegal doubts are better spread: the board stays as it is, and is answered again.
-    likely, worth: log-probabilities and what is earned, float32 [n, A], that below 0 where an action is illegal.
+    A board counts by its share of legal actions: where few are, doubts are better spread, for after an illegal one the
+    board stays as it is, and a model that is sure of it is stuck.
+    likely, worth: log-probabilities and what is earned, float32 [n, A], that below 0 where an action is illegal; to
+    name no action earns as an illegal one does.
     """
-    odds = jax.nn.softmax(jnp.where(worth < 0, jnp.finfo(jnp.float32).min, likely), axis=1)
-    return jnp.mean(jnp.max(worth, axis=1) - jnp.sum(odds * worth, axis=1))
+    given_away = jnp.max(worth, axis=1) - jnp.sum(choices.odds_of(likely) * choices.earned(worth), axis=1)
+    return jnp.mean(jnp.mean(worth >= 0, axis=1) * given_away)
 
 
 def first_tokens(answers: jax.Array, wanted: jax.Array, vocab: int) -> jax.Array:

@@ -108,9 +108,9 @@ class Coldstart(Supervised):
         "usual for the model, 2e-3 for a preset, 1e-5 for a Hugging Face folder, 1e-4 for adapters beside it",
     )
     regret: float = flag(
-        3.0,
-        "weight of what a legal action is expected to give away by the teacher's values, beside imitation of the "
-        "teacher (only for presets); 0: imitation alone",
+        0.0,
+        "weight of what the action named is expected to give away by the teacher's values, beside imitation; a board "
+        "counts by its share of legal actions (only for presets)",
     )
     data: str = flag("", "a .jsonl file of replies (see train.export), or a folder with such files")
     data_share: float = flag(1.0, "weight of these replies in a step, against as many boards of the teacher's; to 1")

@@ -414,19 +414,26 @@ def test_the_decision_targets_are_the_whole_distribution_token_by_token():
     assert (second[2] == 0).all()
 
 
-def test_what_is_given_away_is_counted_over_legal_actions():
+def test_what_is_given_away_is_counted_over_all_actions_and_naming_none():
     worth = jnp.asarray([[1.0, 0.5, -1.0]])
     for odds, expected in (
-        ([0.5, 0.3, 0.2], 0.3 / 0.8 * 0.5),
-        ([0.05, 0.03, 0.92], 0.3 / 0.8 * 0.5),  # how likely an illegal one is does not matter
+        ([0.5, 0.3, 0.1], 1 - (0.5 + 0.3 * 0.5 - 0.1 - 0.1)),  # one in ten names no action
         ([1.0, 0.0, 0.0], 0.0),
         ([0.0, 1.0, 0.0], 0.5),
+        ([0.0, 0.0, 1.0], 2.0),
+        ([0.0, 0.0, 0.0], 2.0),
     ):
         likely = jnp.log(jnp.maximum(jnp.asarray([odds]), 1e-30))
-        np.testing.assert_allclose(coldstart.regret(likely, worth), expected, rtol=1e-5, atol=1e-7)
-        slope = jax.grad(lambda x: coldstart.regret(x, worth))(likely)
-        assert jnp.isfinite(slope).all() and slope[0, 2] == 0
-    assert coldstart.regret(jnp.zeros((1, 3)), jnp.full((1, 3), -1.0)) == 0  # there is nothing to choose from
+        np.testing.assert_allclose(coldstart.regret(likely, worth), expected * 2 / 3, rtol=1e-5, atol=1e-7)
+        assert jnp.isfinite(jax.grad(lambda x: coldstart.regret(x, worth))(likely)).all()
+
+
+def test_what_is_given_away_counts_by_the_share_of_legal_actions():
+    few, many = jnp.asarray([[1.0, -1.0, -1.0, -1.0]]), jnp.asarray([[1.0, 0.0, 0.0, 0.0]])
+    likely = jnp.log(jnp.full((1, 4), 0.25))
+    np.testing.assert_allclose(coldstart.regret(likely, few), 0.25 * 0.75 * 2, rtol=1e-5)
+    np.testing.assert_allclose(coldstart.regret(likely, many), 0.75, rtol=1e-5)
+    assert coldstart.regret(likely, jnp.full((1, 4), -1.0)) == 0  # there is nothing to choose from
 
 
 def test_who_cannot_tell_boards_apart_learns_what_gives_away_least_on_both():
