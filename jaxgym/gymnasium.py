@@ -209,7 +209,8 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
             wanted = "integers" if kind is np.integer else "bools"
             raise ValueError(f"{name} are {array.dtype} {list(array.shape)}: give {wanted} [{self.num_envs}]")
         if kind is np.integer and not isinstance(array, jax.Array):  # what 32 bits do not hold is no action either
-            array = np.where((array >= 0) & (array < self.game.actions.n), array, -1).astype(np.int32)
+            known = (array >= 0) & (array < self.game.actions.n)
+            array = np.where(known, array.astype(np.int32), np.int32(-1))
         return jnp.asarray(array)
 
 
