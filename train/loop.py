@@ -35,6 +35,7 @@ from train.config import Config
 from train.cores import side_by_side
 from train.course import course_name, prepare
 from train.curriculum import Standing
+from train.idle import idle_flags
 from train.language import strange
 from train.learner import Frame
 from train.metrics import Records
@@ -88,8 +89,7 @@ class Trainer:
             self.notes += config.high_rates()
         for name, course in self.ladders.items():
             self.notes += strange(self.vlm, name, course.language.game)
-        if "grpo" in config.phases:
-            self.notes += rounds.idle_flags(config, self.ladders.values())
+        self.notes += idle_flags(config, list(self.ladders.values()))
         self.frame = Frame(self.vlm.graphdef, jnp.dtype(config.dtype), self.vlm.mesh)
         self.phase, self.step = config.phases[0] if config.phases else "", 0
         self.state = TrainState(learned, sharding.spread(heads, self.vlm.mesh), {}, jnp.zeros(2, jnp.int32))

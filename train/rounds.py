@@ -11,7 +11,6 @@ from train import advantages, coldstart, rewards, rollout
 from train.advantages import Rewards
 from train.config import Config
 from train.course import Course
-from train.parts import Grpo, Reward
 from train.rollout import Replies
 
 Report = dict[str, Any]  # scalars
@@ -40,42 +39,6 @@ def asks_before(config: Config, courses: Iterable[Course]) -> bool:
     """Whether the divergence from the model before RL counts anywhere."""
     part = config.grpo
     return part.kl > 0 or (part.hold + part.cover > 0 and any(every_action(config, course) for course in courses))
-
-
-_OF_GROUPS = ("group", "keep", "refill", "kl")  # what compares replies
-_OF_TOKENS = ("objective", "clip", "clip_high", "average", "correct")  # what weighs their tokens' advantages
-
-
-def idle_flags(config: Config, courses: Iterable[Course]) -> list[str]:
-    """A line on settings that do nothing: because every action is judged and replies are not compared, or because an
-    update is one optimizer step, and the model in it the one that was sampled from.
-    """
-    part = config.grpo
-    judged = all(every_action(config, course) for course in courses)
-    weighed = not judged or part.kl_estimate == "k1"  # by k1 tokens have an advantage all the same
-    lines = []
-    if judged:
-        idle = _changed("grpo", part, Grpo(), _OF_GROUPS + (() if weighed else _OF_TOKENS))
-        idle += _changed("reward", config.reward, Reward(), ("format", "exact"))
-        if idle:
-            lines.append(f"replies are not compared, so {', '.join(idle)} will do nothing: add --grpo-credit block")
-    elif not any(every_action(config, course) for course in courses) and (
-        idle := _changed("grpo", part, Grpo(), ("hold", "cover"))
-    ):
-        lines.append(f"actions are not judged one by one, so {', '.join(idle)} will do nothing")
-    if weighed and part.epochs * part.minibatches == 1:
-        one = "objective" if part.objective == "cispo" else ""  # gspo's weights of tokens are others all the same
-        if idle := _changed("grpo", part, Grpo(), (one, "clip", "clip_high")):
-            what = f"an update is one step, with ratios of 1, so {', '.join(idle)} will do nothing"
-            lines.append(f"{what}: add --grpo-minibatches 2, or --grpo-epochs 2")
-    return lines
-
-
-def _changed(part: str, given: Any, usual: Any, names: Iterable[str]) -> list[str]:
-    """The flags, among some fields of a part, that are not as usual."""
-    return [
-        f"--{part}-{name.replace('_', '-')}" for name in names if name and getattr(given, name) != getattr(usual, name)
-    ]
 
 
 def worth(config: Config, course: Course, state: Any, key: jax.Array) -> np.ndarray | None:

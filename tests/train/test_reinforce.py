@@ -505,32 +505,3 @@ def test_where_not_every_action_can_be_judged_it_is_done_by_block(one):
     assert not rounds.every_action(config, nameless) and not rounds.every_action(config, own)
     assert not rounds.every_action(several, course) and not rounds.every_action(one[0], course)
     assert collected(one, config, course=nameless).tried[0].choice is None
-
-
-def test_settings_that_compare_replies_are_told_where_none_are_compared(one):
-    config, course = with_grpo(one[0], credit="action"), one[3]
-    (line,) = rounds.idle_flags(config, [course])
-    assert "--grpo-group, --grpo-keep will do nothing: add --grpo-credit block" in line
-    assert not rounds.idle_flags(config, [course._replace(names=None)]) and not rounds.idle_flags(one[0], [course])
-    assert not rounds.idle_flags(replace(config, grpo=Grpo()), [course])
-    (line,) = rounds.idle_flags(replace(config, grpo=Grpo(), reward=Reward(format=2.0)), [course])
-    assert "--reward-format will do nothing" in line
-    held = Grpo(kl_estimate="k1", clip_high=0.3, epochs=2)  # then tokens have an advantage that is clipped
-    assert not rounds.idle_flags(replace(config, grpo=held), [course])
-    assert "--grpo-clip-high" in rounds.idle_flags(replace(config, grpo=replace(held, kl_estimate="k3")), [course])[0]
-
-
-@pytest.mark.parametrize(
-    ("changes", "told"),
-    [
-        ({"clip_high": 0.28}, "ratios of 1, so --grpo-clip-high will do nothing: add --grpo-minibatches 2"),
-        ({"objective": "cispo", "clip": 0.1}, "so --grpo-objective, --grpo-clip will do nothing"),
-        ({"objective": "gspo"}, ""),
-        ({"objective": "cispo", "minibatches": 2}, ""),
-        ({"clip_high": 0.28, "epochs": 2}, ""),
-        ({"hold": 1.0, "cover": 0.3}, "not judged one by one, so --grpo-hold, --grpo-cover will do nothing"),
-    ],
-)
-def test_what_does_nothing_where_replies_are_compared_is_told(one, changes, told):
-    lines = rounds.idle_flags(replace(one[0], grpo=Grpo(credit="block", **changes)), [one[3]])
-    assert len(lines) == bool(told) and told in "".join(lines)

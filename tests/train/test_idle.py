@@ -1,0 +1,85 @@
+"""Settings that do nothing are told before a run begins."""
+
+from dataclasses import replace
+
+import pytest
+
+from train.config import Config
+from train.course import Course
+from train.idle import idle_flags
+from train.parts import Coldstart, Grpo, Reward, Sight
+
+
+def course(*, named):
+    """Of a game whose cells and actions have tokens of their own, or not."""
+    return Course(None, "tables" if named else None, "names" if named else None, 10, 1.0)
+
+
+def told(named=True, **parts):
+    return idle_flags(replace(Config(), **parts), [course(named=named)])
+
+
+def grpo(**changes):
+    return {"grpo": Grpo(updates=2, **changes)}
+
+
+def block(**changes):
+    return grpo(credit="block", **changes)
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_what_is_as_usual_is_not_told(named):
+    assert not told(named) and not told(named, recipe="g0")
+
+
+@pytest.mark.parametrize(
+    ("parts", "line"),
+    [
+        (grpo(group=4, keep=2), "not compared, so --grpo-group, --grpo-keep will do nothing: add --grpo-credit block"),
+        (block(group=4, keep=2), ""),
+        ({"reward": Reward(format=2.0)}, "not compared, so --reward-format will do nothing"),
+        (grpo(kl_estimate="k1", clip_high=0.3, epochs=2), ""),  # then tokens have an advantage that is clipped
+        (grpo(clip_high=0.3, epochs=2), "not compared, so --grpo-clip-high will do nothing"),
+        (block(clip_high=0.28), "ratios of 1, so --grpo-clip-high will do nothing: add --grpo-minibatches 2"),
+        (block(objective="cispo", clip=0.1), "so --grpo-objective, --grpo-clip will do nothing"),
+        (block(objective="gspo"), ""),
+        (block(objective="cispo", minibatches=2), ""),
+        (block(clip_high=0.28, epochs=2), ""),
+        (block(hold=1.0, cover=0.3), "not judged one by one, so --grpo-hold, --grpo-cover will do nothing"),
+    ],
+)
+def test_of_rl(parts, line):
+    assert_is(told(**parts), line)
+
+
+@pytest.mark.parametrize(
+    ("named", "part", "line"),
+    [
+        (True, Coldstart(steps=2, regret=1.0), ""),
+        (False, Coldstart(steps=2, regret=1.0), "the tokenizer has no names for cells and actions, so"),
+        (True, Coldstart(steps=2, regret=1.0, data="x"), "replies are all from disk, so --coldstart-regret will do"),
+        (True, Coldstart(steps=2, regret=1.0, data="x", data_share=0.5), ""),
+    ],
+)
+def test_of_the_cold_start(named, part, line):
+    assert_is(told(named, coldstart=part), line)
+
+
+@pytest.mark.parametrize(
+    ("parts", "line"),
+    [
+        ({"recipe": "g0", "coldstart": Coldstart(steps=2, lr=1e-3)}, "so --coldstart-steps, --coldstart-lr will do"),
+        (
+            {"model": "folder", "sight": Sight(steps=9, boards=8)},
+            "no phase sight, so --sight-steps, --sight-boards will do nothing",
+        ),
+        ({"grpo": Grpo(updates=0, states=8)}, "no phase grpo, so --grpo-states will do nothing"),
+    ],
+)
+def test_of_phases_that_are_left_out(parts, line):
+    assert_is(told(**parts), line)
+
+
+def assert_is(lines, line):
+    """There is that line alone, or none."""
+    assert len(lines) == bool(line) and line in "".join(lines)
