@@ -41,6 +41,9 @@ class Actions:
         """How many actions there are."""
         return len(self.names)
 
+    def __repr__(self) -> str:
+        return f"Actions({self.n}: {self.names[0]!r} to {self.names[-1]!r})"
+
     def parse(self, text: str) -> int:
         """The action that `text` names, or `INVALID` (-1): also for what is no text at all."""
         if not isinstance(text, str) or len(text) > _LONGEST:

@@ -42,3 +42,7 @@ class Game(Generic[State]):
     renew: Callable[[State, Key], State] | None = None  # deals the board after one that has ended; None: `reset` does
     practice: Callable[[Key], State] | None = None  # deals a board to learn to see from; None: those of play will do
     augment: Callable[[State, Key], State] | None = None  # the same problem in another guise: turned, kinds exchanged
+
+    def __repr__(self) -> str:
+        """One line: the functions of a game, and its names by the hundred, would fill a screen."""
+        return f"{type(self).__name__}({self.name!r}, {self.actions!r}, {self.sheet!r})"

@@ -37,7 +37,7 @@ class Mixed(NamedTuple):
     boards: tuple[Any, ...]  # [G]: a state of every game; only that of `which` counts, the others are blank
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Mixture(Game[Mixed]):
     """A game whose boards are of several games."""
 

@@ -56,6 +56,10 @@ class Sheet:
         count = len(self.names)
         return self.lines[: count * self.tile].reshape(count, self.tile, self.tile, 3)
 
+    def __repr__(self) -> str:
+        looks = f" in {self.looks} looks" if self.looks > 1 else ""
+        return f"Sheet({len(self.names)} sprites of {self.tile} x {self.tile} pixels{looks})"
+
     def _repr_png_(self) -> bytes:
         """All sprites in a row, for notebooks."""
         row, file = np.concatenate(list(np.asarray(self.pixels)), axis=1), io.BytesIO()

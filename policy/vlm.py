@@ -29,6 +29,12 @@ class VLM:
     origin: weights.Origin = field(default_factory=weights.Origin)  # the kind of folder it came from, and goes into
     mesh: jax.sharding.Mesh | None = None  # the devices it is spread over; None: the first
 
+    def __repr__(self) -> str:
+        """One line, without what the parameters are."""
+        leaves = jax.tree.leaves(self.params)
+        count, dtypes = sum(leaf.size for leaf in leaves), sorted({str(leaf.dtype) for leaf in leaves})
+        return f"VLM({self.origin.kind}, {count:,} parameters in {', '.join(dtypes)})"
+
     def logits(self, ids: jax.Array, lengths: jax.Array, pictures: Pictures | Sequence[jax.Array] | None) -> jax.Array:
         """Logits after every token.
 

@@ -45,6 +45,11 @@ def test_record_is_complete_and_static(game):
         game.name = "other"
 
 
+def test_it_is_shown_in_one_short_line(game):
+    for text in (repr(game), repr(jaxgym.Env(game))):
+        assert repr(game.name) in text and str(game.actions.n) in text and len(text) < 200 and "\n" not in text
+
+
 def test_prompt_tells_rules_and_format(game):
     text = jaxgym.prompt(game)
     assert game.rules in text and game.actions.hint in text

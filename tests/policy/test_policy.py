@@ -79,6 +79,11 @@ def test_patches_are_cut_block_by_block(merge, temporal):
     np.testing.assert_allclose(found, np.stack(wanted), atol=1e-6)
 
 
+def test_it_is_shown_in_one_short_line(vlm):
+    count = sum(leaf.size for leaf in jax.tree.leaves(vlm.params))
+    assert f"{count:,} parameters in float32" in repr(vlm) and len(repr(vlm)) < 100 and "\n" not in repr(vlm)
+
+
 def test_heads_begin_by_looking_at_their_neighbours(vlm):
     from policy.positions import patch_angles, patch_coordinates, rotate
 
