@@ -96,11 +96,11 @@ def draw(mix: Mix, standings: Mapping[str, Standing], key: jax.Array) -> tuple[l
     return [names[i] for i in sorted(drawn.tolist())], dict(zip(names, chances.tolist(), strict=True))
 
 
-def worth(standings: Sequence[Standing], top: int, reward: float, *, mixed: bool) -> list[float]:
+def worth(standings: Sequence[Standing], top: int, reward: float, *, mixed: bool) -> float | None:
     """What an update says of how good the model is: nothing while a game's boards are easier than they will be.
 
     top: the hardest level. reward: the mean of those games that the update took; mixed: which need not be all.
     """
     if not all(each.here and each.level == top for each in standings):
-        return []
-    return [float(np.mean([each.recent for each in standings]))] if mixed else [reward]
+        return None
+    return float(np.mean([each.recent for each in standings])) if mixed else reward

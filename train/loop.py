@@ -102,7 +102,7 @@ class Trainer:
         if self.phase:
             self._enter(self.phase)
         self.saved = time.monotonic()
-        self.earned: list[float] = []  # mean rewards of the updates of RL since then
+        self.earned: list[float] = []  # mean rewards of the last updates of RL, of one pass of the boards
         devices.meet()  # from here on the first process changes what the others have read
 
     def _enter(self, phase: str) -> None:
@@ -155,8 +155,7 @@ class Trainer:
             while self.step < total:
                 values = self._reinforce() if phase == "grpo" else self._supervise(phase)
                 if phase == "grpo":
-                    top, mixed = len(self.config.states.levels) - 1, self.config.mix.games > 0
-                    self.earned += curriculum.worth([*self.standings.values()], top, values["reward"], mixed=mixed)
+                    self._judge(values["reward"])
                 yield Event(phase, self.step, total, values)
                 late = time.monotonic() - self.saved >= self.config.save.every
                 if devices.any_of(late) or self.step == total:
@@ -169,6 +168,14 @@ class Trainer:
         if self.config.save.best and best is not None and best != self.checkpoints.latest():
             self._restore(best)
             policy.save(self.final(), self.run / "model-best")
+
+    def _judge(self, reward: float) -> None:
+        """Keep what the last updates earned, which says how good the model is; fewer than a pass would say how easy
+        their boards are.
+        """
+        top, mixed = len(self.config.states.levels) - 1, self.config.mix.games > 0
+        worth = curriculum.worth([*self.standings.values()], top, reward, mixed=mixed)
+        self.earned = [] if worth is None else [*self.earned, worth][-BATCH // self.config.grpo.states :]
 
     def final(self) -> policy.VLM:
         """The model as it is now."""
@@ -353,12 +360,14 @@ class Trainer:
                 "config": self.config.to_dict(),
                 "table": self.records.table,
                 "standings": {name: list(standing) for name, standing in self.standings.items()},
+                "earned": self.earned,
             }
-            score = float(np.mean(self.earned)) if self.earned else None
+            whole = len(self.earned) * self.config.grpo.states >= BATCH
+            score = float(np.mean(self.earned)) if whole else None
             self.records.sync()
             if failed := self.checkpoints.save(number, progress, self._tree(), score):
                 self.notes.append(f"{failed}; trying again")
-        self.saved, self.earned = time.monotonic(), []
+        self.saved = time.monotonic()
 
     def resume(self) -> bool:
         """Go on from the newest checkpoint; False when there is none yet. `notes` then says what was damaged.
@@ -382,6 +391,7 @@ class Trainer:
         self._restore(self.checkpoints.latest())
         self.step = progress["step"]
         self.standings |= {name: Standing(*numbers) for name, numbers in progress.get("standings", {}).items()}
+        self.earned = list(progress.get("earned", []))
         self.began = time.monotonic() - progress["seconds"]
         phases = self.config.phases
         done = {p: self.config.length(p) for p in phases[: phases.index(self.phase)]}

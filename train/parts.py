@@ -342,7 +342,8 @@ class Save:
     every: float = flag(60.0, "seconds between them; 0: one after every step")
     keep: int = flag(2, "of the newest are kept; the older ones are what a damaged one falls back to")
     best: bool = flag(
-        True, "keep the best of RL as well, by the mean reward since the save before; it becomes model-best at the end"
+        True,
+        "keep the best of RL as well, by the mean reward over a pass of its boards; it becomes model-best at the end",
     )
 
     def __post_init__(self) -> None:

@@ -25,6 +25,7 @@ from train import main as program
 from train.checkpoint import Checkpoints
 from train.loop import Trainer
 from train.parts import Coldstart, Grpo, Save, Sight, Supervised
+from train.rollout import BATCH
 
 
 def tree(value):
@@ -200,14 +201,14 @@ def test_a_run_cut_off_before_its_first_checkpoint_begins_anew(tmp_path, small):
 
 def test_the_best_of_rl_becomes_a_model_of_its_own(tmp_path, small, monkeypatch):
     without_evaluation(monkeypatch)
-    earned, reinforce = iter([0.0, 2.0, 1.0]), Trainer._reinforce
+    earned, reinforce = iter([3.0, 0.0, 2.0, 2.0, 1.0]), Trainer._reinforce  # the first alone: of half the boards
     monkeypatch.setattr(Trainer, "_reinforce", lambda self: reinforce(self) | {"reward": next(earned)})
     few = {"sight": Sight(), "base": Supervised(), "coldstart": Coldstart(), "save": Save(every=0, keep=1)}
-    trainer = Trainer(small(grpo=Grpo(updates=3, states=4, group=4), **few), tmp_path)
+    trainer = Trainer(small(grpo=Grpo(updates=5, states=BATCH // 2, group=4), **few), tmp_path)
     models = [jax.tree.leaves(jax.device_get(trainer.params)) for _ in trainer.events()]
     trainer.checkpoints.close()
-    assert numbers(tmp_path) == [2, 3]
-    for name, step in (("model-best", 2), ("model", 3)):
+    assert numbers(tmp_path) == [4, 5]
+    for name, step in (("model-best", 4), ("model", 5)):
         for a, b in zip(jax.tree.leaves(policy.load(tmp_path / name).params), models[step - 1], strict=True):
             np.testing.assert_array_equal(a, b)
 

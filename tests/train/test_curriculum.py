@@ -181,10 +181,10 @@ def test_an_update_takes_the_games_that_were_drawn(tmp_path, small):
 
 def test_what_a_model_is_worth_is_known_once_all_games_are():
     known, unknown, easier = earned(2.0), Standing(), earned(9.0)._replace(level=0)
-    assert curriculum.worth([known, unknown], 0, 1.0, mixed=True) == []
-    assert curriculum.worth([known, earned(4.0)], 0, 7.0, mixed=True) == [3.0]
-    assert curriculum.worth([known, earned(4.0)], 0, 7.0, mixed=False) == [7.0]
-    assert curriculum.worth([known._replace(level=1), easier], 1, 7.0, mixed=False) == []
+    assert curriculum.worth([known, unknown], 0, 1.0, mixed=True) is None
+    assert curriculum.worth([known, earned(4.0)], 0, 7.0, mixed=True) == 3.0
+    assert curriculum.worth([known, earned(4.0)], 0, 7.0, mixed=False) == 7.0
+    assert curriculum.worth([known._replace(level=1), easier], 1, 7.0, mixed=False) is None
 
 
 def test_the_draw_follows_weights_and_progress():
