@@ -2,6 +2,9 @@
 
 An update answers every so-many-th board of a game. The moves that follow are planned, and made by all boards at once
 when one of them is to be answered again: to move a few takes as long as to move all.
+
+Boards come back in another guise where their game has any, also those that a wrong reply left as they were. Else RL
+would learn by heart the few on which the model is stuck, which are answered again and again.
 """
 
 import functools
@@ -14,7 +17,7 @@ import numpy as np
 from jaxgym import engine
 from train.config import Config
 from train.course import Course
-from train.rollout import BATCH, Boards, act, advance, choose, wander
+from train.rollout import BATCH, Boards, act, advance, augmented, choose, wander
 
 _NONE, _RANDOM, _TEACHER = -2, -3, -4  # plans beside actions; -1 is one that cannot be read
 
@@ -40,8 +43,8 @@ def every(rows: Any, turn: int, turns: int) -> Any:
 def planned(config: Config, old: Boards, answers: np.ndarray, turn: int) -> Boards:
     """Boards with a plan for those that were answered at a turn, each by whose move it is its turn to (`states.play`).
 
-    By a group's first reply where that is the policy itself: such a board stays, as in the protocol, after a reply that
-    is no legal move. answers int32 [S].
+    By a group's first reply where that is the policy itself: such a board stays the problem it is, as in the protocol,
+    after a reply that is no legal move. answers int32 [S].
     """
     if not config.states.persist:
         return old
@@ -59,11 +62,12 @@ def ready(config: Config, course: Course, old: Boards, turn: int, key: jax.Array
     plan = np.asarray(old.plan)
     if (plan[turn :: BATCH // config.grpo.states] == _NONE).all():
         return old
-    act_key, luck_key = jax.random.split(key)
+    act_key, luck_key, guise_key = jax.random.split(key, 3)
     game, actions = course.language.game, jnp.asarray(plan)
     for code, player in ((_RANDOM, engine.random_legal), (_TEACHER, engine.teacher)):
         if (plan == code).any():
             actions = jnp.where(plan == code, act(game, player, old.state, act_key), actions)
     here = old._replace(plan=None)
     moved, _ = advance(game, here, actions, luck_key, course.limit)
+    moved = moved._replace(state=augmented(game, moved.state, plan != _NONE, guise_key))
     return choose(jnp.asarray(plan != _NONE), moved, here)._replace(plan=np.full_like(plan, _NONE))

@@ -15,6 +15,7 @@ import pytest
 import policy
 from jaxgym.engine import random_legal
 from policy.sample import generate
+from tests.train.guises import problems
 from train import folder, learner, protocol, states, supervise
 from train import main as program
 from train.config import Config
@@ -112,7 +113,7 @@ def test_the_configuration_of_a_run_gives_the_same_run(unbroken, tmp_path, monke
 
 
 @pytest.mark.parametrize("legal", [True, False])
-def test_own_boards_stand_still_after_a_reply_that_is_no_legal_move(tmp_path, small, legal):
+def test_own_boards_stay_the_same_problem_after_a_reply_that_is_no_legal_move(tmp_path, small, legal):
     config = small(states=States(play=("own",)))
     _, courses, pools = prepare(config, jax.random.key(0))
     course, old, key = courses["2048"], pools["2048"], jax.random.key(0)
@@ -123,8 +124,9 @@ def test_own_boards_stand_still_after_a_reply_that_is_no_legal_move(tmp_path, sm
     new = states.ready(config, course, new, 1, key)
     asked = np.arange(BATCH) % turns == 1
     ended = np.asarray(new.steps) == 0
-    changed = np.asarray(new.state.board != old.state.board).reshape(BATCH, -1).any(axis=1)
-    assert not changed[~asked].any()
+    other = np.asarray(new.state.board != old.state.board).any(axis=(1, 2))
+    changed = (problems(new.state.board) != problems(old.state.board)).any(axis=(1, 2))
+    assert not other[~asked].any() and other[asked & ~ended].any()
     assert (changed == asked)[~ended].all() if legal else not changed[~ended].any()
     np.testing.assert_array_equal(np.asarray(new.steps - old.steps)[~ended], asked[~ended].astype(int))
 
