@@ -108,7 +108,7 @@ class Coldstart(Supervised):
         "usual for the model, 2e-3 for a preset, 1e-5 for a Hugging Face folder, 1e-4 for adapters beside it",
     )
     regret: float = flag(
-        0.0,
+        3.0,
         "weight of what the action named is expected to give away by the teacher's values, beside imitation; a board "
         "counts by its share of legal actions (only for presets)",
     )
