@@ -81,7 +81,7 @@ def test_levels_that_a_saved_model_has_no_words_for_are_told(tmp_path, small, fi
     for levels, told in ((("easy", "paper"), ["2048/easy: this model has not met 1 of its words "]), (("paper",), [])):
         given = {"model": str(finished / "model"), "recipe": "g0", "games": ("2048",)}
         trainer = Trainer(small(**given, states=States(levels=levels)), tmp_path / levels[0])
-        assert [note.partition("and")[0] for note in trainer.notes] == told
+        assert [note.partition("and")[0] for note in trainer.notes if "words" in note] == told
 
 
 @pytest.mark.slow
