@@ -42,7 +42,8 @@ class Actions:
         return len(self.names)
 
     def __repr__(self) -> str:
-        return f"Actions({self.n}: {self.names[0]!r} to {self.names[-1]!r})"
+        ends = self.names[:1] + self.names[1:][-1:]
+        return f"Actions({self.n}: {' to '.join(map(repr, ends))})"
 
     def parse(self, text: str) -> int:
         """The action that `text` names, or `INVALID` (-1): also for what is no text at all."""

@@ -190,6 +190,7 @@ def test_a_run_cut_off_anywhere_goes_on_bit_for_bit(tmp_path, small, monkeypatch
             pass
         again.checkpoints.close()
         assert measured(tmp_path / stage) == measured(tmp_path / "whole")
+        assert again.earned == trainer.earned != []
         for a, b in zip(jax.tree.leaves(trainer.state), jax.tree.leaves(again.state), strict=True):
             np.testing.assert_array_equal(a, b)
 
