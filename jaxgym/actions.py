@@ -59,11 +59,14 @@ class Actions:
 
 
 def moves(names: Sequence[str]) -> Actions:
-    """One word a move: `up`, `right`, ..."""
+    """One word a move: `up`, `right`, ... Raises ValueError for words that no answer could tell apart."""
+    index = {name.strip().lower(): a for a, name in enumerate(names) if len(name) <= _LONGEST}
+    if len(index) != len(names) or "" in index:
+        raise ValueError(f"names={names!r}: give moves different names, capitals aside, of 1 to {_LONGEST} characters")
     return Actions(
         names=tuple(names),
         hint="one of " + ", ".join(names),
-        read=functools.partial(_read_move, {name: a for a, name in enumerate(names)}),
+        read=functools.partial(_read_move, index),
         guess=functools.partial(_guess_move, len(names)),
         cells=np.zeros((len(names), 0), np.int32),
     )

@@ -5,6 +5,8 @@ import operator
 from collections.abc import Sequence
 from typing import Any
 
+import jax
+
 
 def integer(value: Any) -> int | None:
     """An int, NumPy's included, as an int; None for anything else, a bool too."""
@@ -23,6 +25,11 @@ def whole(name: str, value: Any, least: int, most: int | None = None, why: str =
         wanted = f"{least} to {most}" if most is not None else f"a whole number, at least {least}"
         raise ValueError(f"{name}={value!r}: give {wanted}{why}")
     return number
+
+
+def key_of(seed: Any) -> jax.Array:
+    """The PRNG key of a seed; raises ValueError for what is none."""
+    return jax.random.key(whole("seed", seed, 0, 2**63 - 1))
 
 
 def one_of(name: str, value: Any, allowed: Sequence[int], why: str = "") -> int:

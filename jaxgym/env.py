@@ -4,7 +4,9 @@ Both are pure functions of one board: `vmap` them for a batch, `jit` and `scan` 
 and no pixels, so it can be copied, stored and branched.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any, Literal, NamedTuple, get_args
 
 import jax
@@ -12,7 +14,7 @@ import jax.numpy as jnp
 
 from jaxgym.carry import varied
 from jaxgym.checks import whole
-from jaxgym.engine import play
+from jaxgym.engine import play, readable
 from jaxgym.game import Game
 from jaxgym.rare import rarely
 from jaxgym.render import render
@@ -25,6 +27,7 @@ Info = dict[str, Any]
 # What the keys of a deal and of a look are folded in with. The move has the key itself: to split it costs a third of a
 # step of 2048, and no move draws so many numbers that it would meet these.
 _DEAL, _LOOK = 0xDEA1, 0x100C
+MOST_STEPS = 2**31 - 1  # what a limit may be: as good as none
 
 
 class EnvState(NamedTuple):
@@ -61,7 +64,7 @@ class Env:
     def __post_init__(self) -> None:
         if not isinstance(self.game, Game):
             raise ValueError(f"game={self.game!r}: give a Game, such as jaxgym.make(...) returns")
-        object.__setattr__(self, "max_steps", whole("max_steps", self.max_steps, 1))
+        object.__setattr__(self, "max_steps", whole("max_steps", self.max_steps, 1, MOST_STEPS))
         if self.autoreset is not None and self.autoreset not in get_args(AutoReset):
             raise ValueError(f'autoreset={self.autoreset!r}: give None, "same_step" or "next_step"')
         if self.observe not in get_args(Observation):
@@ -88,6 +91,21 @@ class Env:
 
         The luck of a move depends on the key alone: the same under every kind of auto-reset.
         """
+        given = action if isinstance(action, jax.Array) else readable(action, self.game.actions.n)
+        return self._program(key, state, given)
+
+    @cached_property
+    def _program(self) -> Callable[..., Any]:
+        """A step as `jax.jit` makes it, so that one called by itself is compiled once."""
+        return jax.jit(self._step, inline=True)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the program, which cannot be pickled."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    def _step(
+        self, key: jax.Array, state: EnvState, action: jax.Array
+    ) -> tuple[jax.Array, EnvState, jax.Array, jax.Array, jax.Array, Info]:
         deal_key, ended_before = jax.random.fold_in(key, _DEAL), self._ended(state)
         after, reward, legal = self._advance(key, state, ended_before, action)
         if self.autoreset == "next_step":

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import jax
+from jax.stages import Wrapped
 
 from jaxgym.actions import Actions
 from jaxgym.sprites import Sheet
@@ -15,6 +16,10 @@ from jaxgym.sprites import Sheet
 Key = jax.Array  # a typed PRNG key, []
 Action = jax.Array  # int32 []
 State = TypeVar("State")  # a NamedTuple of arrays: no key, no pixels
+
+
+# Functions of a game, and `deal` of a mixture.
+_ON_DEVICE = ("reset", "step", "legal", "tiles", "values", "renew", "practice", "augment", "deal")
 
 
 class Outcome(NamedTuple):
@@ -27,7 +32,11 @@ class Outcome(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Game(Generic[State]):
-    """One game at one difficulty with one look. Hashable by identity, so it may be a static argument of `jax.jit`."""
+    """One game at one difficulty with one look. Hashable by identity, so it may be a static argument of `jax.jit`.
+
+    Its functions on the device are kept as `jax.jit` makes them, inlined where others are compiled with them: called
+    by itself, each is compiled once, not anew at every call.
+    """
 
     name: str
     rules: str  # what the player is told
@@ -42,6 +51,20 @@ class Game(Generic[State]):
     renew: Callable[[State, Key], State] | None = None  # deals the board after one that has ended; None: `reset` does
     practice: Callable[[Key], State] | None = None  # deals a board to learn to see from; None: those of play will do
     augment: Callable[[State, Key], State] | None = None  # the same problem in another guise: turned, kinds exchanged
+
+    def __post_init__(self) -> None:
+        for part in _ON_DEVICE:
+            function = getattr(self, part, None)
+            if function is not None and not isinstance(function, Wrapped):
+                object.__setattr__(self, part, jax.jit(function, inline=True))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Functions as they were given: those of `jax.jit` cannot be pickled."""
+        return {k: getattr(v, "__wrapped__", v) if k in _ON_DEVICE else v for k, v in self.__dict__.items()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.__post_init__()
 
     def __repr__(self) -> str:
         """One line: the functions of a game, and its names by the hundred, would fill a screen."""

@@ -91,7 +91,8 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
     game: from `jaxgym.make`, a mixture among them, or a name and, as options, what `make` takes. max_steps, observe:
     as for `jaxgym.Env`. autoreset: "next_step", as Gymnasium's own have it, "same_step", or None: then boards that
     ended stay until `reset(options={"reset_mask": bool [N]})`. arrays: "numpy", on the host, observations read-only;
-    or "jax", where they were made, for `torch.from_dlpack` or Gymnasium's `JaxToTorch`.
+    or "jax", where they were made, for `torch.from_dlpack` or Gymnasium's `JaxToTorch`. Actions may be either, or
+    PyTorch's.
 
     infos has `action_mask` bool [N, A], the legal actions of what is returned, `score` float32 [N] and `steps` int32
     [N] of the episode that the step belongs to, and after a step `legal` bool [N], that the action was a legal move of
@@ -171,17 +172,20 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
             self._key, obs, self._state = self._reset_some(self._key, self._begun(), chosen)
         state = self._begun()
         infos = {"action_mask": state.mask, "score": state.score, "steps": state.steps}
-        return self._given(obs), self._given(infos)
+        return self._given(obs), self._told(infos)
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """Give every board one answer: its action's number, int [N]; -1 is one that could not be read."""
         actions = self._batch("actions", actions, np.integer)
         self._key, *out = self._step(self._key, self._begun(), actions)
         obs, self._state, reward, terminated, truncated, infos = out
-        infos = self._given(infos)
+        final = infos.pop("final_obs", None)
+        infos = self._told(infos)
         if self._host and self._autoreset == "same_step" and not infos["_final_obs"].any():
             infos = {name: each for name, each in infos.items() if "final" not in name}
-        return self._given(obs), *map(self._given, (reward, terminated, truncated)), infos
+        elif final is not None:
+            infos["final_obs"] = self._given(final)
+        return self._given(obs), *self._told((reward, terminated, truncated)), infos
 
     def render(self) -> tuple[Any, ...] | None:
         """The boards as uint8 [H, W, 3] each, with render_mode="rgb_array"."""
@@ -193,7 +197,7 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
 
     def action_masks(self) -> Any:
         """The legal actions of every board, bool [N, A]."""
-        return self._given(self._begun().mask)
+        return self._told(self._begun().mask)
 
     def _begun(self) -> EnvState:
         if self._state is None:
@@ -203,8 +207,15 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
     def _given(self, tree: Any) -> Any:
         return jax.device_get(tree) if self._host else tree
 
+    def _told(self, tree: Any) -> Any:
+        """All but pictures, which may be changed in place: wrappers of Gymnasium's clip rewards so."""
+        return jax.tree.map(np.array, jax.device_get(tree)) if self._host else tree
+
     def _batch(self, name: str, value: Any, kind: type) -> jax.Array:
-        array = value if isinstance(value, jax.Array) else np.asarray(value)
+        try:
+            array = value if isinstance(value, jax.Array) else np.asarray(value)
+        except TypeError:  # PyTorch's on a GPU
+            array = jnp.from_dlpack(value)
         if array.shape != (self.num_envs,) or not jnp.issubdtype(array.dtype, kind):
             wanted = "integers" if kind is np.integer else "bools"
             raise ValueError(f"{name} are {array.dtype} {list(array.shape)}: give {wanted} [{self.num_envs}]")

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxgym.checks import whole
-from jaxgym.env import Env, EnvState, Observation
+from jaxgym.env import MOST_STEPS, Env, EnvState, Observation
 from jaxgym.game import Game
 from jaxgym.registry import given
 
@@ -26,8 +26,6 @@ try:
 except ImportError as error:
     mend = "pip install 'gymnax>=1.0' six"
     raise ImportError(f"jaxgym.gymnax needs gymnax 1.0 or newer ({error}): {mend}") from error
-
-_NEVER = (1 << 31) - 1  # steps: the limit is in the parameters
 
 
 class Environment(environment.Environment[EnvState, environment.EnvParams]):
@@ -46,8 +44,8 @@ class Environment(environment.Environment[EnvState, environment.EnvParams]):
         self, game: Game[Any] | str, *, max_steps: int = 100, observe: Observation = "picture", **options: Any
     ) -> None:
         self.game = given(game, **options)
-        self._env = Env(self.game, max_steps=_NEVER, observe=observe)
-        self._max_steps = whole("max_steps", max_steps, 1)
+        self._env = Env(self.game, max_steps=MOST_STEPS, observe=observe)  # the limit is in the parameters
+        self._max_steps = whole("max_steps", max_steps, 1, MOST_STEPS)
 
     @property
     def name(self) -> str:

@@ -21,6 +21,7 @@ import numpy as np
 
 from jaxgym.actions import INVALID, Actions
 from jaxgym.carry import varied
+from jaxgym.engine import select
 from jaxgym.game import Game, Outcome
 from jaxgym.rare import rarely
 from jaxgym.sprites import Sheet
@@ -42,13 +43,14 @@ class Mixture(Game[Mixed]):
     """A game whose boards are of several games."""
 
     games: tuple[Game[Any], ...]
-    deal: Callable[[jax.Array, jax.Array], Mixed]  # (key, which int32 []) -> a board of that game
+    deal: Callable[[jax.Array, jax.Array], Mixed]  # (key, which int32 []) -> a board of that game, or of the nearest
 
 
 class _Parts(NamedTuple):
     """What the functions of a mixture are bound to."""
 
     games: tuple[Game[Any], ...]
+    names: tuple[str, ...]  # [A]: the answers
     tables: np.ndarray  # int32 [G, A]: each answer as the game's own action, INVALID where it has none
     first: tuple[int, ...]  # [G]: where the sprites of each game begin
     grid: tuple[int, int]  # rows and columns of the largest board
@@ -57,6 +59,9 @@ class _Parts(NamedTuple):
 
 def mix(games: Sequence[Game[Any]], odds: Sequence[float] | None = None) -> Mixture:
     """A mixture of games, each dealt as often as its odds say (None: alike).
+
+    A game that has `renew` is asked for the board after one of its own. So odds that were replaced in a mixture within
+    a mixture hold for as long as boards of that mixture follow each other.
 
     All must be drawn with cells of one size on one canvas, in as many looks: make them with the same `tile`, `picture`
     and `looks`. Raises ValueError, in one line, where they are not.
@@ -83,6 +88,7 @@ def mix(games: Sequence[Game[Any]], odds: Sequence[float] | None = None) -> Mixt
     names = tuple(dict.fromkeys(name for game in games for name in game.actions.names))
     parts = _Parts(
         games=games,
+        names=names,
         tables=np.asarray([[game.actions.parse(name) for name in names] for game in games], np.int32),
         first=tuple(int(n) for n in 1 + np.cumsum([0, *sizes[:-1]])),
         grid=(max(rows for rows, _ in grids), max(columns for _, columns in grids)),
@@ -99,7 +105,7 @@ def mix(games: Sequence[Game[Any]], odds: Sequence[float] | None = None) -> Mixt
             hint="as the game that is shown has it: " + ", or ".join(dict.fromkeys(g.actions.hint for g in games)),
             read=functools.partial(_read, games, own),
             guess=functools.partial(_guess, games, [np.asarray(list(ids.values()), np.int32) for ids in own]),
-            cells=_cells(parts, grids, names),
+            cells=_cells(parts, grids),
         ),
         sheet=sheet,
         reset=functools.partial(_reset, parts=parts),
@@ -116,9 +122,9 @@ def mix(games: Sequence[Game[Any]], odds: Sequence[float] | None = None) -> Mixt
     )
 
 
-def _cells(parts: _Parts, grids: Sequence[tuple[int, int]], names: Sequence[str]) -> np.ndarray:
+def _cells(parts: _Parts, grids: Sequence[tuple[int, int]]) -> np.ndarray:
     """The cells of the mixture's grid that every answer names, int32 [A, k]; k is 0 where games do not agree."""
-    none = np.zeros((len(names), 0), np.int32)
+    none = np.zeros((len(parts.names), 0), np.int32)
     if len({game.actions.cells.shape[1] for game in parts.games}) > 1:
         return none
     placed: list[np.ndarray] = []
@@ -128,7 +134,7 @@ def _cells(parts: _Parts, grids: Sequence[tuple[int, int]], names: Sequence[str]
         top, left = (parts.grid[0] - rows) // 2, (parts.grid[1] - columns) // 2
         placed.append(((row + top) * parts.grid[1] + column + left).astype(np.int32))
         named |= dict(zip(game.actions.names, placed[-1], strict=True))  # in the order of the text
-    cells = np.stack([named[name] for name in names])
+    cells = np.stack([named[name] for name in parts.names])
     for table, own in zip(parts.tables, placed, strict=True):
         has = table >= 0
         if (np.sort(cells[has], 1) != np.sort(own[table[has]], 1)).any():
@@ -141,35 +147,47 @@ def _reset(key: jax.Array, *, parts: _Parts) -> Mixed:
 
 
 def _renew(state: Mixed, key: jax.Array, *, parts: _Parts) -> Mixed:
-    return _drawn(key, state.odds, parts)
+    return _drawn(key, state.odds, parts, before=state)
 
 
 def _practice(key: jax.Array, *, parts: _Parts) -> Mixed:
     return _drawn(key, jnp.asarray(parts.odds), parts, practice=True)
 
 
-def _drawn(key: jax.Array, odds: jax.Array, parts: _Parts, *, practice: bool = False) -> Mixed:
+def _drawn(
+    key: jax.Array, odds: jax.Array, parts: _Parts, *, practice: bool = False, before: Mixed | None = None
+) -> Mixed:
     """A board of a game that the odds choose; alike where they are all 0."""
     which_key, deal_key = jax.random.split(key)
     chances = jnp.cumsum(jnp.where(odds.sum() > 0, odds, jnp.ones_like(odds)))
     luck = jax.random.uniform(which_key, (), jnp.float32) * chances[-1]
     which = jnp.minimum((chances <= luck).sum(dtype=jnp.int32), jnp.int32(len(parts.games) - 1))
-    return _deal(deal_key, which, odds=odds, parts=parts, practice=practice)
+    return _deal(deal_key, which, odds=odds, parts=parts, practice=practice, before=before)
 
 
 def _deal(
-    key: jax.Array, which: jax.Array, *, odds: jax.Array | np.ndarray, parts: _Parts, practice: bool = False
+    key: jax.Array,
+    which: jax.Array,
+    *,
+    odds: jax.Array | np.ndarray,
+    parts: _Parts,
+    practice: bool = False,
+    before: Mixed | None = None,
 ) -> Mixed:
-    which = jnp.asarray(which, jnp.int32)
+    which = jnp.asarray(which, jnp.int32).clip(0, len(parts.games) - 1)
     mask, boards = jnp.zeros(parts.tables.shape[1], bool), []
     for g, game in enumerate(parts.games):
 
-        def work(key: jax.Array, game: Game[Any] = game) -> tuple[Any, jax.Array]:
+        def work(key: jax.Array, *ended: Any, game: Game[Any] = game) -> tuple[Any, jax.Array]:
             board = game.practice(key) if practice and game.practice else game.reset(key)
+            if ended and game.renew:
+                same, old = ended
+                board = select(same, game.renew(old, key), board)
             return board, game.legal(board)
 
         blank = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(work, key))
-        board, legal = rarely(which == g, work, varied(blank, key), key)
+        ended = (before.which == g, before.boards[g]) if before is not None and game.renew else ()
+        board, legal = rarely(which == g, work, varied(blank, key), key, *ended)
         boards.append(board)
         mask |= _answers(legal, g, parts, False)
     return Mixed(which, jnp.asarray(odds), mask, tuple(boards))
@@ -241,14 +259,12 @@ def _values(state: Mixed, key: jax.Array, *, parts: _Parts) -> jax.Array:
 def _explain(state: Mixed, action: int, *, parts: _Parts) -> str:
     g = int(state.which)
     own = int(parts.tables[g][action])
+    game, said = parts.games[g], parts.names[action]
     if own == INVALID:
-        return f"{_name(parts, action)}: {parts.games[g].name} has no such answer."
-    return parts.games[g].explain(jax.tree.map(np.asarray, state.boards[g]), own)
-
-
-def _name(parts: _Parts, action: int) -> str:
-    g = int(np.argmax(parts.tables[:, action] >= 0))
-    return parts.games[g].actions.format(int(parts.tables[g, action]))
+        return f"{said}: {game.name} has no such answer."
+    text = game.explain(jax.tree.map(np.asarray, state.boards[g]), own)
+    named = game.actions.format(own)  # another game's text may have the two cells the other way round
+    return said + text.removeprefix(named) if text.startswith(named) else text
 
 
 def _read(games: Sequence[Game[Any]], own: Sequence[dict[str, int]], text: str) -> int:

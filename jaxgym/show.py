@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from jaxgym import engine
-from jaxgym.checks import number, whole
+from jaxgym.checks import key_of, number, whole
 from jaxgym.game import Game
 from jaxgym.render import render
 
@@ -65,7 +65,7 @@ def episode(game: Game[Any], player: Callable[[Game[Any]], engine.Player], seed:
         act_key, luck_key = jax.random.split(key)
         return engine.play(game, state, jnp.bool_(False), player(game)(state, act_key), luck_key)
 
-    deal_key, play_key = jax.random.split(jax.random.key(whole("seed", seed, 0)))
+    deal_key, play_key = jax.random.split(key_of(seed))
     state = jax.jit(game.reset)(deal_key)
     yield state
     for i in range(steps):

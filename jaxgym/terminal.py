@@ -1,5 +1,6 @@
 """Play a game by hand, in a terminal."""
 
+import functools
 import itertools
 import sys
 from collections.abc import Callable
@@ -11,7 +12,7 @@ import numpy as np
 
 from jaxgym import engine, show
 from jaxgym.actions import INVALID
-from jaxgym.checks import whole
+from jaxgym.checks import key_of
 from jaxgym.game import Game
 from jaxgym.render import describe
 
@@ -27,22 +28,22 @@ def play(
     ask: gives what the player types, for a line to show before it; raises EOFError when nothing more comes.
     colours: is the board drawn, or said in words?
     """
-    step = jax.jit(lambda state, action, key: engine.play(game, state, jnp.bool_(False), action, key))
+    step = jax.jit(lambda state, action, key, over: engine.play(game, state, jnp.bool_(over), action, key))
     teach = jax.jit(engine.teacher(game))
     legal = jax.jit(game.legal)
-    key = jax.random.key(whole("seed", seed, 0))
+    key = key_of(seed)
     keys = (jax.random.fold_in(key, i) for i in itertools.count())
-    history: list[tuple[Any, float]] = [(game.reset(next(keys)), 0.0)]
+    history: list[tuple[Any, float, bool]] = [(game.reset(next(keys)), 0.0, False)]
     say(f"{game.rules}\nAnswer with {game.actions.hint}; {_HELP}.")
     fresh = True
     while True:
-        state, score = history[-1]
-        over = not bool(legal(state).any())
+        state, score, over = history[-1]
+        over = over or not bool(legal(state).any())
         if fresh:
             board = show.blocks(game, state) if colours else describe(game.sheet, game.tiles(state))
             say(f"\n{board}\nscore {score:g}, {len(history) - 1} moves")
             if over:
-                say("No move is left: n for a new board, u to take one back, q to quit.")
+                say("The game is over: n for a new board, u to take one back, q to quit.")
         fresh = True
         try:
             text = ask("> ").strip()
@@ -51,7 +52,7 @@ def play(
         if text == "q":
             return score
         if text == "n":
-            history = [(game.reset(next(keys)), 0.0)]
+            history = [(game.reset(next(keys)), 0.0, False)]
         elif text == "u":
             history = history[:-1] or history
         elif text == "w":
@@ -61,15 +62,13 @@ def play(
             say(game.explain(jax.tree.map(np.asarray, state), int(teach(state, jax.random.key(0)))))
             fresh = False
         else:
-            fresh = _answer(game, text, state, score, history, step, next(keys), say)
+            fresh = _answer(game, text, history, functools.partial(step, over=over), next(keys), say)
 
 
 def _answer(
     game: Game[Any],
     text: str,
-    state: Any,
-    score: float,
-    history: list[tuple[Any, float]],
+    history: list[tuple[Any, float, bool]],
     step: Callable[..., engine.Played],
     key: jax.Array,
     say: Callable[[str], None],
@@ -82,11 +81,12 @@ def _answer(
     if action == INVALID:
         say(f"{text!r} is no answer: give {game.actions.hint}; {_HELP}")
         return False
+    state, score, _ = history[-1]
     played = step(state, jnp.int32(action), key)
     if not bool(played.legal):
         say(f"{game.actions.format(action)} is not legal here")
         return False
-    history.append((played.state, score + float(played.reward)))
+    history.append((played.state, score + float(played.reward), bool(played.over)))
     return True
 
 

@@ -34,6 +34,14 @@ def test_format_outside_the_actions(actions, action):
         actions.format(actions.n if action == "n" else action)
 
 
+def test_moves_are_read_whatever_their_capitals_and_must_differ():
+    loud = moves(("Up", " Down "))
+    assert [loud.parse(text) for text in ("Up", "up", "down", " Down ", "left")] == [0, 0, 1, 1, INVALID]
+    for names in (("up", "UP"), ("up", "up "), ("up", ""), ("up", "a" * 201)):
+        with pytest.raises(ValueError, match="names="):
+            moves(names)
+
+
 def test_pair_index_is_the_documented_one():
     for r1, c1, r2, c2 in ((0, 0, 0, 1), (5, 5, 0, 0), (2, 3, 4, 1)):
         text = f"({r1}, {c1}) ({r2}, {c2})"

@@ -102,6 +102,28 @@ def test_another_guise_is_the_same_problem(game, walk):
     assert (np.asarray(tiles(other)) != np.asarray(tiles(state))).any(axis=(1, 2)).mean() > 0.5
 
 
+@pytest.mark.parametrize("autoreset", [None, "same_step"])
+def test_what_is_called_alone_is_compiled_once(game, autoreset, caplog):
+    """In a notebook nobody writes `jax.jit`, and an environment may be stepped a million times."""
+    env = jaxgym.Env(game, autoreset=autoreset)
+
+    def once(seed):
+        key = jax.random.key(seed)
+        _, state = env.reset(key)
+        board = state.board
+        action = game.legal(board).argmax()
+        env.step(key, state, action), env.step(key, state, seed), env.step(key, state, 10**30)
+        game.step(board, action, key), game.values(board, key), game.tiles(board), game.reset(key)
+        jaxgym.branch(game, board, jnp.arange(4), key)
+
+    with jax.log_compiles():
+        once(1)
+        assert "Compiling" in caplog.text  # what is looked for would be there
+        caplog.clear()
+        once(2)
+    assert "Compiling" not in caplog.text
+
+
 def test_step_is_a_function_of_its_arguments(walk, play):
     """vmap and scan change nothing: row i of the batched walk is the step of that board alone."""
     for board, step in ((0, 0), (3, 2), (15, 7), (8, 39)):

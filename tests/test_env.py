@@ -283,7 +283,8 @@ def test_numpy_integers_are_whole_numbers(corridor):
     for kind in (np.int64, np.uint8, np.int32):
         env = Env(corridor, max_steps=kind(7))
         assert env.max_steps == 7 and type(env.max_steps) is int
-    for value in (0, -1, 1.0, True, np.bool_(True), "7", None, np.float32(3), np.asarray([3])):
+    assert Env(corridor, max_steps=2**31 - 1).max_steps == 2**31 - 1
+    for value in (0, -1, 2**31, 10**10, 1.0, True, np.bool_(True), "7", None, np.float32(3), np.asarray([3])):
         with pytest.raises(ValueError, match="max_steps"):
             Env(corridor, max_steps=value)
 

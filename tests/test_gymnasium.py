@@ -5,7 +5,7 @@ import jax
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
-from gymnasium.wrappers.vector import RecordEpisodeStatistics
+from gymnasium.wrappers.vector import ClipReward, RecordEpisodeStatistics
 
 import jaxgym
 from jaxgym.gymnasium import Env, VectorEnv
@@ -69,6 +69,41 @@ def test_without_reset_boards_stay_until_they_are_chosen(corridor):
     obs, infos = envs.reset(options={"reset_mask": np.asarray([True, False])})
     assert obs[0].argmax() == 0 and infos["steps"].tolist() == [0, 5]
     assert [each.tolist() for each in envs.step(np.asarray([RIGHT, RIGHT]))[2:4]] == [[False, False], [False, True]]
+
+
+def test_what_is_told_may_be_changed_in_place(corridor):
+    """As wrappers of Gymnasium's do."""
+    envs = ClipReward(VectorEnv(corridor, 2, observe="tiles", max_steps=2, autoreset="same_step"), -1, 0.5)
+    envs.reset(seed=0)
+    for _ in range(2):
+        _, rewards, terminated, truncated, infos = envs.step(np.asarray([RIGHT, 0]))
+        assert rewards.tolist() == [0.5, 0]
+        told = {k: v for k, v in infos.items() if "final" not in k} | infos.get("final_info", {})
+        for each in (terminated, truncated, infos["action_mask"], *told.values(), envs.unwrapped.action_masks()):
+            each[:] = 0
+
+
+class OnAnotherDevice:
+    """As PyTorch's arrays on a GPU are: NumPy cannot have them."""
+
+    def __init__(self, values):
+        self.values = values
+
+    def __array__(self, *_, **__):
+        raise TypeError("can't convert cuda:0 device type tensor to numpy")
+
+    def __dlpack__(self, **how):
+        return self.values.__dlpack__(**how)
+
+    def __dlpack_device__(self):
+        return self.values.__dlpack_device__()
+
+
+def test_actions_that_numpy_cannot_have(corridor):
+    envs = VectorEnv(corridor, 2, observe="tiles", arrays="jax")
+    envs.reset(seed=0)
+    obs, *_ = envs.step(OnAnotherDevice(np.asarray([RIGHT, -1])))
+    assert obs[:, 0].argmax(-1).tolist() == [1, 0]
 
 
 @pytest.fixture(scope="module")

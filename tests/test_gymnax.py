@@ -81,7 +81,8 @@ def test_wrappers_that_look_at_the_space():
 def test_what_cannot_be_is_told(corridor):
     with pytest.raises(ValueError, match="did you mean 2048"):
         Environment("204")
-    with pytest.raises(ValueError, match="max_steps=0"):
-        Environment(corridor, max_steps=0)
+    for steps in (0, 2**31):
+        with pytest.raises(ValueError, match=f"max_steps={steps}"):
+            Environment(corridor, max_steps=steps)
     with pytest.raises(ValueError, match=r"give them to jaxgym\.make"):
         Environment(corridor, level="easy")

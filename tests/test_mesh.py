@@ -73,9 +73,15 @@ def test_everything_can_be_spread(game, spread, batched):
 
 @pytest.mark.parametrize("name", ["2048", "swap"])
 def test_eight_devices_play_as_one(name, spread):
+    """Also over the mesh that JAX makes by default, whose axes are explicit."""
     play = jax.vmap(an_episode(jaxgym.make(name), "same_step"))
-    for a, b in zip(jax.tree.leaves(jax.jit(play)(keys())), jax.tree.leaves(spread(play)(keys())), strict=True):
-        np.testing.assert_array_equal(a, b)
+    alone = jax.tree.leaves(jax.jit(play)(keys()))
+    explicit = jax.make_mesh((8,), ("data",))
+    rows = jax.device_put(keys(), jax.sharding.NamedSharding(explicit, ROWS))
+    over = jax.jit(jax.shard_map(play, mesh=explicit, in_specs=ROWS, out_specs=ROWS))
+    for together in (spread(play)(keys()), over(rows)):
+        for a, b in zip(alone, jax.tree.leaves(together), strict=True):
+            np.testing.assert_array_equal(a, b)
 
 
 @pytest.fixture(scope="module")

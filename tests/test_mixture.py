@@ -76,7 +76,9 @@ def test_every_board_is_that_of_its_game(games, mixture, batch):
         same(row(stepped.state.boards[g], i), out.state)
         assert (stepped.reward[i], stepped.over[i]) == (out.reward, out.over)
         assert jaxgym.describe(mixture.sheet, shown[i]) == jaxgym.describe(game.sheet, game.tiles(board))
-        assert mixture.explain(row(batch, i), int(chosen[i])) == game.explain(board, action)
+        said = mixture.explain(row(batch, i), int(chosen[i]))
+        assert said.startswith(mixture.actions.format(int(chosen[i])))
+        assert said.partition(":")[2] == game.explain(board, action).partition(":")[2]
         values = np.asarray(values_of[g](board, key))
         assert np.max(worth[i]) == values.max() and worth[i, int(chosen[i])] == values[action]
 
@@ -154,6 +156,38 @@ def test_what_comes_next_is_steered_board_by_board(mixture):
         assert (info["final_state"].steps == 1).all() and (state.steps == 0).all()
         np.testing.assert_array_equal(state.board.odds, odds)
     assert step._cache_size() == 1
+
+
+def test_an_explanation_begins_with_the_answer_as_it_was_given():
+    """Two cells that one game has in one order, another has in both."""
+    for order in (1, -1):
+        both = mix([jaxgym.make("shisen_sho", size=4, kinds=4, tile=28), jaxgym.make("swap", size=4, tile=28)][::order])
+        board = both.deal(jax.random.key(0), 1 if order == 1 else 0)
+        good = [int(a) for a in np.flatnonzero(board.mask)]
+        for action in good[:6] + good[-6:]:
+            assert both.explain(board, action).startswith(both.actions.format(action) + ":")
+
+
+def test_a_game_that_deals_after_what_has_ended_does_so_in_a_mixture(games):
+    """And a mixture is such a game: within another it keeps its odds while its boards follow each other."""
+    inner = mix(games[:2], odds=(1, 0))
+    outer = mix([inner, games[2]])
+    keys = jax.random.split(jax.random.key(0), 16)
+
+    def after(which, odds):
+        board = outer.deal(keys[0], which)
+        inside = board.boards[0]._replace(odds=jnp.asarray([0, 1], jnp.float32))
+        board = board._replace(odds=jnp.asarray(odds, jnp.float32), boards=(inside, *board.boards[1:]))
+        return jax.jit(jax.vmap(outer.renew, (None, 0)))(board, keys)
+
+    assert after(0, (1, 0)).boards[0].which.tolist() == [1] * 16
+    assert after(1, (1, 0)).boards[0].which.tolist() == [0] * 16
+    assert after(0, (0, 1)).which.tolist() == [1] * 16
+
+
+def test_a_game_that_there_is_not_is_the_nearest(games, mixture):
+    for asked, dealt in ((-5, 0), (len(games), len(games) - 1)):
+        same(mixture.deal(jax.random.key(1), asked), mixture.deal(jax.random.key(1), dealt))
 
 
 def test_odds(games):

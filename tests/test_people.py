@@ -135,8 +135,16 @@ def test_a_game_by_hand_to_its_end():
         answers.append(game.actions.format(int(action)))
         state = step(state, action, jax.random.key(0)).state
     score, said = by_hand(game, *answers, "h", "n", "q")
-    assert "No move is left" in "\n".join(said) and score == 0  # that of the new board
+    assert "The game is over" in "\n".join(said) and score == 0  # that of the new board
     assert len(answers) == 8
+
+
+def test_a_game_by_hand_that_ends_while_moves_are_left(corridor):
+    """Nothing counts after the end but to take it back."""
+    score, said = by_hand(corridor, *["right"] * 4, "left", "h", "u", "left")
+    text = "\n".join(said)
+    assert text.count("The game is over") == 1 and "left is not legal here" in text and "'h' is no answer" in text
+    assert score == 3 and "score 4, 4 moves" in text
 
 
 def test_the_gallery_has_every_level_theme_and_look():
@@ -162,6 +170,7 @@ def test_the_command_line(tmp_path, capsys, monkeypatch):
     [
         (["play", "chess"], "no game is called 'chess'"),
         (["play", "swap", "--seed", "-1"], "seed=-1"),
+        (["play", "swap", "--seed", "99999999999999999999"], "seed=99999999999999999999"),
         (["play", "swap", "--level", "mad"], "swap has no level 'mad'"),
         (["film", "swap", "a.gif", "--theme", "neon"], "theme 'neon' is not one of"),
         (["film", "swap", "a.txt"], "a film is a .gif"),
