@@ -9,6 +9,7 @@ from flax import nnx
 
 from policy.layers import Keys
 from policy.model import Model, Params
+from policy.sharding import path_of
 
 Split = tuple[nnx.GraphDef[Model], Params]
 
@@ -31,10 +32,12 @@ class Adapted(nnx.Module):
 
     def merged(self) -> nnx.Linear:
         """The dense layer that does the same alone."""
-        kernel = self.base.kernel[...]
-        change = jnp.matmul(self.lora_a[...], self.lora_b[...]) * self.scale
-        self.base.kernel[...] = (kernel.astype(jnp.float32) + change).astype(kernel.dtype)
+        self.base.kernel[...] = _joined(self.base.kernel[...], self.lora_a[...], self.lora_b[...], self.scale)
         return self.base
+
+
+def _joined(kernel: jax.Array, a: jax.Array, b: jax.Array, scale: float) -> jax.Array:
+    return (kernel.astype(jnp.float32) + jnp.matmul(a, b) * scale).astype(kernel.dtype)
 
 
 def add(
@@ -65,6 +68,26 @@ def merge(graphdef: nnx.GraphDef[Model], params: Params) -> Split:
         if isinstance(layer, Adapted):
             setattr(owner, name, layer.merged())
     return nnx.split(model, nnx.Param)
+
+
+def plain(params: Params, scale: float | None) -> Iterator[tuple[str, jax.Array]]:
+    """The parameters of `merge`, one after another by dotted path, so that no second decoder is there at any time.
+
+    scale: that of the model's adapters, from `scale_of`.
+    """
+    leaves = {path_of(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+    for path, leaf in leaves.items():
+        owner, _, part = path.rpartition(".base.")
+        if owner and part == "kernel" and scale is not None:
+            yield f"{owner}.{part}", _joined(leaf, leaves[f"{owner}.lora_a"], leaves[f"{owner}.lora_b"], scale)
+        elif not path.endswith((".lora_a", ".lora_b")):
+            yield f"{owner}.{part}" if owner else path, leaf
+
+
+def scale_of(graphdef: nnx.GraphDef[Model], params: Params) -> float | None:
+    """What the product of an adapter's two matrices is multiplied by; None where there are no adapters."""
+    layers = (layer for _, _, layer in _layers(nnx.merge(graphdef, params)))
+    return next((layer.scale for layer in layers if isinstance(layer, Adapted)), None)
 
 
 def has(params: Params) -> bool:

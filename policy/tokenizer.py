@@ -11,6 +11,8 @@ from typing import NamedTuple
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from policy.tensors import read_json
+
 PAD, STOP, IMAGE, TURN = "<|pad|>", "<|stop|>", "<|image|>", "<|reply|>"
 SPECIALS = (PAD, STOP, IMAGE, TURN)  # ids 0, 1, 2, 3
 
@@ -58,6 +60,7 @@ def read_chat(folder: Path, vocab: int, image_id: int) -> PreTrainedTokenizerFas
     """
     words = _open(folder)
     _check_size(words, folder, vocab)
+    words.chat_template = words.chat_template or read_json(folder / "chat_template.json").get("chat_template")
     if not words.chat_template:
         raise ValueError(f"the tokenizer of {folder} has no chat template: put its chat_template.jinja there")
     if words.pad_token_id is None:

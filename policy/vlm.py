@@ -60,7 +60,8 @@ class VLM:
     ) -> Reply:
         """Continue prompts (as in `logits`), `samples` replies each: arrays [B * samples, ...].
 
-        A temperature of 0 is greedy. Only the top_k likeliest tokens are sampled from (0: all), and of these the fewest
+        A temperature of 0 is greedy; a repetition penalty that a folder's generation_config.json asks for is not
+        applied. Only the top_k likeliest tokens are sampled from (0: all), and of these the fewest
         that together have a share of top_p. Each row stops by itself; each prompt is read once. Raises ValueError as
         `logits` does, and for a number that cannot be.
         """
@@ -166,7 +167,8 @@ def save(vlm: VLM, folder: str | Path) -> None:
     ValueError, and writes nothing, when a parameter is not finite, and OSError, which names the folder, when the disk
     is full. Where several processes share the model, all of them call this, and the first writes.
     """
-    weights.write(Path(folder), vlm.config, vlm.merged().params, vlm.tokenizer, vlm.origin)
+    scale = lora.scale_of(vlm.graphdef, vlm.params)
+    weights.write(Path(folder), vlm.config, vlm.params, vlm.tokenizer, vlm.origin, scale=scale)
 
 
 def _bytes() -> PreTrainedTokenizerFast:

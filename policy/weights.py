@@ -5,6 +5,7 @@ and Qwen3-VL. Tensors are read one by one, each device only its part of them.
 """
 
 import contextlib
+import hashlib
 import json
 import os
 import re
@@ -20,7 +21,7 @@ import numpy as np
 from flax import nnx
 from transformers import PreTrainedTokenizerFast
 
-from policy import qwen, tensors, tokenizer
+from policy import lora, qwen, tensors, tokenizer
 from policy.config import VLMConfig
 from policy.model import Model, Params, outline
 from policy.sharding import path_of, to_host
@@ -30,6 +31,9 @@ OWN = "jaxgym_vlm"
 _SHARD = 5 << 30  # bytes in one file
 _KEPT = ("config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json",
          "video_preprocessor_config.json")  # fmt: skip
+_WORDS = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "special_tokens_map.json",
+          "added_tokens.json", "chat_template.json", "chat_template.jinja")  # fmt: skip
+_Leaves = Iterator[tuple[str, jax.Array]]  # by dotted path
 Place = Callable[[str, tuple[int, ...]], jax.sharding.Sharding | None]  # where a parameter of a path and a shape lives
 
 
@@ -39,6 +43,8 @@ class Origin:
 
     kind: str = OWN
     files: Mapping[str, bytes] = field(default_factory=dict)
+    words: Mapping[str, bytes] = field(default_factory=dict)  # the tokenizer's files, which other versions wrote
+    digest: str = ""  # of what that tokenizer says
 
 
 def read(
@@ -53,9 +59,11 @@ def read(
         config, words, origin = _read_qwen(folder, record)
     else:
         raise ValueError(f"{folder} holds a {kind!r} model; this version reads {', '.join((OWN, *qwen.KINDS))}")
-    config = replace(config, remat=remat)
+    config, stored = replace(config, remat=remat), tensors.find(folder)
+    if origin.kind != OWN and config.decoder.tied and _has_a_head_of_its_own(stored):
+        config = replace(config, decoder=replace(config.decoder, tied=False))
     graphdef, blank = outline(config)
-    params = _fill(blank, folder, origin.kind, config, dtype, place)
+    params = _fill(blank, folder, stored, origin.kind, config, dtype, place)
     return config, graphdef, params, words, origin
 
 
@@ -66,26 +74,30 @@ def write(
     words: PreTrainedTokenizerFast,
     origin: Origin,
     *,
+    scale: float | None = None,
     limit: int = _SHARD,
 ) -> None:
-    """Write a model into a folder, every file aside first; see `policy.save`."""
-    _check_finite(named(params))
+    """Write a model into a folder, every file aside first; see `policy.save`. scale: of its adapters, if it has any."""
+    _check_finite(lora.plain(params, scale))
+    laid_out = _laid_out(lora.plain(params, scale), origin.kind, config)
     if jax.process_index():  # it only gives its parts of the tensors to the first process, which writes
-        for _ in _laid_out(params, origin.kind, config):
+        for _ in laid_out:
             pass
         return
     folder.mkdir(parents=True, exist_ok=True)
     with _told_as_os_error(folder), tempfile.TemporaryDirectory(prefix=".part-", dir=folder) as draft:
         aside = Path(draft)
-        tensors.write(aside, _laid_out(params, origin.kind, config), limit)
-        words.save_pretrained(aside)
-        for name, content in origin.files.items():
+        tensors.write(aside, laid_out, limit)
+        as_it_was = origin.words if origin.digest == _digest(words) else {}
+        if not as_it_was:
+            words.save_pretrained(aside)
+        for name, content in (*origin.files.items(), *as_it_was.items()):
             (aside / name).write_bytes(content)
-        dtype = jax.tree.leaves(params)[0].dtype.name
+        dtype = next(lora.plain(params, scale))[1].dtype.name
         if origin.kind == OWN:
             record = {"format": OWN, **config.to_dict()}
         else:
-            record = _with_dtype(json.loads(origin.files["config.json"]), dtype)
+            record = _with(json.loads(origin.files["config.json"]), dtype, tied=config.decoder.tied)
         (aside / "config.json").write_text(json.dumps(record, indent=2) + "\n")
         stale = {tensors.INDEX, *(file.name for file in folder.glob("model*.safetensors"))} - {
             f.name for f in aside.iterdir()
@@ -132,14 +144,36 @@ def _read_qwen(folder: Path, record: dict[str, Any]) -> tuple[VLMConfig, PreTrai
         raise ValueError(f"{folder} cannot be read: {error}") from None
     words = tokenizer.read_chat(folder, config.vocab, config.image_id)
     config = replace(config, pad_id=words.pad_token_id)
-    files = {name: (folder / name).read_bytes() for name in _KEPT if (folder / name).is_file()}
-    return config, words, Origin(record["model_type"], files)
+    files, said = ({name: (folder / name).read_bytes() for name in names if (folder / name).is_file()}
+                   for names in (_KEPT, _WORDS))  # fmt: skip
+    return config, words, Origin(record["model_type"], files, said, _digest(words))
 
 
-def _fill(blank: Params, folder: Path, kind: str, config: VLMConfig, dtype: jnp.dtype, place: Place) -> Params:
+def _digest(words: PreTrainedTokenizerFast) -> str:
+    """Of all that matters of a tokenizer."""
+    said = json.dumps([words.get_vocab(), words.chat_template, words.special_tokens_map], sort_keys=True, default=str)
+    return hashlib.sha256(said.encode()).hexdigest()
+
+
+def _has_a_head_of_its_own(stored: dict[str, np.ndarray]) -> bool:
+    """Whether a head is stored that is not the embedding; `transformers` then takes it, whatever config.json says."""
+    named = {qwen.canonical(name): tensor for name, tensor in stored.items()}
+    head, table = (named.get(qwen.name_of(path, "")) for path in ("head.kernel", "embedding.embedding"))
+    return head is not None and table is not None and not np.array_equal(head, table)
+
+
+def _fill(
+    blank: Params,
+    folder: Path,
+    stored: dict[str, np.ndarray],
+    kind: str,
+    config: VLMConfig,
+    dtype: jnp.dtype,
+    place: Place,
+) -> Params:
     found: dict[str, np.ndarray] = {}
     originals: dict[str, str] = {}
-    for name, tensor in tensors.find(folder).items():
+    for name, tensor in stored.items():
         found[qwen.canonical(name)], originals[qwen.canonical(name)] = tensor, name
     wanted = {path: _source(path, leaf.shape, kind, config) for path, leaf in named(blank).items()}
     names = {source.name for source in wanted.values()}
@@ -225,17 +259,18 @@ def _source(path: str, shape: tuple[int, ...], kind: str, config: VLMConfig) -> 
     return _Source(qwen.name_of(path, kind), there, form)
 
 
-def _laid_out(params: Params, kind: str, config: VLMConfig) -> Iterator[tuple[str, np.ndarray]]:
-    """The tensors of a folder, one by one, from a tree of parameters."""
-    for path, leaf in named(params).items():
+def _laid_out(params: _Leaves, kind: str, config: VLMConfig) -> Iterator[tuple[str, np.ndarray]]:
+    """The tensors of a folder, one by one, from parameters."""
+    for path, leaf in params:
         source = _source(path, leaf.shape, kind, config)
         yield qwen.published(source.name, kind) if kind != OWN else path, source.lay(to_host(leaf))
 
 
-def _with_dtype(record: dict[str, Any], dtype: str) -> dict[str, Any]:
-    """A Hugging Face configuration that says in which dtype its tensors are."""
-    parts = {k: _with_dtype(v, dtype) for k, v in record.items() if k in ("text_config", "vision_config")}
-    says = {k: dtype for k in ("dtype", "torch_dtype") if k in record}
+def _with(record: dict[str, Any], dtype: str, *, tied: bool) -> dict[str, Any]:
+    """A Hugging Face configuration that says in which dtype its tensors are, and whether the head is the embedding."""
+    parts = {k: _with(v, dtype, tied=tied) for k, v in record.items() if k in ("text_config", "vision_config")}
+    says: dict[str, Any] = {k: dtype for k in ("dtype", "torch_dtype") if k in record}
+    says |= {"tie_word_embeddings": tied} if record.get("tie_word_embeddings", tied) != tied else {}
     return record | parts | says
 
 
@@ -244,8 +279,8 @@ def _finite(leaf: jax.Array) -> jax.Array:
     return jnp.isfinite(leaf).all()
 
 
-def _check_finite(params: dict[str, jax.Array]) -> None:
+def _check_finite(params: _Leaves) -> None:
     """Each device looks at what it has: only what it found is sent between them."""
-    found = {name: _finite(leaf) for name, leaf in params.items()}
+    found = {name: _finite(leaf) for name, leaf in params}
     if broken := [name for name, sound in jax.device_get(found).items() if not sound]:
         raise ValueError(f"the model has {len(broken)} tensors that are not finite: {some(broken)}")

@@ -38,7 +38,8 @@ def _convert(kind: str, config: Any, generation: dict[str, Any], processor: dict
     _expect("rope_type", rope.get("rope_type", "default"), "default")
     _expect("in_channels", vision.in_channels, 3)
     _expect("vision hidden_act", vision.hidden_act, "gelu_pytorch_tanh" if third else "silu")
-    _expect("vision rope_type", vision.rope_parameters.get("rope_type", "axial"), "axial")
+    turned = getattr(vision, "rope_parameters", None) or {}  # older transformers have none
+    _expect("vision rope_type", turned.get("rope_type", "axial"), "axial")
     _expect("vision out_hidden_size", vision.out_hidden_size, text.hidden_size)
     if third:
         _expect("attention_bias", text.attention_bias, False)
@@ -49,7 +50,7 @@ def _convert(kind: str, config: Any, generation: dict[str, Any], processor: dict
     if not stops:
         raise ValueError("neither generation_config.json nor config.json has an eos_token_id: no reply would ever end")
     return VLMConfig(
-        vision=_vision(vision, third=third, processor=processor),
+        vision=_vision(vision, theta=turned.get("rope_theta", 10_000.0), third=third, processor=processor),
         decoder=DecoderConfig(
             width=text.hidden_size,
             layers=text.num_hidden_layers,
@@ -74,7 +75,7 @@ def _convert(kind: str, config: Any, generation: dict[str, Any], processor: dict
     )
 
 
-def _vision(vision: Any, *, third: bool, processor: dict[str, Any]) -> VisionConfig:
+def _vision(vision: Any, *, theta: float, third: bool, processor: dict[str, Any]) -> VisionConfig:
     _expect("rescale_factor", round(255 * processor.get("rescale_factor", 1 / 255), 6), 1.0)
     own: dict[str, Any]
     if third:
@@ -96,7 +97,7 @@ def _vision(vision: Any, *, third: bool, processor: dict[str, Any]) -> VisionCon
         patch=vision.patch_size,
         temporal=vision.temporal_patch_size,
         merge=vision.spatial_merge_size,
-        rope_theta=float(vision.rope_parameters.get("rope_theta", 10_000.0)),
+        rope_theta=float(theta),
         **own,
     )
 

@@ -5,6 +5,7 @@ Its answers are stored; `test_parity` asks it anew where torch is installed.
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 import policy
-from policy import layers, sharding, weights
+from policy import layers, qwen, sharding, weights
 from policy.config import VisionConfig
 from policy.decoder import Block
 from policy.model import logits, outline, reply_logits
@@ -259,6 +260,61 @@ def test_a_model_goes_into_a_folder_and_back(vlm, tmp_path, parts):
     policy.save(vlm, tmp_path)  # into one file: the parts of before are gone
     assert [file.name for file in tmp_path.glob("model*")] == ["model.safetensors"]
     assert policy.load(tmp_path).config == vlm.config
+
+
+def test_the_files_of_a_tokenizer_are_as_they_were(folder, tmp_path):
+    """Other versions of `transformers`, and what else reads the folder, understand what it was published with."""
+    here, there = folders.write(tmp_path / "here", folder.name), tmp_path / "there"
+    edit(here / "tokenizer_config.json", additional_special_tokens=["<|vision_start|>"])
+    (here / "merges.txt").write_text("#version: 0.2\n")
+    vlm = policy.load(here)
+    policy.save(vlm, there)
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "merges.txt"):
+        assert (there / name).read_bytes() == (here / name).read_bytes()
+    vlm.tokenizer.add_tokens(["swap!"])
+    policy.save(vlm, there)
+    assert policy.load(there).tokenizer.get_vocab()["swap!"] == vlm.tokenizer.get_vocab()["swap!"]
+
+
+def test_a_chat_template_in_a_file_of_its_own(vlm, folder, tmp_path):
+    """Where older versions of `transformers` put it."""
+    folders.write(tmp_path, folder.name)
+    template = tmp_path / "chat_template.jinja"
+    (tmp_path / "chat_template.json").write_text(json.dumps({"chat_template": template.read_text()}))
+    template.unlink()
+    asked = [prompt_ids(each.tokenizer, "hi", 3, folders.IMAGE) for each in (policy.load(tmp_path), vlm)]
+    assert asked[0] == asked[1]
+
+
+def test_a_head_that_is_stored_is_the_head(tmp_path):
+    """Although config.json says that it is the embedding: so reads `transformers`."""
+    folders.write(tmp_path, "qwen2_5_vl", files=1)
+    file, case = tmp_path / "model.safetensors", given(CASES["text"])
+    stored = load_file(file)
+    table, wanted = stored["model.embed_tokens.weight"], policy.load(tmp_path).logits(*case)
+    for head, tied in ((table, True), (-3 * table, False)):
+        save_file(stored | {"lm_head.weight": head}, file, metadata={"format": "pt"})
+        vlm = policy.load(tmp_path)
+        said = vlm.logits(*case)
+        there = np.isfinite(wanted)
+        np.testing.assert_allclose(said[there], (1 if tied else -3) * wanted[there], rtol=1e-4, atol=1e-4)
+        policy.save(vlm, tmp_path / "again")
+        assert json.loads((tmp_path / "again" / "config.json").read_text())["tie_word_embeddings"] == tied
+        np.testing.assert_array_equal(policy.load(tmp_path / "again").logits(*case), said)
+
+
+def test_older_transformers_say_nothing_of_how_patches_are_turned(vlm, folder, monkeypatch):
+    read = qwen.config._KINDS[folder.name].from_dict
+
+    def older(record):
+        config = read(record)
+        vars(config.vision_config).pop("rope_parameters")
+        return config
+
+    record = folders.config(folder.name)
+    wanted = qwen.read(record, {}, {})
+    monkeypatch.setitem(qwen.config._KINDS, folder.name, SimpleNamespace(from_dict=older))
+    assert qwen.read(record, {}, {}) == wanted
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
