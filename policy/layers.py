@@ -76,7 +76,8 @@ def in_turn(
 
     Also returns what more each gave. remat: what happens inside of them is computed again in the backward pass. Many of
     them are a loop then: a compiler has one to read, not dozens, and cannot keep what is to be computed again. That
-    costs a copy of their parameters, little beside what learning takes.
+    costs a copy of their parameters, little beside what learning takes; but where adapters learn alone it would be most
+    of all that is in memory, and there is no loop.
     """
     graphdefs, states = zip(*(nnx.split(module) for module in modules), strict=True)
 
@@ -84,7 +85,7 @@ def in_turn(
         return step(nnx.merge(graphdef, state), x, mine)
 
     run = jax.checkpoint(one, static_argnums=0) if remat else one
-    if remat and len(modules) >= _MANY:
+    if remat and len(modules) >= _MANY and not _adapted(states[0]):
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *zip(states, own, strict=True))
         x, each = jax.lax.scan(lambda x, given: run(graphdefs[0], given[0], x, given[1]), x, stacked)
         return x, [jax.tree.map(lambda leaf, i=i: leaf[i], each) for i in range(len(modules))]
@@ -93,6 +94,11 @@ def in_turn(
         x, more = run(graphdef, state, x, mine)
         found.append(more)
     return x, found
+
+
+def _adapted(state: Any) -> bool:
+    """Whether adapters stand beside the layers of a module (see `policy.lora`)."""
+    return any("lora_a" in jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(state))
 
 
 def fused(dtype: jnp.dtype) -> bool:

@@ -165,6 +165,13 @@ class Model(nnx.Module):
         return self.said(self.continued(prompt, replies)[0], replies, temperature)
 
 
+def reader(graphdef: nnx.GraphDef[Model], params: Params) -> Model:
+    """A model of which nobody asks gradients: nothing is computed again, or stacked to be."""
+    model = nnx.merge(graphdef, params)
+    model.vision.remat = model.decoder.remat = False
+    return model
+
+
 def entropy(logprobs: jax.Array) -> jax.Array:
     """Of distributions given as log-probabilities, float32 [..., V] -> [...]; -inf is a token that is never said."""
     said = jnp.isfinite(logprobs)
@@ -223,5 +230,5 @@ def reply_logits(
     replies: jax.Array,  # int32 [S * G, R]
 ) -> jax.Array:
     """Logits float32 [S * G, R, V] of replies; every prompt is read once for its group of G."""
-    model = nnx.merge(graphdef, params)
+    model = reader(graphdef, params)
     return model.project(model.continued(model.prefill(ids, lengths, pictures), replies)[0])

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from policy.decoder import Cache, empty_cache
-from policy.model import Model, Params, Pictures
+from policy.model import Model, Params, Pictures, reader
 
 
 class Reply(NamedTuple):
@@ -44,7 +44,7 @@ def generate(
     top_p: jax.Array | None = None,  # float32 []; None: all
 ) -> Reply:
     """Write `samples` replies to each prompt, side by side, until the last of them stops."""
-    model = nnx.merge(graphdef, params)
+    model = reader(graphdef, params)
     config = model.config
     prompt = model.prefill(ids, lengths, pictures)
     rows = ids.shape[0] * samples

@@ -259,6 +259,10 @@ class VisionTower(nnx.Module):
     def _blocks(self, run: range, x: jax.Array, angles: jax.Array, where: Layout) -> jax.Array:
         """Some blocks in a row that look at windows, or at whole pictures, all of them."""
         shape, parts = x.shape, where.windows if _windowed(self.config, run[0]) else 1
+        if parts == 1 and where.valid is not None:  # without what fills windows: it is no part of a picture
+            there = np.flatnonzero(where.valid)
+            x = self._blocks(run, x[:, there], angles[there], where._replace(valid=None))
+            return x[:, np.maximum(np.cumsum(where.valid) - 1, 0)]  # no window looks at it: let it be any patch
         valid = None if where.valid is None else jnp.tile(jnp.asarray(where.valid).reshape(parts, -1), (shape[0], 1))
         turns = jnp.tile(angles.reshape(parts, -1, angles.shape[-1]), (shape[0] if parts > 1 else 1, 1, 1))
 

@@ -9,7 +9,7 @@ import numpy as np
 from flax import nnx
 
 from policy import lora, sharding
-from policy.model import Model, Params
+from policy.model import Model, Params, reader
 from train import choices, coldstart, grpo
 from train.advantages import Credit, Scale
 from train.memory import Prompts
@@ -114,7 +114,7 @@ def score(
 
     names: of the game's actions; None, or where they are not judged: nobody asks for these.
     """
-    model = nnx.merge(frame.graphdef, params)
+    model = reader(frame.graphdef, params)
     prompt = model.prefill(*tried.prompts)
     hidden, cache = model.continued(prompt, tried.ids)
     said = model.said(hidden, tried.ids, temperature).logprobs

@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 import policy
-from policy import layers, qwen, sharding, weights
+from policy import layers, qwen, sample, sharding, weights
 from policy.config import VisionConfig
 from policy.decoder import Block
 from policy.model import logits, outline, reply_logits
@@ -420,6 +420,32 @@ def test_many_blocks_in_a_row_are_a_loop_that_says_and_learns_the_same(vlm, monk
         assert alike(np.asarray(other), np.asarray(one)) < 1e-5, path
 
 
+def test_who_only_reads_and_writes_stacks_no_parameters(vlm, monkeypatch):
+    """Nothing is learned there: a copy of the model would be for nothing. Nor beside adapters that learn alone."""
+    monkeypatch.setattr(layers, "_MANY", 1)
+    graphdef, _ = outline(dataclasses.replace(vlm.config, remat=True))
+    seen, replies = vlm._given(*given(CASES["one picture"])), jnp.arange(20, dtype=jnp.int32).reshape(4, 5)
+    key, heat = jax.random.key(0), jnp.float32(1)
+
+    def loops(run, *args, static=(0,)):
+        return str(jax.jit(run, static_argnums=static).trace(*args).jaxpr).count(" scan[")
+
+    def written(graphdef, params):
+        return sample.generate.__wrapped__(graphdef, params, *seen, key, heat, 5, 2)
+
+    def read(graphdef, params):
+        return reply_logits.__wrapped__(graphdef, params, *seen, replies)
+
+    def learned(graphdef, params):
+        return jax.grad(lambda params: nnx.merge(graphdef, params).answered(*seen, replies).logprobs.sum())(params)
+
+    for run in (written, read):
+        assert loops(run, graphdef, vlm.params) == loops(run, vlm.graphdef, vlm.params)
+    adapted = dataclasses.replace(vlm, graphdef=graphdef).with_lora(rank=2)
+    tower = loops(lambda graphdef, params: nnx.merge(graphdef, params).look(seen[2]), graphdef, vlm.params)
+    assert loops(learned, graphdef, vlm.params) > loops(learned, adapted.graphdef, adapted.params) >= tower
+
+
 @pytest.mark.parametrize("length", [6, 7])
 @pytest.mark.parametrize("counted", [True, False])
 def test_fused_attention_sees_even_lengths_whatever_they_are(length, counted, monkeypatch):
@@ -470,7 +496,10 @@ def test_a_hidden_width_that_a_gpu_is_slow_at_is_widened(hidden, bias, monkeypat
 
 
 def test_fused_attention_says_the_same(vlm, monkeypatch):
-    """What a GPU does in half precision, through the same calls, on a CPU: in every block of the decoder at least."""
+    """What a GPU does in half precision, through the same calls, on a CPU.
+
+    In every block of the decoder, and of the tower but where windows have to be filled: of three sizes, at two.
+    """
     if jax.default_backend() != "cpu":
         pytest.skip("cuDNN's kernel is for half precision, and this model is float32")
     case, calls, attention = CASES["several pictures"], [], layers.attention
@@ -483,4 +512,6 @@ def test_fused_attention_says_the_same(vlm, monkeypatch):
     found = np.asarray(anew(vlm.params, *vlm._given(*given(case))))
     for row, length in enumerate(case.lengths):
         assert alike(found[row, :length], wanted[row, :length]) < 1e-5
-    assert calls.count({"causal": True}) == vlm.config.decoder.layers and {} in calls
+    assert calls.count({"causal": True}) == vlm.config.decoder.layers
+    windowed = vlm.config.vision.layers - len(vlm.config.vision.full) if vlm.config.vision.window else 0
+    assert calls.count({}) == 3 * vlm.config.vision.layers - 2 * windowed
