@@ -197,8 +197,10 @@ class Block(nnx.Module):
 class Decoder(nnx.Module):
     """Embeddings in, normalised hidden states and caches out."""
 
-    def __init__(self, config: DecoderConfig, *, remat: bool = False, rngs: Keys) -> None:
-        self.config, self.remat = config, remat
+    def __init__(
+        self, config: DecoderConfig, *, remat: bool = False, mesh: jax.sharding.Mesh | None = None, rngs: Keys
+    ) -> None:
+        self.config, self.remat, self.mesh = config, remat, mesh
         self.blocks = nnx.List([Block(config, rngs=rngs) for _ in range(config.layers)])
         self.norm = RMSNorm(config.width, eps=config.eps)
 
@@ -245,7 +247,7 @@ class Decoder(nnx.Module):
         alone, last = len(deep), self.config.layers
         for run in filter(None, [*(range(i, i + 1) for i in range(alone)), range(alone, last)]):
             blocks, before = [self.blocks[i] for i in run], [_layer(prompt, i) for i in run]
-            x, more = layers.in_turn(step, blocks, x, before, remat=self.remat)
+            x, more = layers.in_turn(step, blocks, x, before, remat=self.remat, mesh=self.mesh)
             x = x + deep[run[0]].astype(x.dtype) if run[0] < alone else x
             found += more
         keys, values = zip(*found, strict=True)

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from policy.sharding import rows
+
 
 class Keys:
     """A key for each parameter, one after another: those of `nnx.Rngs(params=key)`.
@@ -71,6 +73,7 @@ def in_turn(
     own: Sequence[Any],
     *,
     remat: bool,
+    mesh: jax.sharding.Mesh | None,
 ) -> tuple[jax.Array, list[Any]]:
     """x through modules that differ in their parameters only, one after another: step(module, x, own of it) -> x, more.
 
@@ -82,7 +85,8 @@ def in_turn(
     graphdefs, states = zip(*(nnx.split(module) for module in modules), strict=True)
 
     def one(graphdef: Any, state: Any, x: jax.Array, mine: Any) -> tuple[jax.Array, Any]:
-        return step(nnx.merge(graphdef, state), x, mine)
+        x, more = step(nnx.merge(graphdef, state), rows(x, mesh), mine)
+        return rows(x, mesh), more
 
     run = jax.checkpoint(one, static_argnums=0) if remat else one
     if remat and len(modules) >= _MANY and not _adapted(states[0]):

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from policy import layers
+from policy import layers, sharding
 from policy.config import VLMConfig
 from policy.decoder import Cache, Decoder
 from policy.layers import Keys, linear
@@ -41,22 +41,22 @@ class Prompt(NamedTuple):
 class Model(nnx.Module):
     """Vision tower, token embeddings, decoder and head."""
 
-    def __init__(self, config: VLMConfig, *, rngs: Keys) -> None:
-        self.config = config
+    def __init__(self, config: VLMConfig, *, mesh: jax.sharding.Mesh | None = None, rngs: Keys) -> None:
+        self.config, self.mesh = config, mesh
         width = config.decoder.width
-        self.vision = VisionTower(config.vision, width, remat=config.remat, rngs=rngs)
+        self.vision = VisionTower(config.vision, width, remat=config.remat, mesh=mesh, rngs=rngs)
         init = nnx.initializers.normal(width**-0.5 if config.decoder.tied else 1.0)
         self.embedding = nnx.Embed(
             config.vocab, width, embedding_init=init, promote_dtype=layers.as_it_is, rngs=cast(nnx.Rngs, rngs)
         )
-        self.decoder = Decoder(config.decoder, remat=config.remat, rngs=rngs)
+        self.decoder = Decoder(config.decoder, remat=config.remat, mesh=mesh, rngs=rngs)
         if not config.decoder.tied:
             self.head = linear(width, config.vocab, bias=False, rngs=rngs)
 
     def look(self, pictures: Pictures) -> Sight:
         """What the tower makes of pictures: [M, tokens, width], of several sizes [1, all tokens, width]."""
         if not isinstance(pictures, tuple):
-            return self.vision(pictures)
+            return jax.tree.map(lambda x: sharding.rows(x, self.mesh), self.vision(pictures))
         seen = [jax.tree.map(lambda x: x.reshape(1, -1, x.shape[-1]), self.vision(each)) for each in pictures]
         return jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=1), *seen)
 
@@ -79,14 +79,24 @@ class Model(nnx.Module):
             return token_positions(ids, config.image_id, grids)
         return counted_positions(ids, config.image_id, grids, config.decoder.span)
 
-    def project(self, hidden: jax.Array) -> jax.Array:
-        """Hidden states [..., width] -> float32 logits [..., V]; placeholders can never be said."""
+    def project(self, hidden: jax.Array, table: jax.Array | None = None) -> jax.Array:
+        """Hidden states [..., width] -> float32 logits [..., V]; placeholders can never be said.
+
+        table: `whole_table` where many rows, [B, T, width], have need of it.
+        """
         config = self.config
-        table = self.embedding.embedding[...].T if config.decoder.tied else self.head.kernel[...]
+        table = self._table() if table is None else table
         logits = jnp.matmul(hidden, table.astype(hidden.dtype), preferred_element_type=jnp.float32)
         vocab = jnp.arange(config.vocab, dtype=jnp.int32)
         silent = jnp.isin(vocab, jnp.asarray((config.image_id, *config.unsaid), jnp.int32))
         return jnp.where(silent.reshape((1,) * (logits.ndim - 1) + (-1,)), -jnp.inf, logits)
+
+    def _table(self) -> jax.Array:
+        return self.embedding.embedding[...].T if self.config.decoder.tied else self.head.kernel[...]
+
+    def whole_table(self) -> jax.Array:
+        """The head, [width, V], cut along the vocabulary only, once for all rows."""
+        return sharding.along(self._table(), self.mesh, "tensor")
 
     def read(
         self, ids: jax.Array, lengths: jax.Array, pictures: Pictures, seen: Sight | None = None
@@ -119,23 +129,31 @@ class Model(nnx.Module):
         Large vocabularies are gone through part by part, forward and backward, so that no more than some of the logits
         are there at a time.
         """
-        count, length, width = *ids.shape, hidden.shape[-1]
+        mesh, table, (count, length) = self.mesh, self.whole_table(), ids.shape
 
         def judge(part: tuple[jax.Array, jax.Array]) -> Said:
             states, tokens = part
-            logprobs = jax.nn.log_softmax(self.project(states) / temperature, axis=-1)
+            logits = sharding.rows(self.project(sharding.rows(states, mesh), table), mesh, "tensor")
+            logprobs = jax.nn.log_softmax(logits / temperature, axis=-1)
             picked = jnp.take_along_axis(logprobs, tokens[..., None], axis=-1)[..., 0]
             return Said(picked, entropy(logprobs), picked >= jnp.max(logprobs, axis=-1))
 
-        size = max(_LOGITS // self.config.vocab, 1)
-        if count * length <= size:
+        # Of a mesh every device goes through its own rows.
+        devices = sharding.row_parts(mesh) if count % sharding.row_parts(mesh) == 0 else 1
+        size, each = max(_LOGITS // self.config.vocab, 1), count // devices * length
+        if each <= size:
             return judge((hidden, ids))
-        parts = -(-count * length // size)
-        filling = parts * size - count * length
-        states = jnp.pad(hidden.reshape(-1, width), ((0, filling), (0, 0))).reshape(parts, size, width)
-        tokens = jnp.pad(ids.reshape(-1), (0, filling)).reshape(parts, size)
-        judged = jax.lax.map(jax.checkpoint(judge), (states, tokens))
-        return jax.tree.map(lambda leaf: leaf.reshape(-1)[: count * length].reshape(count, length), judged)
+        parts = -(-each // size)
+
+        def cut(leaf: jax.Array) -> jax.Array:
+            own = leaf.reshape(devices, each, *leaf.shape[2:])
+            own = jnp.pad(own, [(0, 0), (0, parts * size - each)] + [(0, 0)] * (own.ndim - 2))
+            return own.reshape(devices, parts, size, *leaf.shape[2:]).swapaxes(0, 1)
+
+        judged = jax.lax.map(jax.checkpoint(judge), (cut(hidden), cut(ids)))
+        return jax.tree.map(
+            lambda leaf: leaf.swapaxes(0, 1).reshape(devices, -1)[:, :each].reshape(count, length), judged
+        )
 
     def continued(self, prompt: Prompt, replies: jax.Array) -> tuple[jax.Array, Cache]:
         """Hidden states before each token of replies to prompts: int32 [S * G, R] -> [S * G, R, width].
@@ -186,20 +204,22 @@ def picture_grids(config: VLMConfig, pictures: Pictures) -> list[tuple[int, int]
 
 
 @functools.lru_cache(maxsize=8)
-def outline(config: VLMConfig) -> tuple[nnx.GraphDef[Model], Params]:
+def outline(config: VLMConfig, mesh: jax.sharding.Mesh | None = None) -> tuple[nnx.GraphDef[Model], Params]:
     """The graph of a model, and its parameters as shapes; the same ones for a config: take them as they are."""
-    return nnx.split(nnx.eval_shape(lambda: Model(config, rngs=Keys(jax.random.key(0)))), nnx.Param)
+    return nnx.split(nnx.eval_shape(lambda: Model(config, mesh=mesh, rngs=Keys(jax.random.key(0)))), nnx.Param)
 
 
-def create(config: VLMConfig, key: jax.Array) -> tuple[nnx.GraphDef[Model], Params]:
-    """A model with fresh weights: drawn on the host, so that a key has the same ones on every device.
+def create(
+    config: VLMConfig, key: jax.Array, mesh: jax.sharding.Mesh | None = None
+) -> tuple[nnx.GraphDef[Model], Params]:
+    """A model with fresh weights, not spread over its mesh yet: drawn on the host, alike whatever the devices are.
 
     One array after another: arrays of one shape share a program, where one program that draws them all takes a CPU's
     compiler three times as long, and a GPU's half a minute.
     """
     host = None if jax.default_backend() == "cpu" else _host()
     with jax.default_device(host):
-        graphdef, drawn = nnx.split(Model(config, rngs=Keys(jax.device_put(key, host))), nnx.Param)
+        graphdef, drawn = nnx.split(Model(config, mesh=mesh, rngs=Keys(jax.device_put(key, host))), nnx.Param)
     return graphdef, drawn if host is None else jax.tree.map(jnp.asarray, jax.device_get(drawn))
 
 
@@ -217,7 +237,8 @@ def logits(
 ) -> jax.Array:
     """Logits float32 [B, T, V] after every token; see `policy.VLM.logits`."""
     model = nnx.merge(graphdef, params)
-    return model.project(model.read(ids, lengths, pictures)[0])
+    hidden = sharding.rows(model.read(ids, lengths, pictures)[0], model.mesh)
+    return sharding.rows(model.project(hidden, model.whole_table()), model.mesh, "tensor")
 
 
 @functools.partial(jax.jit, static_argnums=0)

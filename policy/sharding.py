@@ -85,6 +85,32 @@ def hold(tree: Tree, mesh: Mesh | None) -> Tree:
     return tree if mesh is None else jax.lax.with_sharding_constraint(tree, places(tree, mesh))
 
 
+def rows(x: jax.Array, mesh: Mesh | None, last: str | None = None) -> jax.Array:
+    """Something of a batch inside a jitted function: cut along its first axis, and along its last by an axis's name.
+
+    Left to itself XLA would cut what a layer makes as its parameters are cut, and send all of it around: more than the
+    parameters are. Where the mesh does not divide the rows, and without a mesh, it is as it was.
+    """
+    if mesh is None or len(x) % row_parts(mesh):
+        return x
+    whole = last is None or x.shape[-1] % mesh.shape[last] > 0
+    middle = (None,) * (x.ndim - 2)
+    home = NamedSharding(mesh, PartitionSpec(*ROWS, *middle, None if whole else last))
+    return jax.lax.with_sharding_constraint(x, home)
+
+
+def along(table: jax.Array, mesh: Mesh | None, last: str) -> jax.Array:
+    """A matrix inside a jitted function, cut along its last axis alone."""
+    if mesh is None or table.shape[-1] % mesh.shape[last]:
+        return table
+    return jax.lax.with_sharding_constraint(table, NamedSharding(mesh, PartitionSpec(None, last)))
+
+
+def row_parts(mesh: Mesh | None) -> int:
+    """In how many parts a batch is cut."""
+    return 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
+
+
 def cut_rows(batch: Tree, mesh: Mesh | None) -> Tree:
     """Arrays cut along their first axes where the mesh divides them, else repeated; without a mesh: as they are.
 
@@ -92,7 +118,7 @@ def cut_rows(batch: Tree, mesh: Mesh | None) -> Tree:
     """
     if mesh is None:
         return batch
-    parts = mesh.shape["data"] * mesh.shape["fsdp"]
+    parts = row_parts(mesh)
 
     def cut(leaf: Any) -> jax.Array:
         return _put(leaf, NamedSharding(mesh, PartitionSpec() if leaf.shape[0] % parts else ROWS))

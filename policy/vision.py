@@ -204,8 +204,16 @@ def _runs(config: VisionConfig) -> list[range]:
 class VisionTower(nnx.Module):
     """Patch embedding, blocks, and the mergers."""
 
-    def __init__(self, config: VisionConfig, out_width: int, *, remat: bool = False, rngs: Keys) -> None:
-        self.config, self.remat = config, remat
+    def __init__(
+        self,
+        config: VisionConfig,
+        out_width: int,
+        *,
+        remat: bool = False,
+        mesh: jax.sharding.Mesh | None = None,
+        rngs: Keys,
+    ) -> None:
+        self.config, self.remat, self.mesh = config, remat, mesh
         self.embed = linear(config.patch_values, config.width, bias=config.embed_bias, rngs=rngs)
         if config.grid:
             init = nnx.initializers.normal(0.5)  # learning where a cell stands wants a strong start
@@ -270,7 +278,8 @@ class VisionTower(nnx.Module):
             return block(x, turns, valid), None
 
         blocks, x = [self.blocks[i] for i in run], x.reshape(shape[0] * parts, -1, shape[-1])
-        return layers.in_turn(step, blocks, x, [None] * len(run), remat=self.remat)[0].reshape(shape)
+        x, _ = layers.in_turn(step, blocks, x, [None] * len(run), remat=self.remat, mesh=self.mesh)
+        return x.reshape(shape)
 
     def _deep(self, i: int, x: jax.Array, where: Layout) -> list[jax.Array]:
         if i not in self.config.deepstack:

@@ -1,6 +1,5 @@
 """VLM: a model to use, with its tokenizer. `load` makes one, `save` keeps it."""
 
-import functools
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -149,14 +148,13 @@ def load(
     if str(source) in PRESETS:
         words = tokenizer or _bytes()
         config = replace(PRESETS[str(source)], vocab=-(-len(words) // 16) * 16, remat=remat)
-        graphdef, params = model.create(config, jax.random.key(0) if key is None else key)
+        graphdef, params = model.create(config, jax.random.key(0) if key is None else key, mesh)
         params = jax.tree.map(lambda leaf: leaf.astype(kind), params)
         return VLM(config, graphdef, sharding.spread(params, mesh), words, mesh=mesh)
     folder = Path(str(source))
     if not folder.is_dir():
         raise ValueError(f"{source} is neither a folder nor one of the presets {', '.join(PRESETS)}")
-    place = functools.partial(sharding.place, mesh=mesh)
-    return VLM(*weights.read(folder, kind, place, remat=remat), mesh=mesh)
+    return VLM(*weights.read(folder, kind, mesh, remat=remat), mesh=mesh)
 
 
 def save(vlm: VLM, folder: str | Path) -> None:

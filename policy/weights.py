@@ -10,7 +10,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from transformers import PreTrainedTokenizerFast
 from policy import lora, qwen, tensors, tokenizer
 from policy.config import VLMConfig
 from policy.model import Model, Params, outline
-from policy.sharding import path_of, to_host
+from policy.sharding import path_of, place, to_host
 from policy.tensors import read_json, some
 
 OWN = "jaxgym_vlm"
@@ -34,7 +34,6 @@ _KEPT = ("config.json", "generation_config.json", "preprocessor_config.json", "p
 _WORDS = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "special_tokens_map.json",
           "added_tokens.json", "chat_template.json", "chat_template.jinja")  # fmt: skip
 _Leaves = Iterator[tuple[str, jax.Array]]  # by dotted path
-Place = Callable[[str, tuple[int, ...]], jax.sharding.Sharding | None]  # where a parameter of a path and a shape lives
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ class Origin:
 
 
 def read(
-    folder: Path, dtype: jnp.dtype, place: Place, *, remat: bool
+    folder: Path, dtype: jnp.dtype, mesh: jax.sharding.Mesh | None, *, remat: bool
 ) -> tuple[VLMConfig, nnx.GraphDef[Model], Params, PreTrainedTokenizerFast, Origin]:
     """The model in a folder. Raises ValueError, in one line, when the folder is not whole."""
     record = read_json(folder / "config.json", needed="it is not a model")
@@ -62,8 +61,8 @@ def read(
     config, stored = replace(config, remat=remat), tensors.find(folder)
     if origin.kind != OWN and config.decoder.tied and _has_a_head_of_its_own(stored):
         config = replace(config, decoder=replace(config.decoder, tied=False))
-    graphdef, blank = outline(config)
-    params = _fill(blank, folder, stored, origin.kind, config, dtype, place)
+    graphdef, blank = outline(config, mesh)
+    params = _fill(blank, folder, stored, origin.kind, config, dtype, mesh)
     return config, graphdef, params, words, origin
 
 
@@ -169,7 +168,7 @@ def _fill(
     kind: str,
     config: VLMConfig,
     dtype: jnp.dtype,
-    place: Place,
+    mesh: jax.sharding.Mesh | None,
 ) -> Params:
     found: dict[str, np.ndarray] = {}
     originals: dict[str, str] = {}
@@ -206,7 +205,7 @@ def _fill(
                 broken.add(source.name)
             return piece
 
-        home = place(path_of(path), leaf.shape)
+        home = place(path_of(path), leaf.shape, mesh)
         if home is None:  # not pinned: a program would be compiled once for it and once for what comes out
             made = jax.device_put(cut((slice(None),) * len(leaf.shape)))
         else:

@@ -5,6 +5,7 @@ Its answers are stored; `test_parity` asks it anew where torch is installed.
 
 import dataclasses
 import json
+import re
 from types import SimpleNamespace
 
 import jax
@@ -398,6 +399,37 @@ def test_spread_over_eight_devices_a_model_says_and_learns_the_same(vlm, folder,
     assert alike(np.asarray(said_by_eight), np.asarray(said)) < 1e-5
     for (path, one), eight in zip(jax.tree_util.tree_leaves_with_path(slopes), jax.tree.leaves(of_eight), strict=True):
         assert alike(np.asarray(eight), np.asarray(one)) < 1e-5, path
+
+
+@pytest.mark.parametrize("folder", ["qwen3_vl", pytest.param("qwen2_5_vl", marks=pytest.mark.slow)], indirect=True)
+def test_each_device_has_its_rows_and_what_is_sent_are_parameters(folder):
+    """However large the batch, and however large the vocabulary, where parameters are cut as batches are (`fsdp`)."""
+    spread = policy.load(folder, mesh=sharding.make_mesh(1, 8, 1, devices=jax.devices("cpu")[:8]))
+    alone, work, sent = policy.load(folder), {}, {}
+    for rows in (16, 64):
+        case = folders.case(5, *[[2, (16, 16), 30]] * rows)
+        prompts = [jnp.asarray(case.ids), jnp.asarray(case.lengths), jnp.stack([*map(jnp.asarray, case.pictures)])]
+        for model in (spread, alone):
+
+            def worth(params, *given, model=model):
+                return nnx.merge(model.graphdef, params).answered(*given).logprobs.sum()
+
+            def slopes(*given, worth=worth, model=model):
+                return sharding.hold(jax.grad(worth)(*given), model.mesh)
+
+            given = sharding.cut_rows((*prompts, jnp.ones((rows, 17), jnp.int32)), model.mesh)
+            program = jax.jit(slopes).lower(model.params, *given).compile()
+            work[rows, model] = program.cost_analysis()["flops"]
+            sent[rows, model] = sum(
+                np.prod([int(n) for n in shape.split(",") if n])
+                for line in program.as_text().splitlines()
+                for made in re.findall(
+                    r"= (.+?) (?:all-gather|all-reduce|reduce-scatter|all-to-all)(?:-start)?\(", line
+                )
+                for shape in re.findall(r"\w+\[([\d,]*)\]", re.sub(r"\{[^}]*\}", "", made))
+            )
+        assert 8 * work[rows, spread] < 1.05 * work[rows, alone] and sent[rows, alone] == 0
+    assert 0 < sent[64, spread] < 1.25 * sent[16, spread]
 
 
 @pytest.mark.parametrize("folder", ["qwen2_5_vl"], indirect=True)  # the other's loops are spread over devices above
