@@ -28,6 +28,7 @@ def advantages(
     weights: jax.Array | None = None,
     *,
     scale: Scale = "group",
+    solved: jax.Array | None = None,
     rarest: jax.Array | float = RAREST,
 ) -> jax.Array:
     """r - mean within each group, over a measure of it: rewards float32 [S, G] -> float32 [S, G].
@@ -35,9 +36,10 @@ def advantages(
     group: over the group's own deviation (GRPO, arXiv 2402.03300, section 4.1). none: over nothing, so a small
     difference stays small (Dr. GRPO, arXiv 2503.20783). game: over the deviation of all groups of the game, so games
     whose rewards lie further apart do not outweigh the others, and groups keep their sizes (arXiv 2508.08221).
-    success: over how far the mean lies above -1, what no legal move earns, so that what is raised is the logarithm of
-    success, and boards that are rarely solved count more (MaxRL, arXiv 2602.02710), up to a limit: it is taken to lie
-    `rarest` above it at least, float32 [S] or one number. cost: the same, where groups are compared; see `choices`.
+    success: over how far the mean of what the game gave lies above -1, what no legal move earns, so that what is raised
+    is the logarithm of success, and boards that are rarely solved count more (MaxRL, arXiv 2602.02710), up to a limit:
+    it is taken to lie `rarest` above it at least, float32 [S] or one number. solved float32 [S, G]: that part of the
+    rewards (None: all of them). cost: the same, where groups are compared; see `choices`.
     A group whose rewards are all equal, but for rounding, teaches nothing: its advantages are exactly 0.
     weights float32 [S, G]: how much each counts in its group's mean, in all 1; None: all alike.
     """
@@ -52,7 +54,8 @@ def advantages(
     if scale == "none":
         return centred
     if scale in ("success", "cost"):
-        return centred / jnp.maximum(middle - NOTHING, jnp.asarray(rarest, jnp.float32).reshape(-1, 1))
+        above = (middle if solved is None else mean(solved)) - NOTHING
+        return centred / jnp.maximum(above, jnp.asarray(rarest, jnp.float32).reshape(-1, 1))
     squares = mean(jnp.square(centred))
     return centred / (jnp.sqrt(squares if scale == "group" else jnp.mean(squares)) + jnp.float32(_LEAST))
 
@@ -101,8 +104,8 @@ def moving(credit: Credit) -> jax.Array:
 
 def credit_by_reply(rewards: Rewards, blocks: jax.Array, *, scale: Scale) -> Credit:
     """All tokens of a reply share the advantage of the sum of its rewards, and are one unit (arXiv 2402.03300)."""
-    advantage = jnp.broadcast_to(advantages(rewards.total, scale=scale).reshape(-1, 1), blocks.shape)
-    return Credit(advantage, jnp.minimum(blocks, 0))
+    whole = advantages(rewards.total, scale=scale, solved=rewards.game)
+    return Credit(jnp.broadcast_to(whole.reshape(-1, 1), blocks.shape), jnp.minimum(blocks, 0))
 
 
 def credit_by_block(rewards: Rewards, blocks: jax.Array, *, scale: Scale) -> Credit:
@@ -110,8 +113,10 @@ def credit_by_block(rewards: Rewards, blocks: jax.Array, *, scale: Scale) -> Cre
 
     Else the tokens that read sixty cells would drown the two that decide, and be praised for what those did.
     """
-    seen = advantages(rewards.perception + rewards.format, scale=scale).reshape(-1, 1)
-    done = advantages(rewards.game + rewards.format, scale=scale).reshape(-1, 1)
+    seen, done = (
+        advantages(part + rewards.format, scale=scale, solved=rewards.game).reshape(-1, 1)
+        for part in (rewards.perception, rewards.game)
+    )
     return Credit(jnp.where(blocks == 0, seen, done), blocks)
 
 
@@ -123,7 +128,7 @@ def to_go(rewards: np.ndarray, discount: float) -> np.ndarray:
     return out
 
 
-def among(values: np.ndarray, groups: np.ndarray, *, scale: Scale) -> np.ndarray:
+def among(values: np.ndarray, groups: np.ndarray, *, scale: Scale, solved: np.ndarray | None = None) -> np.ndarray:
     """`advantages` of values float32 [N] whose groups, int [N], may be of any sizes: float32 [N].
 
     Groups of step-level rewards are the answers to one and the same state (GiGPO, arXiv 2505.10978). Who is alone in a
@@ -141,7 +146,8 @@ def among(values: np.ndarray, groups: np.ndarray, *, scale: Scale) -> np.ndarray
     largest = np.maximum(np.maximum(np.abs(highest), np.abs(lowest)), 1)
     centred = np.where((highest - lowest > _ALIKE * largest)[index], values - mean(values), 0.0)
     if scale in ("success", "cost"):
-        return (centred / np.maximum(mean(values) - NOTHING, RAREST)).astype(np.float32)
+        above = mean(values if solved is None else solved) - NOTHING
+        return (centred / np.maximum(above, RAREST)).astype(np.float32)
     if scale != "none":
         squares = np.square(centred)
         centred = centred / (np.sqrt(mean(squares) if scale == "group" else squares.mean()) + _LEAST)

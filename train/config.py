@@ -40,7 +40,9 @@ class Config:
     picture: int = flag(0, "side of the pictures in pixels; 0: one block of patches a cell")
     reply: int = flag(0, "tokens that a reply may have; 0: what a written one needs, and some more")
     dtype: Literal["float32", "bfloat16"] = flag("float32", "of the computation; what learns is kept in float32")
-    accumulate: int = flag(1, "parts that a batch is gone through in, one after another: less memory, the same update")
+    accumulate: int = flag(
+        1, "parts that a batch is gone through in: less memory, the same update (of a preset's lessons nearly)"
+    )
     remat: bool = flag(False, "compute activations again in the backward pass: a third more work, far less memory")
     freeze: Literal["nothing", "vision"] = flag("nothing", "what does not learn of a saved model")
     run: str = flag("", "folder of the run, made anew (default: runs/ and the date)")
@@ -60,13 +62,13 @@ class Config:
 
     def __post_init__(self) -> None:
         check_fields(self, seed=0, picture=0, reply=0, accumulate=1)
-        if self.grpo.states // self.grpo.minibatches % self.accumulate:
+        if "grpo" in self.phases and self.grpo.states // self.grpo.minibatches % self.accumulate:
             raise ValueError(f"accumulate={self.accumulate}: must divide the boards of a minibatch of GRPO")
         several, given = self.episodes.turns > 1, self.episodes
         if not several and (given.same_board or (given.history and self.grpo.updates)):
             name = f"same_board={given.same_board:g}" if given.same_board else f"history={given.history}"
             raise ValueError(f"episodes {name}: RL has no turns before, give --episodes-turns (now 1) as well")
-        for phase in ("sight", "base", "coldstart"):
+        for phase in (phase for phase in self.phases if phase != "grpo"):
             if (boards := getattr(self, phase).boards) % self.accumulate:
                 raise ValueError(f"accumulate={self.accumulate}: must divide the {boards} boards of {phase}")
         if self.seed >= 1 << 32:

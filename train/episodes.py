@@ -136,7 +136,7 @@ def learned_from(config: Config, *rounds: list[Turn]) -> list[Tried]:
 
     def compare(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
         out = np.zeros(alive.shape, np.float32)
-        out[alive] = advantages.among(values[alive], groups[alive], scale=part.scale)
+        out[alive] = advantages.among(values[alive], groups[alive], scale=part.scale, solved=game[alive])
         return out
 
     def done(extra: np.ndarray) -> np.ndarray:

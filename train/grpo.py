@@ -65,7 +65,8 @@ def gspo_gain(
     """min(s A, clip(s) A) with one ratio s a reply (GSPO, arXiv 2507.18071, eq. 7).
 
     As in its eq. 15 (GSPO-token), each token carries its own part of the gradient of s, so that tokens of a reply may
-    have advantages of their own; where they have the same, the gradient is that of GSPO.
+    have advantages of their own; where they have the same, the gradient is that of GSPO: replies then count alike,
+    whatever their length.
     """
     s = reply_ratio(logprobs, old, jnp.broadcast_to(jnp.asarray(mask), logprobs.shape))
     return jnp.minimum(s * advantage, clip(s) * advantage)

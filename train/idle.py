@@ -50,8 +50,10 @@ def _in_grpo(config: Config, courses: Sequence[Course]) -> list[str]:
         lines += _told("replies are not compared", idle, "add --grpo-credit block")
     elif not any(judged):
         lines += _told("actions are not judged one by one", _changed(config, "grpo", ("hold", "cover")))
+    if weighed and part.objective == "gspo":
+        lines += _told("all replies count alike for gspo", _changed(config, "grpo", ("average",)))
     if weighed and part.epochs * part.minibatches == 1:
-        one = ("objective",) if part.objective == "cispo" else ()  # gspo's weights of tokens are others all the same
+        one = ("objective",) if part.objective == "cispo" else ()  # gspo weighs replies otherwise all the same
         idle = _changed(config, "grpo", (*one, "clip", "clip_high"))
         remedy = "add --grpo-minibatches 2, or --grpo-epochs 2"
         lines += _told("an update is one step, with ratios of 1", idle, remedy)

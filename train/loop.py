@@ -149,7 +149,7 @@ class Trainer:
         for phase in phases[phases.index(self.phase) :] if phases else ():
             if phase != self.phase:
                 self._enter(phase)
-            if phase == "grpo" and before:
+            if phase == "grpo" and before and self.step == 0:
                 yield from self.evaluate(before)
             total = self.config.length(phase)
             while self.step < total:
@@ -175,7 +175,13 @@ class Trainer:
         """
         top, mixed = len(self.config.states.levels) - 1, self.config.mix.games > 0
         worth = curriculum.worth([*self.standings.values()], top, reward, mixed=mixed)
-        self.earned = [] if worth is None else [*self.earned, worth][-BATCH // self.config.grpo.states :]
+        self.earned = [] if worth is None else [*self.earned, worth][-self._pass :]
+
+    @property
+    def _pass(self) -> int:
+        """In how many updates all boards of a game are answered; where games are drawn, of a usual one."""
+        each = BATCH // self.config.grpo.states
+        return -(-each * len(self.courses) // (self.config.mix.games or len(self.courses)))
 
     def final(self) -> policy.VLM:
         """The model as it is now."""
@@ -362,8 +368,7 @@ class Trainer:
                 "standings": {name: list(standing) for name, standing in self.standings.items()},
                 "earned": self.earned,
             }
-            whole = len(self.earned) * self.config.grpo.states >= BATCH
-            score = float(np.mean(self.earned)) if whole else None
+            score = float(np.mean(self.earned)) if len(self.earned) == self._pass else None
             self.records.sync()
             if failed := self.checkpoints.save(number, progress, self._tree(), score):
                 self.notes.append(f"{failed}; trying again")
@@ -406,9 +411,13 @@ class Trainer:
         self.state, self.reference, self.boards = jax.tree.unflatten(structure, [tree[k] for k in sorted(tree)])
 
     def _mend_table(self, kept: dict[str, Any]) -> None:
-        """Take the results that a checkpoint kept where table.json is damaged."""
-        if self.records.damaged:
+        """Take the results that a checkpoint kept where table.json is damaged or missing."""
+        damaged, missing = self.records.damaged, kept.get("games") and not self.records.table["games"]
+        if damaged:
             kept_as = "it is kept as table-damaged.json, and the results of the last checkpoint stand"
-            self.notes.append(f"{self.records.damaged}; {kept_as}")
+            self.notes.append(f"{damaged}; {kept_as}")
+        elif missing:
+            self.notes.append(f"{self.run / 'table.json'} is missing: the results of the last checkpoint stand")
+        if damaged or missing:
             self.records.table |= kept
             self.records.keep_table()

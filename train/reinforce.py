@@ -21,8 +21,10 @@ from train.learner import Frame, Hyper, Rule, Shares, Tried
 from train.memory import Prompts
 from train.optimizer import TrainState
 from train.parts import Grpo
-from train.rollout import BATCH, Boards, try_replies
+from train.rollout import Boards, try_replies
 from train.rounds import Report, Round, earn, every_action
+
+_APART, _APART_HALF = 1e-8, 1e-3  # a divergence from the model before RL that is more than rounding, by precision
 
 
 class Collected(NamedTuple):
@@ -39,21 +41,16 @@ def collect(
 ) -> Collected:
     """Let the model answer the boards of an update, judge the answers, and let the boards move on."""
     part, step = config.grpo, standing.updates
-    turns = BATCH // part.states
     renew_key, *keys = jax.random.split(key, 2 + part.refill)
-    if not config.states.persist and step % turns == 0:
-        boards = states.renewed(config, course, boards, renew_key)
     if config.episodes.turns > 1:
-        return _several_turns(config, frame, params, course, boards, step, keys)
+        return _several_turns(config, frame, params, course, boards, step, renew_key, keys)
     judged = every_action(config, course)
     group = 1 if judged else part.group
     rounds: list[Round] = []
     after = boards
     for i, own_key in enumerate(keys):
         play_key, follow_key = jax.random.split(own_key)
-        turn = (step + i) % turns
-        after = states.ready(config, course, after, turn, follow_key)
-        state = states.every(after.state, turn, turns)
+        after, turn, state = states.asked(config, course, after, (step, i), renew_key, follow_key)
         rounds.append(answer(config, frame, params, course, state, play_key, group))
         after = states.planned(config, after, rounds[-1].replies.reading.actions[::group], turn)
         if judged or sum(int(jnp.sum(advantages.differ(r.earned.total))) for r in rounds) >= part.states:
@@ -64,18 +61,23 @@ def collect(
 
 
 def _several_turns(
-    config: Config, frame: Frame, params: Params, course: Course, boards: Boards, step: int, keys: Sequence[jax.Array]
+    config: Config,
+    frame: Frame,
+    params: Params,
+    course: Course,
+    boards: Boards,
+    step: int,
+    renew_key: jax.Array,
+    keys: Sequence[jax.Array],
 ) -> Collected:
     """The same of whole episodes."""
-    part, turns = config.grpo, BATCH // config.grpo.states
+    part = config.grpo
     numbers = part.group, config.episodes.discount
     rounds: list[list[episodes.Turn]] = []
     after = boards
     for i, own_key in enumerate(keys):
         play_key, follow_key = jax.random.split(own_key)
-        turn = (step + i) % turns
-        after = states.ready(config, course, after, turn, follow_key)
-        state = states.every(after.state, turn, turns)
+        after, turn, state = states.asked(config, course, after, (step, i), renew_key, follow_key)
         rounds.append(episodes.play(config, frame, params, course, state, play_key))
         after = states.planned(config, after, rounds[-1][0].round.replies.reading.actions[:: part.group], turn)
         if sum(int(episodes.differ(played, *numbers).sum()) for played in rounds) >= part.states:
@@ -230,17 +232,24 @@ def learn(
             found, total = _gradients(config, frame, state.params, fixed, few, len(rows), names)
             for name, report in found.items():
                 reports[name].append(report)
-            moving = any(_teaches(tried) for turns in few.values() for tried in turns)
             norms.append(jnp.float32(0))
-            if moving:  # else there is nothing to learn: the optimizer would make a full step of what rounding leaves
+            if any(_teaches(config, frame, name, turns, found[name]) for name, turns in few.items()):
+                # Else there is nothing to learn: the optimizer would make a full step of what rounding leaves.
                 state, norms[-1] = optimizer.apply(rule, state, (total, {}), len(batches), lr, mesh=frame.mesh)
     mean = {name: {k: jnp.mean(jnp.stack([r[k] for r in each])) for k in each[0]} for name, each in reports.items()}
     return state, mean, jnp.mean(jnp.stack(norms))
 
 
-def _teaches(tried: Tried) -> bool:
-    """Whether there is anything to learn from a batch: from truths there always is."""
-    return tried.choice is not None or bool(jnp.any(advantages.moving(tried.credit)))
+def _teaches(config: Config, frame: Frame, game: str, turns: list[Tried], report: Report) -> bool:
+    """Whether there is anything to learn from a game's batch, or to come back from."""
+    part, choice = config.grpo, turns[0].choice
+    if config.reward.weight(game):
+        reading = choice is not None and (config.reward.perception > 0 or bool(jnp.any(choice.place >= 0)))
+        if reading or any(bool(jnp.any(advantages.moving(tried.credit))) for tried in turns):
+            return True
+    held = part.kl if choice is None else max(part.hold, part.cover)
+    apart = float(report["kl"] + report.get("action_kl", 0.0)) if held else 0.0
+    return part.entropy > 0 or apart > (_APART if frame.dtype == jnp.float32 else _APART_HALF)
 
 
 def _scored(
@@ -314,7 +323,8 @@ def gradient_of(
     temperature, kl, *rest = map(jnp.float32, (part.temperature, held, part.cover, *numbers))
     hyper = Hyper(temperature, grpo.Clip(jnp.float32(part.clip), jnp.float32(part.clip_high)), kl, *rest)
     units = jnp.concatenate([tried.credit.units for tried in turns])
-    shares = advantages.shares(units, part.average), advantages.shares(jnp.minimum(units, 0), "token")
+    average = "sequence" if part.objective == "gspo" else part.average  # all its replies count alike
+    shares = advantages.shares(units, average), advantages.shares(jnp.minimum(units, 0), "token")
     each = [Shares(*pair) for pair in zip(*(jnp.split(share, len(turns)) for share in shares), strict=True)]
     if turns[0].choice is not None:
         place = turns[0].choice.place

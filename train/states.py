@@ -49,12 +49,31 @@ def planned(config: Config, old: Boards, answers: np.ndarray, turn: int) -> Boar
     if not config.states.persist:
         return old
     part = config.grpo
-    players = np.resize(np.asarray(config.states.play), part.states)
-    plan = np.array(old.plan)
+    play, plan = np.asarray(config.states.play), np.array(old.plan)
+    players = play[(np.arange(part.states) + turn * part.states) % len(play)]
     plan[turn :: BATCH // part.states] = np.select(
         [players == "own", players == "teacher"], [answers, _TEACHER], _RANDOM
     )
     return old._replace(plan=plan)
+
+
+def asked(
+    config: Config, course: Course, old: Boards, number: tuple[int, int], renew_key: jax.Array, follow_key: jax.Array
+) -> tuple[Boards, int, Any]:
+    """The boards of a round of an update (number: of the update, and of the round in it), all that there are, which
+    turn's they are, and their states.
+
+    Boards that persist are asked in turns, round after round. Others are never asked twice: an update takes as many
+    turns as it may have need of, and new boards are dealt where none are left.
+    """
+    step, i = number
+    turns, persist = BATCH // config.grpo.states, config.states.persist
+    rounds = 1 if persist else min(1 + config.grpo.refill, turns)
+    place = step + i if persist else step % (turns // rounds) * rounds + i
+    if not persist and place % turns == 0:
+        old = renewed(config, course, old, renew_key if i == 0 else jax.random.fold_in(renew_key, i))
+    boards = ready(config, course, old, place % turns, follow_key)
+    return boards, place % turns, every(boards.state, place % turns, turns)
 
 
 def ready(config: Config, course: Course, old: Boards, turn: int, key: jax.Array) -> Boards:

@@ -43,6 +43,7 @@ def test_what_is_as_usual_is_not_told(named):
         (block(clip_high=0.28), "ratios of 1, so --grpo-clip-high will do nothing: add --grpo-minibatches 2"),
         (block(objective="cispo", clip=0.1), "so --grpo-objective, --grpo-clip will do nothing"),
         (block(objective="gspo"), ""),
+        (block(objective="gspo", average="constant"), "count alike for gspo, so --grpo-average will do nothing"),
         (block(objective="cispo", minibatches=2), ""),
         (block(clip_high=0.28, epochs=2), ""),
         (block(hold=1.0, cover=0.3), "not judged one by one, so --grpo-hold, --grpo-cover will do nothing"),

@@ -25,7 +25,7 @@ from train import main as program
 from train.config import Config
 from train.loop import Trainer
 from train.metrics import Records
-from train.parts import Evaluation, Grpo
+from train.parts import Evaluation, Grpo, Reward
 
 # Stopping
 
@@ -236,6 +236,17 @@ def test_flags_change_what_a_configuration_file_changes(tmp_path):
     flags = vars(program.parser().parse_args(["--grpo-group", "8", "--games", "swap"]))
     flags.pop("resume")
     assert program.read_config(flags, base) == Config(games=("swap",), seed=3, grpo=Grpo(group=8, lr=1))
+    weighed = Config(reward=Reward(weights=("swap=2",)))
+    assert program.read_config(vars(program.parser().parse_args(["--reward-weights="])), weighed) == Config()
+
+
+def test_only_phases_of_the_run_are_cut_into_parts(finished):
+    saved, parts = {"model": str(finished / "model"), "recipe": "g0"}, {"accumulate": 32, "grpo": Grpo(states=32)}
+    assert Config(games=("2048",), **saved, **parts).phases == ("grpo",)
+    with pytest.raises(ValueError, match="accumulate=32: must divide the 16 boards of base"):
+        Config(games=("2048",), **parts)
+    with pytest.raises(ValueError, match="accumulate=32: must divide the boards of a minibatch of GRPO"):
+        Config(games=("2048",), **saved, accumulate=32, grpo=Grpo(states=16))
 
 
 def of_the_device(*_):
@@ -405,13 +416,18 @@ def cut(file, size):
     file.write_bytes(file.read_bytes()[:size])
 
 
-def test_a_table_cut_short_is_taken_from_the_checkpoint(copy, capsys):
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_table_cut_short_or_lost_is_taken_from_the_checkpoint(copy, capsys, lost):
+    """What RL began with cannot be measured any more: the model is another one."""
     whole = json.loads((copy / "table.json").read_text())
     cut(copy / "table.json", 700)
+    if lost:
+        (copy / "table.json").unlink()
     assert program.main(["--resume", str(copy)]) == 0
     out = capsys.readouterr().out
-    assert f"{copy / 'table.json'} is damaged" in out and "table-damaged.json" in out
-    assert (copy / "table-damaged.json").stat().st_size == 700
+    assert f"{copy / 'table.json'} is {'missing' if lost else 'damaged'}" in out and "evaluate coldstart" not in out
+    if not lost:
+        assert "table-damaged.json" in out and (copy / "table-damaged.json").stat().st_size == 700
     again = json.loads((copy / "table.json").read_text())
     assert again == whole  # the cold start's column from the checkpoint, the others measured again
 

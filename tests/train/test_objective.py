@@ -197,6 +197,19 @@ def test_what_lies_past_the_end_moves_nothing():
     np.testing.assert_array_equal(advantages.moving(credit), BLOCKS == 0)
 
 
+@pytest.mark.parametrize("share_out", [advantages.credit_by_reply, advantages.credit_by_block])
+def test_by_success_boards_count_by_how_rarely_they_are_solved_whatever_else_is_earned(share_out):
+    """A reply that is well-formed and reads right has not solved its board."""
+    game = jnp.asarray([[1.0] + [-1.0] * 3, [1.0] * 3 + [-1.0]])
+    good = advantages.Rewards(game, jnp.ones_like(game), jnp.ones_like(game))
+    acted = share_out(good, jnp.ones((8, 1), jnp.int32), scale="success").advantage.reshape(2, 4)
+    np.testing.assert_allclose(acted, [[3, -1, -1, -1], [1 / 3] * 3 + [-1]], rtol=1e-5)  # (r - p) / p
+    among = advantages.among(
+        np.asarray(game + 2).reshape(-1), np.repeat([0, 1], 4), scale="success", solved=np.asarray(game).reshape(-1)
+    )
+    np.testing.assert_allclose(among.reshape(2, 4), acted, rtol=1e-5)
+
+
 @pytest.mark.parametrize("scale", ["none", "group", "game", "success"])
 def test_groups_of_any_size_are_compared_as_rows_are(scale):
     rng = np.random.default_rng(0)

@@ -138,6 +138,19 @@ def test_accumulated_parts_make_the_same_gradient(one, tried):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6 * float(jnp.abs(b).max()))
 
 
+def test_replies_count_alike_for_gspo_whatever_their_length(one, tried):
+    """Its objective is a mean over replies, as in the paper, not over tokens."""
+    _, frame, _, _, _, _, state, fixed = one
+    found = []
+    for objective, average in (("gspo", "token"), ("gspo", "sequence"), ("clip", "sequence"), ("clip", "token")):
+        config = with_grpo(one[0], objective=objective, average=average, kl=0.0)
+        _, gradient = reinforce.gradient_of(config, frame, state.params, fixed, [tried], 4, "2048")
+        found.append(np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(gradient)]))
+    for other in found[1:3]:  # at a ratio of 1 all objectives are alike
+        np.testing.assert_allclose(found[0], other, rtol=1e-4, atol=1e-6 * np.abs(other).max())
+    assert np.abs(found[0] - found[3]).max() > 1e-3 * np.abs(found[3]).max()
+
+
 def test_a_constant_average_makes_smaller_gradients_of_short_replies(one, tried):
     """Its shares do not add up to 1, so the direction is that of `token`; Adam hides the size, the norm does not."""
     _, frame, _, _, _, _, state, fixed = one
@@ -261,6 +274,55 @@ def test_boards_can_be_fresh_in_every_update(one):
         config, one[1], one[2].params, one[3], found.boards, Standing(updates=1), jax.random.key(4)
     )
     np.testing.assert_array_equal(again.boards.state.board, found.boards.state.board)  # the next boards in turn
+
+
+@pytest.mark.parametrize(("size", "refill"), [(128, 3), (64, 1), (64, 2), (256, 1)])
+def test_boards_that_do_not_persist_are_never_asked_twice(one, size, refill):
+    """Neither in rounds that refill an update nor in the updates after it."""
+    config, _, _, course, boards, *_ = one
+    config = replace(config, states=States(persist=False), grpo=replace(config.grpo, states=size, refill=refill))
+    asked = set()
+    for step in range(3):
+        renew_key, *keys = jax.random.split(jax.random.key(step), 2 + refill)
+        for i, key in enumerate(keys):
+            boards, _, state = states.asked(config, course, boards, (step, i), renew_key, key)
+            asked |= {board.tobytes() for board in np.asarray(state.board)}
+    assert len(asked) > 0.9 * 3 * (1 + refill) * size  # boards after few moves may be alike by chance
+
+
+@pytest.mark.parametrize(("size", "play"), [(1, ("own", "random")), (2, ("own", "random", "teacher"))])
+def test_all_who_play_have_their_turn_however_few_boards_an_update_has(one, size, play):
+    config = replace(one[0], states=States(play=play), grpo=replace(one[0].grpo, states=size))
+    boards, turns = one[4], BATCH // size
+    for turn in range(turns):
+        boards = states.planned(config, boards, np.full(size, 7), turn)
+    counts = [int((boards.plan == plan).sum()) for plan in (7, states._RANDOM, states._TEACHER)[: len(play)]]
+    assert max(counts) - min(counts) <= 1 and sum(counts) == BATCH
+
+
+def test_a_step_is_made_where_there_is_something_to_learn_or_to_come_back_from(one, tried):
+    """Else Adam would make a full step of what rounding leaves of a gradient."""
+    dull = tried._replace(credit=tried.credit._replace(advantage=jnp.zeros_like(tried.credit.advantage)))
+    start = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(one[6].params)])
+
+    def moves(tried, away=0.0, weights=(), **changes):
+        config = with_grpo(replace(one[0], reward=Reward(weights=weights)), **changes)
+        return bool((learned(one, config, tried, away)[0] != start).any())
+
+    assert moves(tried) and not moves(dull) and not moves(tried, weights=("2048=0",))
+    assert moves(dull, entropy=0.1) and not moves(dull, kl=0.5) and moves(dull, away=0.01, kl=0.5)
+
+
+def test_where_every_action_is_judged_a_step_is_made_for_reading_or_for_acting(one, monkeypatch):
+    config = with_grpo(one[0], credit="action", states=4, hold=0.5, cover=0.0)
+    found = collected(one, config).tried[0]
+    nothing = found._replace(choice=found.choice._replace(place=jnp.full_like(found.choice.place, -1)))
+    start = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(one[6].params)])
+
+    def moves(tried, **changes):
+        return bool((learned(one, replace(config, reward=Reward(**changes)), tried)[0] != start).any())
+
+    assert moves(nothing) and not moves(nothing, perception=0.0) and not moves(found, weights=("2048=0",))
 
 
 def test_boards_move_on_all_at_once_when_one_is_to_be_answered_again(one, monkeypatch):

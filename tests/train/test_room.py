@@ -52,7 +52,7 @@ def test_a_model_is_in_memory_no_more_often_than_learning_needs(tmp_path, small,
     monkeypatch.setattr(optimizer, "apply", watched)
     monkeypatch.setattr(learner, "grpo_gradients", ones)
     monkeypatch.setattr(learner, "score", lambda frame, params, tried, *_: (jnp.zeros(tried.ids.shape), None))
-    monkeypatch.setattr("train.reinforce._teaches", lambda tried: True)
+    monkeypatch.setattr("train.reinforce._teaches", lambda *_: True)
     for _ in range(2):
         trainer._reinforce()
         assert copies() == {"float32": 3, "bfloat16": 1}
