@@ -16,6 +16,7 @@ import pytest
 import jaxgym
 from jaxgym import actions, engine, sprites
 from jaxgym.game import Game, Outcome
+from tests.walks import Walk, walked
 
 jax.config.update("jax_num_cpu_devices", 8)  # virtual ones; what does not ask for more runs on the first
 
@@ -90,42 +91,10 @@ def game(request: pytest.FixtureRequest) -> Game:
     return made(request.param)
 
 
-class Walk(NamedTuple):
-    """Random legal play: leading axes [boards, steps], every entry before its step but `played`."""
-
-    state: Any
-    over: jax.Array
-    action: jax.Array
-    key: jax.Array
-    played: engine.Played
-
-
-BOARDS, STEPS = 16, 40
-
-
 @pytest.fixture(scope="session")
 def walk(game: Game) -> Walk:
     """Boards of a game played at random, so that its laws are tried on more than fresh boards."""
     return walked(game)
-
-
-@functools.cache
-def walked(game: Game) -> Walk:
-    player = engine.random_legal(game)
-
-    def board(key: jax.Array) -> Walk:
-        deal_key, play_key = jax.random.split(key)
-
-        def step(carry, key):
-            state, over = carry
-            act_key, luck_key = jax.random.split(key)
-            action = player(state, act_key)
-            played = engine.play(game, state, over, action, luck_key)
-            return (played.state, played.over), Walk(state, over, action, luck_key, played)
-
-        return jax.lax.scan(step, (game.reset(deal_key), jnp.bool_(False)), jax.random.split(play_key, STEPS))[1]
-
-    return jax.jit(jax.vmap(board))(jax.random.split(jax.random.key(7), BOARDS))
 
 
 @pytest.fixture(scope="session")

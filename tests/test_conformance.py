@@ -1,6 +1,9 @@
 """The protocol, tried on every registered game. A new game passes these before it has a test of its own."""
 
 import dataclasses
+import os
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +12,7 @@ import pytest
 
 import jaxgym
 from jaxgym import engine
+from tests.walks import digest
 
 
 def same(a, b):
@@ -122,6 +126,17 @@ def test_what_is_called_alone_is_compiled_once(game, autoreset, caplog):
         caplog.clear()
         once(2)
     assert "Compiling" not in caplog.text
+
+
+@pytest.mark.slow
+def test_programs_as_users_compile_them_play_the_same(game):
+    """Here they are compiled fast and run slowly; there XLA does to them all it can."""
+    if jax.default_backend() != "cpu":
+        pytest.skip("the programs of these tests are those of users there")
+    code = f"import jaxgym; from tests.walks import digest; print(digest(jaxgym.make({game.name!r})))"
+    usual = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "JAX_COMPILATION_CACHE_DIR")}
+    said = subprocess.run([sys.executable, "-c", code], env=usual, capture_output=True, text=True, check=True)
+    assert said.stdout.strip() == digest(game)
 
 
 def test_step_is_a_function_of_its_arguments(walk, play):
