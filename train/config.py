@@ -89,6 +89,8 @@ class Config:
     def names(self) -> tuple[str, ...]:
         """The games of the run, each once; raises ValueError, with near misses, for one that does not exist."""
         wanted = registry.names() if "all" in self.games else self.games
+        if not wanted:
+            raise ValueError("games: name one at least, or all")
         for name in wanted:
             registry.find(name)
         return tuple(dict.fromkeys(wanted))

@@ -69,7 +69,7 @@ def _add(group: Any, name: str, field: Any, default: Any) -> None:
     elif isinstance(default, bool):
         kind = {"action": argparse.BooleanOptionalAction}
     elif isinstance(default, tuple):
-        kind = {"type": lambda text: tuple(text.split(",")) if text else (), "metavar": "NAME,..."}
+        kind = {"type": lambda text: tuple(text.split(",")) if text or default else (), "metavar": "NAME,..."}
     text = field.metadata["help"].replace("%", "%%") + (f" (default: {shown})" if shown != "" else "")
     group.add_argument("--" + name.replace("_", "-"), default=argparse.SUPPRESS, help=text, **kind)
 

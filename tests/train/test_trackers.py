@@ -198,7 +198,6 @@ def test_a_tracker_that_does_not_begin_or_end_does_not_stop_a_run(tmp_path, smal
     [
         ("tensorbord", "did you mean tensorboard?"),
         ("mlflow", "must be tensorboard or wandb"),
-        ("", "must be tensorboard or wandb"),
         ("tensorboard,wandb", "--track wandb needs the package wandb, which is not installed: pip install wandb"),
     ],
 )
