@@ -3,6 +3,8 @@
 Callers `vmap`; a game never sees a batch, a time limit, an illegal action or a finished board (see `engine`).
 """
 
+import functools
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -28,6 +30,19 @@ class Outcome(NamedTuple):
     state: Any
     reward: jax.Array  # float32 []: the game's own score for this move
     over: jax.Array  # bool []: finished, won or stuck
+
+
+def _known(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that `jax.jit` can know again, of whatever can be called: `operator.attrgetter("mask")`, say."""
+    try:
+        weakref.ref(function), hash(function)
+    except TypeError:
+        return functools.partial(_called, function)
+    return function
+
+
+def _called(function: Callable[..., Any], *given: Any) -> Any:
+    return function(*given)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -56,10 +71,10 @@ class Game(Generic[State]):
         for part in _ON_DEVICE:
             function = getattr(self, part, None)
             if function is not None and not isinstance(function, Wrapped):
-                object.__setattr__(self, part, jax.jit(function, inline=True))
+                object.__setattr__(self, part, jax.jit(_known(function), inline=True))
 
     def __getstate__(self) -> dict[str, Any]:
-        """Functions as they were given: those of `jax.jit` cannot be pickled."""
+        """Without what `jax.jit` makes of functions, which cannot be pickled."""
         return {k: getattr(v, "__wrapped__", v) if k in _ON_DEVICE else v for k, v in self.__dict__.items()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -182,7 +182,7 @@ def _deal(
             board = game.practice(key) if practice and game.practice else game.reset(key)
             if ended and game.renew:
                 same, old = ended
-                board = select(same, game.renew(old, key), board)
+                board = select(same, game.renew(select(same, old, board), key), board)
             return board, game.legal(board)
 
         blank = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(work, key))

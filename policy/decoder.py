@@ -197,10 +197,9 @@ class Block(nnx.Module):
 class Decoder(nnx.Module):
     """Embeddings in, normalised hidden states and caches out."""
 
-    def __init__(
-        self, config: DecoderConfig, *, remat: bool = False, mesh: jax.sharding.Mesh | None = None, rngs: Keys
-    ) -> None:
-        self.config, self.remat, self.mesh = config, remat, mesh
+    def __init__(self, config: DecoderConfig, *, remat: bool = False, rngs: Keys) -> None:
+        self.config, self.remat = config, remat
+        self.mesh: jax.sharding.Mesh | None = None
         self.blocks = nnx.List([Block(config, rngs=rngs) for _ in range(config.layers)])
         self.norm = RMSNorm(config.width, eps=config.eps)
 

@@ -41,15 +41,16 @@ class Prompt(NamedTuple):
 class Model(nnx.Module):
     """Vision tower, token embeddings, decoder and head."""
 
-    def __init__(self, config: VLMConfig, *, mesh: jax.sharding.Mesh | None = None, rngs: Keys) -> None:
-        self.config, self.mesh = config, mesh
+    def __init__(self, config: VLMConfig, *, rngs: Keys) -> None:
+        self.config = config
+        self.mesh: jax.sharding.Mesh | None = None  # see `spread_over`
         width = config.decoder.width
-        self.vision = VisionTower(config.vision, width, remat=config.remat, mesh=mesh, rngs=rngs)
+        self.vision = VisionTower(config.vision, width, remat=config.remat, rngs=rngs)
         init = nnx.initializers.normal(width**-0.5 if config.decoder.tied else 1.0)
         self.embedding = nnx.Embed(
             config.vocab, width, embedding_init=init, promote_dtype=layers.as_it_is, rngs=cast(nnx.Rngs, rngs)
         )
-        self.decoder = Decoder(config.decoder, remat=config.remat, mesh=mesh, rngs=rngs)
+        self.decoder = Decoder(config.decoder, remat=config.remat, rngs=rngs)
         if not config.decoder.tied:
             self.head = linear(width, config.vocab, bias=False, rngs=rngs)
 
@@ -204,22 +205,29 @@ def picture_grids(config: VLMConfig, pictures: Pictures) -> list[tuple[int, int]
 
 
 @functools.lru_cache(maxsize=8)
-def outline(config: VLMConfig, mesh: jax.sharding.Mesh | None = None) -> tuple[nnx.GraphDef[Model], Params]:
+def outline(config: VLMConfig) -> tuple[nnx.GraphDef[Model], Params]:
     """The graph of a model, and its parameters as shapes; the same ones for a config: take them as they are."""
-    return nnx.split(nnx.eval_shape(lambda: Model(config, mesh=mesh, rngs=Keys(jax.random.key(0)))), nnx.Param)
+    return nnx.split(nnx.eval_shape(lambda: Model(config, rngs=Keys(jax.random.key(0)))), nnx.Param)
 
 
-def create(
-    config: VLMConfig, key: jax.Array, mesh: jax.sharding.Mesh | None = None
-) -> tuple[nnx.GraphDef[Model], Params]:
-    """A model with fresh weights, not spread over its mesh yet: drawn on the host, alike whatever the devices are.
+def spread_over(graphdef: nnx.GraphDef[Model], params: Params, mesh: jax.sharding.Mesh | None) -> nnx.GraphDef[Model]:
+    """The graph of a model whose batches are cut over a mesh; that of None holds everywhere."""
+    model = nnx.merge(graphdef, params)
+    if model.mesh == mesh:
+        return graphdef
+    model.mesh = model.vision.mesh = model.decoder.mesh = mesh
+    return nnx.split(model, nnx.Param)[0]
+
+
+def create(config: VLMConfig, key: jax.Array) -> tuple[nnx.GraphDef[Model], Params]:
+    """A model with fresh weights: drawn on the host, so that a key has the same ones on every device.
 
     One array after another: arrays of one shape share a program, where one program that draws them all takes a CPU's
     compiler three times as long, and a GPU's half a minute.
     """
     host = None if jax.default_backend() == "cpu" else _host()
     with jax.default_device(host):
-        graphdef, drawn = nnx.split(Model(config, mesh=mesh, rngs=Keys(jax.device_put(key, host))), nnx.Param)
+        graphdef, drawn = nnx.split(Model(config, rngs=Keys(jax.device_put(key, host))), nnx.Param)
     return graphdef, drawn if host is None else jax.tree.map(jnp.asarray, jax.device_get(drawn))
 
 

@@ -91,7 +91,7 @@ def rows(x: jax.Array, mesh: Mesh | None, last: str | None = None) -> jax.Array:
     Left to itself XLA would cut what a layer makes as its parameters are cut, and send all of it around: more than the
     parameters are. Where the mesh does not divide the rows, and without a mesh, it is as it was.
     """
-    if mesh is None or len(x) % row_parts(mesh):
+    if mesh is None or len(x) % row_parts(mesh) or _each_by_itself():
         return x
     whole = last is None or x.shape[-1] % mesh.shape[last] > 0
     middle = (None,) * (x.ndim - 2)
@@ -101,9 +101,14 @@ def rows(x: jax.Array, mesh: Mesh | None, last: str | None = None) -> jax.Array:
 
 def along(table: jax.Array, mesh: Mesh | None, last: str) -> jax.Array:
     """A matrix inside a jitted function, cut along its last axis alone."""
-    if mesh is None or table.shape[-1] % mesh.shape[last]:
+    if mesh is None or table.shape[-1] % mesh.shape[last] or _each_by_itself():
         return table
     return jax.lax.with_sharding_constraint(table, NamedSharding(mesh, PartitionSpec(None, last)))
+
+
+def _each_by_itself() -> bool:
+    """Whether every device works on its own, under `shard_map`."""
+    return bool(jax.sharding.get_abstract_mesh().manual_axes)
 
 
 def row_parts(mesh: Mesh | None) -> int:

@@ -204,16 +204,9 @@ def _runs(config: VisionConfig) -> list[range]:
 class VisionTower(nnx.Module):
     """Patch embedding, blocks, and the mergers."""
 
-    def __init__(
-        self,
-        config: VisionConfig,
-        out_width: int,
-        *,
-        remat: bool = False,
-        mesh: jax.sharding.Mesh | None = None,
-        rngs: Keys,
-    ) -> None:
-        self.config, self.remat, self.mesh = config, remat, mesh
+    def __init__(self, config: VisionConfig, out_width: int, *, remat: bool = False, rngs: Keys) -> None:
+        self.config, self.remat = config, remat
+        self.mesh: jax.sharding.Mesh | None = None
         self.embed = linear(config.patch_values, config.width, bias=config.embed_bias, rngs=rngs)
         if config.grid:
             init = nnx.initializers.normal(0.5)  # learning where a cell stands wants a strong start

@@ -28,6 +28,10 @@ class VLM:
     origin: weights.Origin = field(default_factory=weights.Origin)  # the kind of folder it came from, and goes into
     mesh: jax.sharding.Mesh | None = None  # the devices it is spread over; None: the first
 
+    def __post_init__(self) -> None:
+        if self.params is not None:
+            object.__setattr__(self, "graphdef", model.spread_over(self.graphdef, self.params, self.mesh))
+
     def __repr__(self) -> str:
         """One line, without what the parameters are."""
         leaves = jax.tree.leaves(self.params)
@@ -148,7 +152,7 @@ def load(
     if str(source) in PRESETS:
         words = tokenizer or _bytes()
         config = replace(PRESETS[str(source)], vocab=-(-len(words) // 16) * 16, remat=remat)
-        graphdef, params = model.create(config, jax.random.key(0) if key is None else key, mesh)
+        graphdef, params = model.create(config, jax.random.key(0) if key is None else key)
         params = jax.tree.map(lambda leaf: leaf.astype(kind), params)
         return VLM(config, graphdef, sharding.spread(params, mesh), words, mesh=mesh)
     folder = Path(str(source))

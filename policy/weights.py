@@ -61,7 +61,7 @@ def read(
     config, stored = replace(config, remat=remat), tensors.find(folder)
     if origin.kind != OWN and config.decoder.tied and _has_a_head_of_its_own(stored):
         config = replace(config, decoder=replace(config.decoder, tied=False))
-    graphdef, blank = outline(config, mesh)
+    graphdef, blank = outline(config)
     params = _fill(blank, folder, stored, origin.kind, config, dtype, mesh)
     return config, graphdef, params, words, origin
 
@@ -87,23 +87,23 @@ def write(
     with _told_as_os_error(folder), tempfile.TemporaryDirectory(prefix=".part-", dir=folder) as draft:
         aside = Path(draft)
         tensors.write(aside, laid_out, limit)
-        as_it_was = origin.words if origin.digest == _digest(words) else {}
+        as_it_was = origin.words if origin.kind != OWN and origin.digest == _digest(words) else {}
         if not as_it_was:
             words.save_pretrained(aside)
         for name, content in (*origin.files.items(), *as_it_was.items()):
             (aside / name).write_bytes(content)
-        dtype = next(lora.plain(params, scale))[1].dtype.name
+        dtype = next(leaf for path, leaf in named(params).items() if "lora_" not in path).dtype.name
         if origin.kind == OWN:
             record = {"format": OWN, **config.to_dict()}
         else:
             record = _with(json.loads(origin.files["config.json"]), dtype, tied=config.decoder.tied)
         (aside / "config.json").write_text(json.dumps(record, indent=2) + "\n")
-        stale = {tensors.INDEX, *(file.name for file in folder.glob("model*.safetensors"))} - {
+        stale = {tensors.INDEX, *_WORDS, *(file.name for file in folder.glob("model*.safetensors"))} - {
             f.name for f in aside.iterdir()
         }
         for file in sorted(aside.iterdir()):
             file.replace(folder / file.name)
-        for name in stale:  # of a model that was cut into other parts
+        for name in stale:  # of a model that was cut into other parts, or has another tokenizer
             (folder / name).unlink(missing_ok=True)
 
 
@@ -150,8 +150,8 @@ def _read_qwen(folder: Path, record: dict[str, Any]) -> tuple[VLMConfig, PreTrai
 
 def _digest(words: PreTrainedTokenizerFast) -> str:
     """Of all that matters of a tokenizer."""
-    said = json.dumps([words.get_vocab(), words.chat_template, words.special_tokens_map], sort_keys=True, default=str)
-    return hashlib.sha256(said.encode()).hexdigest()
+    beside = words.chat_template, words.special_tokens_map, words.padding_side, words.model_max_length
+    return hashlib.sha256((words.backend_tokenizer.to_str() + repr(beside)).encode()).hexdigest()
 
 
 def _has_a_head_of_its_own(stored: dict[str, np.ndarray]) -> bool:

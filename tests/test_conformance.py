@@ -1,7 +1,11 @@
 """The protocol, tried on every registered game. A new game passes these before it has a test of its own."""
 
+import copy
 import dataclasses
+import functools
+import operator
 import os
+import pickle
 import subprocess
 import sys
 
@@ -47,6 +51,16 @@ def test_record_is_complete_and_static(game):
     assert jax.jit(lambda g, key: g.legal(g.reset(key)), static_argnums=0)(game, jax.random.key(0)).any()
     with pytest.raises(dataclasses.FrozenInstanceError):
         game.name = "other"
+
+
+def test_a_game_may_be_made_of_whatever_can_be_called(game):
+    """Of what Python's own functions make, which `jax.jit` cannot know again; and it can be pickled all the same."""
+    state = game.reset(jax.random.key(0))
+    mine = dataclasses.replace(game, tiles=operator.attrgetter("board"), reset=functools.partial(game.reset))
+    again = pickle.loads(pickle.dumps(dataclasses.replace(game, tiles=operator.attrgetter("board"))))
+    for each in (mine, again, copy.deepcopy(mine)):
+        np.testing.assert_array_equal(each.tiles(state), state.board)
+        same(each.reset(jax.random.key(0)), state)
 
 
 def test_it_is_shown_in_one_short_line(game):

@@ -4,6 +4,8 @@ What varies over the mesh is part of a value's type, so tracing a function finds
 of one device is then tried where the most is going on.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +17,9 @@ import policy
 from jaxgym import Env, engine, render
 from policy import sample
 from policy import tokenizer as tokens
+from policy.model import logits
+from policy.sharding import make_mesh
+from policy.sharding import spread as spread_params
 
 ROWS = PartitionSpec("data")
 
@@ -100,6 +105,30 @@ def write():
 def test_sampling_can_be_spread_over_prompts(write, spread):
     write, rows = write
     spread(lambda *rows: write(*rows, jax.random.key(2))).trace(*rows)
+
+
+def test_a_model_may_leave_its_mesh():
+    """For one device, for another mesh, and for `shard_map`, where every device works on its own."""
+    meshes = [make_mesh(*sizes, devices=jax.devices("cpu")[:8]) for sizes in ((2, 4, 1), (4, 1, 2))]
+    vlm = policy.load("tiny", mesh=meshes[0])
+    ids, lengths = jnp.tile(jnp.asarray([[40, 41, 42]], jnp.int32), (8, 1)), jnp.full(8, 3)
+    wanted = vlm.logits(ids, lengths, None)
+    params, rows, none = (
+        jax.device_get(vlm.params),
+        PartitionSpec(("data", "fsdp")),
+        jnp.zeros((0, 32, 48, 3), jnp.uint8),
+    )
+
+    alone = dataclasses.replace(vlm, params=jax.device_put(params, jax.devices()[0]), mesh=None)
+    other = dataclasses.replace(vlm, params=spread_params(params, meshes[1]), mesh=meshes[1])
+
+    def said(ids, lengths):
+        return logits(vlm.graphdef, params, ids, lengths, none)
+
+    over = jax.jit(jax.shard_map(said, mesh=meshes[0], in_specs=rows, out_specs=rows))
+    for found in (alone.logits(ids, lengths, None), other.logits(ids, lengths, None), over(ids, lengths)):
+        there = np.isfinite(wanted)
+        np.testing.assert_allclose(np.asarray(found)[there], np.asarray(wanted)[there], atol=1e-4)
 
 
 def test_eight_devices_sample_each_with_its_key(write, spread):

@@ -185,6 +185,21 @@ def test_a_game_that_deals_after_what_has_ended_does_so_in_a_mixture(games):
     assert after(0, (0, 1)).which.tolist() == [1] * 16
 
 
+def test_no_game_is_asked_what_comes_after_a_board_that_never_was(games):
+    """Where the board that ended is another game's, its own is blank."""
+    seen = []
+
+    def renew(state, key):
+        jax.debug.callback(lambda board: seen.append(int(board.max())), state.board)
+        return state
+
+    ended = mix([games[0], replace(games[0], renew=renew)], odds=(0, 1))
+    for which in (0, 1, 0):
+        ended.renew(ended.deal(jax.random.key(1), which), jax.random.key(2))
+    jax.effects_barrier()
+    assert seen and min(seen) > 0
+
+
 def test_a_game_that_there_is_not_is_the_nearest(games, mixture):
     for asked, dealt in ((-5, 0), (len(games), len(games) - 1)):
         same(mixture.deal(jax.random.key(1), asked), mixture.deal(jax.random.key(1), dealt))

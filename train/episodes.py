@@ -134,22 +134,22 @@ def learned_from(config: Config, *rounds: list[Turn]) -> list[Tried]:
     start = kept // group
     by_turn = np.arange(length)[:, None] * rows + start
 
-    def compare(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    def compare(values: np.ndarray, groups: np.ndarray, solved: np.ndarray) -> np.ndarray:
         out = np.zeros(alive.shape, np.float32)
-        out[alive] = advantages.among(values[alive], groups[alive], scale=part.scale, solved=game[alive])
+        out[alive] = advantages.among(values[alive], groups[alive], scale=part.scale, solved=solved[alive])
         return out
 
     def done(extra: np.ndarray) -> np.ndarray:
         if not episodes.same_board:
-            return compare(worth + extra, by_turn)
-        over_all = np.broadcast_to((worth[0] + extra.sum(axis=0)), game.shape)
-        episode = compare(over_all, np.broadcast_to(start, alive.shape))
-        return episode + np.float32(episodes.same_board) * compare(worth + extra, board)
+            return compare(worth + extra, by_turn, worth)
+        whole = np.broadcast_to(worth[0], game.shape)
+        episode = compare(whole + extra.sum(axis=0), np.broadcast_to(start, alive.shape), whole)
+        return episode + np.float32(episodes.same_board) * compare(worth + extra, board, worth)
 
     if part.credit == "reply":
         seen = acted = done(format + perception)
     else:
-        seen, acted = compare(perception + format, by_turn), done(format)
+        seen, acted = compare(perception + format, by_turn, game), done(format)
     out = []
     for t, each in enumerate(at_turn):
         blocks = np.where(alive[t][:, None], np.concatenate([turn.round.blocks for turn in each])[kept], -1)

@@ -243,13 +243,15 @@ def learn(
 def _teaches(config: Config, frame: Frame, game: str, turns: list[Tried], report: Report) -> bool:
     """Whether there is anything to learn from a game's batch, or to come back from."""
     part, choice = config.grpo, turns[0].choice
+    acting = choice is not None and bool(jnp.any(choice.place >= 0))
     if config.reward.weight(game):
-        reading = choice is not None and (config.reward.perception > 0 or bool(jnp.any(choice.place >= 0)))
-        if reading or any(bool(jnp.any(advantages.moving(tried.credit))) for tried in turns):
+        reading = choice is not None and config.reward.perception > 0
+        if reading or acting or any(bool(jnp.any(advantages.moving(tried.credit))) for tried in turns):
             return True
     held = part.kl if choice is None else max(part.hold, part.cover)
     apart = float(report["kl"] + report.get("action_kl", 0.0)) if held else 0.0
-    return part.entropy > 0 or apart > (_APART if frame.dtype == jnp.float32 else _APART_HALF)
+    written = any(bool(jnp.any(tried.credit.units >= 0)) for tried in turns) or acting
+    return (part.entropy > 0 and written) or apart > (_APART if frame.dtype == jnp.float32 else _APART_HALF)
 
 
 def _scored(

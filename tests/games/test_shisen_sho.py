@@ -330,7 +330,11 @@ def test_teacher_counts_a_fresh_board_in_pairs():
 def test_teacher_looks_until_there_is_nothing_to_learn(monkeypatch):
     """It stops at boards whose pairs are all proven, and only there: each pair's worth is that of all its looks."""
     game, looks = jaxgym.make("shisen_sho"), []
-    rules, play, most = game.values.__wrapped__.keywords["rules"], shisen_sho._playout, shisen_sho.PLAYOUTS + shisen_sho.RETRIES
+    rules, play, most = (
+        game.values.__wrapped__.keywords["rules"],
+        shisen_sho._playout,
+        shisen_sho.PLAYOUTS + shisen_sho.RETRIES,
+    )
 
     def counted(*given):
         jax.debug.callback(looks.append, jnp.int32(0))

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from safetensors.numpy import load_file, save_file
+from tokenizers import normalizers
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 import policy
@@ -272,9 +273,18 @@ def test_the_files_of_a_tokenizer_are_as_they_were(folder, tmp_path):
     policy.save(vlm, there)
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "merges.txt"):
         assert (there / name).read_bytes() == (here / name).read_bytes()
-    vlm.tokenizer.add_tokens(["swap!"])
-    policy.save(vlm, there)
-    assert policy.load(there).tokenizer.get_vocab()["swap!"] == vlm.tokenizer.get_vocab()["swap!"]
+    changed = policy.load(here)
+    changed.tokenizer.add_tokens(["swap!"])
+    changed.tokenizer.backend_tokenizer.normalizer = normalizers.Lowercase()
+    changed.tokenizer.model_max_length = 77
+    policy.save(changed, there)
+    again = policy.load(there).tokenizer
+    assert again.get_vocab()["swap!"] == changed.tokenizer.get_vocab()["swap!"] and again.model_max_length == 77
+    assert again.encode("A") == vlm.tokenizer.encode("a")
+    (there / "added_tokens.json").write_text('{"other": 900}')
+    policy.save(vlm, there)  # nothing is left of the tokenizer that was there
+    assert not (there / "added_tokens.json").exists()
+    assert policy.load(there).tokenizer.get_vocab() == vlm.tokenizer.get_vocab()
 
 
 def test_a_chat_template_in_a_file_of_its_own(vlm, folder, tmp_path):

@@ -101,6 +101,14 @@ def test_an_answer_is_worth_what_it_still_brings(one):
     np.testing.assert_allclose(whole[0][:, 0], [0, 0, 0.5, -0.5])
 
 
+def test_by_success_what_is_compared_is_measured_by_what_it_brings(one):
+    """Of two turns, not by the first one's reward alone: the mean of what the game still brings, above nothing."""
+    turns = [turn([-1, -1, 1, 1], [1] * 4, [0, 0, 1, 1]), turn([4, 8, 2, 4], [1] * 4, [2, 3, 4, 5])]
+    (first, second), _ = advantages_of(one, turns, scale="success")
+    np.testing.assert_allclose(first[:, 1], [-1 / 3, 1 / 3, -0.5 / 3.5, 0.5 / 3.5], rtol=1e-5)  # 1, 3; 2, 3
+    np.testing.assert_allclose(second[:, 1], [-2 / 7, 2 / 7, -1 / 4, 1 / 4], rtol=1e-5)
+
+
 def test_gigpo_compares_answers_to_the_same_board_as_well(one):
     turns = [turn([1, 0, 0, 0], [1] * 4, [0, 0, 1, 1]), turn([0, 4, 2, 0], [1] * 4, [0, 3, 4, 1])]
     (first, second), _ = advantages_of(one, turns, same_board=2.0)

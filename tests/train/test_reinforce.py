@@ -310,6 +310,8 @@ def test_a_step_is_made_where_there_is_something_to_learn_or_to_come_back_from(o
         return bool((learned(one, config, tried, away)[0] != start).any())
 
     assert moves(tried) and not moves(dull) and not moves(tried, weights=("2048=0",))
+    silent = dull._replace(credit=dull.credit._replace(units=jnp.full_like(dull.credit.units, -1)))
+    assert not moves(silent, entropy=0.1)
     assert moves(dull, entropy=0.1) and not moves(dull, kl=0.5) and moves(dull, away=0.01, kl=0.5)
 
 
