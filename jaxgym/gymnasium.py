@@ -214,7 +214,9 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
     def _batch(self, name: str, value: Any, kind: type) -> jax.Array:
         try:
             array = value if isinstance(value, jax.Array) else np.asarray(value)
-        except TypeError:  # PyTorch's on a GPU
+        except TypeError:
+            if not hasattr(value, "__dlpack__"):  # else PyTorch's on a GPU
+                raise
             array = jnp.from_dlpack(value)
         if array.shape != (self.num_envs,) or not jnp.issubdtype(array.dtype, kind):
             wanted = "integers" if kind is np.integer else "bools"
