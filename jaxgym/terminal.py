@@ -1,6 +1,5 @@
 """Play a game by hand, in a terminal."""
 
-import functools
 import itertools
 import sys
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from jaxgym.game import Game
 from jaxgym.render import describe
 
 _ARROWS = {"\x1b[A": "up", "\x1b[B": "down", "\x1b[C": "right", "\x1b[D": "left"}
+_OVER = "The game is over: n for a new board, u to take one back, q to quit."
 _HELP = "h a hint, u undo, w the board in words, n a new board, q quit"
 
 
@@ -28,7 +28,7 @@ def play(
     ask: gives what the player types, for a line to show before it; raises EOFError when nothing more comes.
     colours: is the board drawn, or said in words?
     """
-    step = jax.jit(lambda state, action, key, over: engine.play(game, state, jnp.bool_(over), action, key))
+    step = jax.jit(lambda state, action, key: engine.play(game, state, jnp.bool_(False), action, key))
     teach = jax.jit(engine.teacher(game))
     legal = jax.jit(game.legal)
     key = key_of(seed)
@@ -43,7 +43,7 @@ def play(
             board = show.blocks(game, state) if colours else describe(game.sheet, game.tiles(state))
             say(f"\n{board}\nscore {score:g}, {len(history) - 1} moves")
             if over:
-                say("The game is over: n for a new board, u to take one back, q to quit.")
+                say(_OVER)
         fresh = True
         try:
             text = ask("> ").strip()
@@ -58,11 +58,14 @@ def play(
         elif text == "w":
             say(describe(game.sheet, game.tiles(state)))
             fresh = False
-        elif text == "h" and not over:
+        elif over:
+            say(_OVER)
+            fresh = False
+        elif text == "h":
             say(game.explain(jax.tree.map(np.asarray, state), int(teach(state, jax.random.key(0)))))
             fresh = False
         else:
-            fresh = _answer(game, text, history, functools.partial(step, over=over), next(keys), say)
+            fresh = _answer(game, text, history, step, next(keys), say)
 
 
 def _answer(
