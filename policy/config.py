@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args, get_origin
 
 import numpy as np
 
-_MAY_BE_ZERO = ("vocab", "image_id", "stop_id", "pad_id", "grid", "span", "window")
+_MAY_BE_ZERO = ("vocab", "image_id", "stop_id", "pad_id", "grid", "span", "window", "least")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +36,7 @@ class VisionConfig:
     looks: bool = False  # heads begin by looking at one neighbour each; for towers trained from scratch
     mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
     std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
+    least: int = 0  # pixels to which its own image processor enlarges smaller pictures; here they are taken as they are
     eps: float = 1e-6
 
     def __post_init__(self) -> None:

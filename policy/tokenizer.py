@@ -4,6 +4,8 @@ Every phrase given is one token (a whole cell of a board, a coordinate, a game's
 merges learned from a corpus, down to bytes, so nothing is unknown.
 """
 
+import functools
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +17,7 @@ from policy.tensors import read_json
 
 PAD, STOP, IMAGE, TURN = "<|pad|>", "<|stop|>", "<|image|>", "<|reply|>"
 SPECIALS = (PAD, STOP, IMAGE, TURN)  # ids 0, 1, 2, 3
+_THINK = "<think>"  # how templates of models that think at length end: a reply's own think block comes later
 
 
 def build(phrases: Iterable[str], corpus: Iterable[str], merges: int = 256) -> PreTrainedTokenizerFast:
@@ -114,21 +117,29 @@ def prompt_ids(
 ) -> list[int]:
     """A prompt of one picture and a text, ready to be replied to: by the tokenizer's chat template where it has one.
 
-    past: what was said before. All pictures have so many image tokens. Raises ValueError when the template has not one
-    place for each picture.
+    past: what was said before; it stands there as it was said, whatever a template would leave out of it. Where a
+    template opens a block of thoughts for the reply to come, it is closed. All pictures have so many image tokens.
+    Raises ValueError when the template has not one place for each picture and each reply.
     """
     if not tokenizer.chat_template:
         return _plain_ids(tokenizer, text, image_tokens, image_id, past)
     messages = []
-    for turn in (*past, Turn(text, True, "")):
+    for i, turn in enumerate((*past, Turn(text, True, ""))):
         picture = [{"type": "image"}] if turn.pictured else []
         messages.append({"role": "user", "content": [*picture, {"type": "text", "text": turn.text}]})
-        messages.append({"role": "assistant", "content": [{"type": "text", "text": turn.reply}]})
+        messages.append({"role": "assistant", "content": [{"type": "text", "text": f"\ue000{i}\ue001"}]})
     try:
         chat = tokenizer.apply_chat_template(messages[:-1], tokenize=False, add_generation_prompt=True)
     except Exception as error:  # a template is a program
         raise ValueError(" ".join(str(error).split())[:200] or type(error).__name__) from None
-    ids = tokenizer.encode(chat, add_special_tokens=False)
+    if (start := chat.rstrip()).endswith(_THINK):
+        chat = start + "\n\n</think>\n\n"
+    around = re.split("\ue000(\\d+)\ue001", chat)
+    if around[1::2] != [str(i) for i in range(len(past))]:
+        raise ValueError("it has not one place for each reply")
+    ids = tokenizer.encode(around[0], add_special_tokens=False)
+    for turn, text in zip(past, around[2::2], strict=True):
+        ids += [*_said(tokenizer, turn.reply), *tokenizer.encode(text, add_special_tokens=False)]
     wanted = 1 + sum(turn.pictured for turn in past)
     if (found := ids.count(image_id)) != wanted:
         pictures = "one picture" if wanted == 1 else f"{wanted} pictures"
@@ -145,5 +156,19 @@ def _plain_ids(
     for turn in (*past, Turn(text, True, "")):
         picture = [image_id] * image_tokens if turn.pictured else []
         ids += [*picture, *tokenizer.encode(turn.text, add_special_tokens=False), mark]
-        ids += [*tokenizer.encode(turn.reply, add_special_tokens=False), stop]
+        ids += [*_said(tokenizer, turn.reply), stop]
     return ids[:-1]  # the reply to come
+
+
+def _said(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
+    """The ids of what was replied: where that spells a special token it is none, no picture and no end of a turn."""
+    parts = _special(tokenizer).split(text)  # every other one is such a name
+    pieces = [piece for i, part in enumerate(parts) for piece in ((part[:1], part[1:]) if i % 2 else (part,))]
+    return [id for piece in pieces for id in tokenizer.encode(piece, add_special_tokens=False)]
+
+
+@functools.lru_cache(maxsize=8)
+def _special(tokenizer: PreTrainedTokenizerFast) -> re.Pattern[str]:
+    """What a tokenizer takes for a special token, wherever it stands."""
+    names = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+    return re.compile(f"({'|'.join(map(re.escape, names))})" if names else "(?!)")

@@ -73,6 +73,25 @@ def farthest(rewards: jax.Array, keep: int) -> jax.Array:
     return jnp.take_along_axis(each, jnp.argmax(spread, axis=1)[:, None, None], axis=1)[:, 0]
 
 
+def kept(rewards: jax.Array, keep: int) -> tuple[np.ndarray, np.ndarray]:
+    """Which replies of each group are learned from, and for how many of it each stands, in the mean for one.
+
+    rewards float32 [S, G] -> int32 [S, K] and float32 [S, K]: `keep` of them, those `farthest` apart; 0: all. They are
+    compared with the whole group, and stand for all that lie on their side of its mean: so where rewards have two
+    values, what is learned is what all would teach, whatever the scale. (PODS compares those kept with each other,
+    which makes of every scale that of the deviation.)
+    """
+    count, group = rewards.shape
+    if not 0 < keep < group:
+        return np.tile(np.arange(group, dtype=np.int32), (count, 1)), np.ones((count, group), np.float32)
+    chosen, values = np.asarray(farthest(rewards, keep)), np.asarray(rewards)
+    above = values > values.mean(axis=1, keepdims=True)
+    mine = np.take_along_axis(above, chosen, axis=1)
+    of_all, of_kept = (each.mean(axis=1, keepdims=True) for each in (above, mine))
+    standing = np.where(mine, of_all / np.maximum(of_kept, 1e-9), (1 - of_all) / np.maximum(1 - of_kept, 1e-9))
+    return chosen, np.where(of_kept % 1 == 0, 1.0, standing).astype(np.float32)  # of one side: they differ by rounding
+
+
 class Rewards(NamedTuple):
     """What replies earned, part by part, weighted: float32 [S, G] each."""
 
@@ -128,11 +147,19 @@ def to_go(rewards: np.ndarray, discount: float) -> np.ndarray:
     return out
 
 
-def among(values: np.ndarray, groups: np.ndarray, *, scale: Scale, solved: np.ndarray | None = None) -> np.ndarray:
+def among(
+    values: np.ndarray,
+    groups: np.ndarray,
+    *,
+    scale: Scale,
+    solved: np.ndarray | None = None,
+    turns: np.ndarray | float = 1.0,
+) -> np.ndarray:
     """`advantages` of values float32 [N] whose groups, int [N], may be of any sizes: float32 [N].
 
     Groups of step-level rewards are the answers to one and the same state (GiGPO, arXiv 2505.10978). Who is alone in a
-    group has nothing to be compared with: 0.
+    group has nothing to be compared with: 0. turns float32 [N]: of how many turns, as they are discounted, a value is
+    the sum: no legal move in any of them earns -1 so often.
     """
     _, index, count = np.unique(groups, return_inverse=True, return_counts=True)
     index = index.reshape(-1)
@@ -146,8 +173,9 @@ def among(values: np.ndarray, groups: np.ndarray, *, scale: Scale, solved: np.nd
     largest = np.maximum(np.maximum(np.abs(highest), np.abs(lowest)), 1)
     centred = np.where((highest - lowest > _ALIKE * largest)[index], values - mean(values), 0.0)
     if scale in ("success", "cost"):
-        above = mean(values if solved is None else solved) - NOTHING
-        return (centred / np.maximum(above, RAREST)).astype(np.float32)
+        span = mean(np.broadcast_to(turns, values.shape))
+        above = mean(values if solved is None else solved) - NOTHING * span
+        return (centred / np.maximum(above, RAREST * span)).astype(np.float32)
     if scale != "none":
         squares = np.square(centred)
         centred = centred / (np.sqrt(mean(squares) if scale == "group" else squares.mean()) + _LEAST)

@@ -51,10 +51,14 @@ class Written(NamedTuple):
     decision: jax.Array  # int32 [n]: where the action is first named; -1 where the tokenizer has no names for actions
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def opinion(game: Game[Any], state: Any, key: jax.Array) -> jax.Array:
-    """The teacher's worth of every action on every board: float32 [n, A], -inf where illegal."""
-    return jax.vmap(game.values)(state, jax.random.split(key, jax.tree.leaves(state)[0].shape[0]))
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def opinion(game: Game[Any], state: Any, key: jax.Array, share: int = 1) -> jax.Array:
+    """The teacher's worth of every action on every board: float32 [n, A], -inf where illegal.
+
+    share: to so many boards side by side the same is drawn, so that it says the same of equal ones.
+    """
+    keys = jax.random.split(key, jax.tree.leaves(state)[0].shape[0] // share)
+    return jax.vmap(game.values)(state, jnp.repeat(keys, share))
 
 
 def teach(game: Game[Any], state: Any, scale: float, key: jax.Array, *, guess: bool) -> Lesson:

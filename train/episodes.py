@@ -39,10 +39,8 @@ def play(config: Config, frame: Frame, params: Params, course: Course, state: An
     seen: dict[tuple[int, bytes], int] = {}
     for turn in range(episodes.turns):
         reply_key, worth_key = jax.random.split(jax.random.fold_in(key, turn))
-        tried = try_replies(
-            frame.graphdef, params, language, boards, reply_key, 1, part.temperature, memory, share=group
-        )
-        found = earn(config, course, tried, boards, worth_key, alive)
+        tried = try_replies(frame.graphdef, params, language, boards, reply_key, 1, part.temperature, memory, group)
+        found = earn(config, course, tried, boards, worth_key, alive, group)
         tiles = np.asarray(jax.vmap(language.game.tiles)(boards))
         which = [seen.setdefault((i // group, grid.tobytes()), len(seen)) for i, grid in enumerate(tiles)]
         turns.append(Turn(found._replace(blocks=np.where(alive[:, None], found.blocks, -1)), alive, np.asarray(which)))
@@ -59,12 +57,12 @@ def play(config: Config, frame: Frame, params: Params, course: Course, state: An
     return turns
 
 
-def differ(turns: list[Turn], group: int, discount: float) -> np.ndarray:
+def differ(config: Config, turns: list[Turn]) -> np.ndarray:
     """Whether the episodes of a board earned more, some of them, than others: bool [S]."""
-    return np.asarray(advantages.differ(_totals(_earned(turns), group, discount)))
+    return np.asarray(advantages.differ(_totals(config, _earned(turns))))
 
 
-def report(turns: list[Turn], group: int, discount: float) -> Report:
+def report(config: Config, turns: list[Turn]) -> Report:
     """What to log of episodes: the means over the answers given, and of the episodes their lengths and returns."""
     alive = np.stack([turn.alive for turn in turns])
     weights = alive.sum(axis=1)
@@ -74,10 +72,10 @@ def report(turns: list[Turn], group: int, discount: float) -> Report:
     }
     earned = _earned(turns)
     return means | {
-        "reward_std": float(jnp.mean(jnp.std(_totals(earned, group, discount), axis=1))),
-        "differ": float(np.mean(differ(turns, group, discount))),
+        "reward_std": float(jnp.mean(jnp.std(_totals(config, earned), axis=1))),
+        "differ": float(np.mean(differ(config, turns))),
         "turns": float(alive.sum(axis=0).mean()),
-        "return": float(advantages.to_go(earned[0], discount)[0].mean()),
+        "return": float(advantages.to_go(earned[0], config.episodes.discount)[0].mean()),
     }
 
 
@@ -92,11 +90,19 @@ def _earned(turns: list[Turn]) -> Earned:
     return game, format, perception
 
 
-def _totals(earned: Earned, group: int, discount: float) -> jax.Array:
+def _whole(config: Config, game: np.ndarray) -> np.ndarray:
+    """What episodes earned of the game: float32 [T, B] -> float32 [B]. GiGPO compares plain sums (arXiv 2505.10978, its
+    returns of steps alone are discounted).
+    """
+    given = config.episodes
+    return advantages.to_go(game, 1.0 if given.same_board else given.discount)[0]
+
+
+def _totals(config: Config, earned: Earned) -> jax.Array:
     """What whole episodes earned: float32 [S, G]."""
     game, *others = earned
-    total = advantages.to_go(game, discount)[0] + sum(part.sum(axis=0) for part in others)
-    return jnp.asarray(total).reshape(-1, group)
+    total = _whole(config, game) + sum(part.sum(axis=0) for part in others)
+    return jnp.asarray(total).reshape(-1, config.grpo.group)
 
 
 def _as_long(turns: list[Turn], length: int) -> list[Turn]:
@@ -112,44 +118,25 @@ def learned_from(config: Config, *rounds: list[Turn]) -> list[Tried]:
     Where boards may be refilled, those whose episodes all earned alike are dropped: others take their place, and if
     there are too few, nothing is learned from what fills up the batch.
     """
-    part, episodes = config.grpo, config.episodes
-    group = part.group
+    part, group = config.grpo, config.grpo.group
     rounds = tuple(_as_long(turns, max(map(len, rounds))) for turns in rounds)
     at_turn = [*zip(*rounds, strict=True)]
     game, format, perception = (np.concatenate(each, axis=1) for each in zip(*map(_earned, rounds), strict=True))
     alive = np.stack([np.concatenate([turn.alive for turn in each]) for each in at_turn])
     board = np.stack([np.concatenate([turn.board + alive.size * i for i, turn in enumerate(each)]) for each in at_turn])
-    totals = _totals((game, format, perception), group, episodes.discount)
+    totals = _totals(config, (game, format, perception))
     chosen = np.arange(len(totals))
     if part.refill:
         useful = np.asarray(advantages.differ(totals))
         chosen = np.argsort(~useful, kind="stable")[: part.states]
         alive &= np.repeat(useful, group)
-    keep = part.keep if 0 < part.keep < group else group
-    best = np.asarray(advantages.farthest(totals[chosen], keep)) if keep < group else np.arange(group)[None]
-    kept = (chosen[:, None] * group + best).reshape(-1)
-    worth = advantages.to_go(game, episodes.discount)[:, kept]
-    length, rows = alive.shape
-    alive, board, game, format, perception = (x[:, kept] for x in (alive, board, game, format, perception))
-    start = kept // group
-    by_turn = np.arange(length)[:, None] * rows + start
-
-    def compare(values: np.ndarray, groups: np.ndarray, solved: np.ndarray) -> np.ndarray:
-        out = np.zeros(alive.shape, np.float32)
-        out[alive] = advantages.among(values[alive], groups[alive], scale=part.scale, solved=solved[alive])
-        return out
-
-    def done(extra: np.ndarray) -> np.ndarray:
-        if not episodes.same_board:
-            return compare(worth + extra, by_turn, worth)
-        whole = np.broadcast_to(worth[0], game.shape)
-        episode = compare(whole + extra.sum(axis=0), np.broadcast_to(start, alive.shape), whole)
-        return episode + np.float32(episodes.same_board) * compare(worth + extra, board, worth)
-
-    if part.credit == "reply":
-        seen = acted = done(format + perception)
-    else:
-        seen, acted = compare(perception + format, by_turn, game), done(format)
+    rows = (chosen[:, None] * group + np.arange(group)).reshape(-1)
+    alive, board, game, format, perception = (x[:, rows] for x in (alive, board, game, format, perception))
+    seen, acted = _credited(config, alive, board, (game, format, perception))
+    best, standing = advantages.kept(totals[chosen], part.keep)
+    own = (np.arange(len(chosen))[:, None] * group + best).reshape(-1)
+    kept, alive = rows[own], alive[:, own]
+    seen, acted = (x[:, own] * standing.reshape(-1) for x in (seen, acted))
     out = []
     for t, each in enumerate(at_turn):
         blocks = np.where(alive[t][:, None], np.concatenate([turn.round.blocks for turn in each])[kept], -1)
@@ -167,6 +154,37 @@ def learned_from(config: Config, *rounds: list[Turn]) -> list[Tried]:
             )
         )
     return out
+
+
+def _credited(config: Config, alive: np.ndarray, board: np.ndarray, earned: Earned) -> tuple[np.ndarray, np.ndarray]:
+    """The advantages of what was read and of what was done, of episodes side by side by group: float32 [T, B] each."""
+    part, given = config.grpo, config.episodes
+    game, format, perception = earned
+    length, rows = alive.shape
+    start = np.broadcast_to(np.arange(rows) // part.group, alive.shape)
+    by_turn = np.arange(length)[:, None] * rows + start
+    worth, whole = advantages.to_go(game, given.discount), np.broadcast_to(_whole(config, game), alive.shape)
+    once = np.ones((given.turns, 1), np.float32)
+    left = np.broadcast_to(advantages.to_go(once, given.discount)[:length], alive.shape)
+
+    def compare(
+        values: np.ndarray, groups: np.ndarray, solved: np.ndarray, turns: np.ndarray | float = 1.0
+    ) -> np.ndarray:
+        out, turns = np.zeros(alive.shape, np.float32), np.broadcast_to(turns, alive.shape)[alive]
+        of_game = solved[alive]
+        out[alive] = advantages.among(values[alive], groups[alive], scale=part.scale, solved=of_game, turns=turns)
+        return out
+
+    def done(extra: np.ndarray) -> np.ndarray:
+        if not given.same_board:
+            return compare(worth + extra, by_turn, worth, left)
+        episode = compare(whole + extra.sum(axis=0), start, whole, float(given.turns))
+        return episode + np.float32(given.same_board) * compare(worth + extra, board, worth, left)
+
+    if part.credit == "reply":
+        both = done(format + perception)
+        return both, both
+    return compare(perception + format, by_turn, game), done(format)
 
 
 def _prompts(parts: list[Prompts], rows: np.ndarray) -> Prompts:

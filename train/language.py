@@ -4,6 +4,7 @@ The only place that knows how a reply lies in tokens. Texts are made and read on
 """
 
 import functools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -88,6 +89,20 @@ def strange(vlm: VLM, title: str, game: Game[Any]) -> list[str]:
     ]
 
 
+def enlarged(vlm: VLM, title: str, language: "Language") -> list[str]:
+    """A line where a game's pictures are smaller than those that a model's own image processor hands on."""
+    vision = vlm.config.vision
+    side = vision.patch * vision.merge
+    pixels = language.image_tokens * side**2
+    if pixels >= vision.least:
+        return []
+    enough = side * math.ceil(math.sqrt(vision.least) / side)
+    return [
+        f"{title}: whatever else runs this model enlarges pictures of {pixels:,} pixels to {vision.least:,} (its "
+        f"preprocessor_config.json): --picture {enough} trains on such"
+    ]
+
+
 def take(states: Any, i: int) -> Any:
     """One board of a batch."""
     return jax.tree.map(lambda leaf: leaf[i], states)
@@ -148,14 +163,17 @@ class Language:
         """Which block of its reply each token is of: int32 [B, R], 0 perception, 1 think, 2 answer, -1 past the end.
 
         ids int32 [B, R], lengths int32 [B]. A token is of the block in which it begins; the tag that ends a block is
-        part of it.
+        part of it. A reply that never comes to a perception begins with what is thought, so that what the game says of
+        it is learned from all the same.
         """
         found = np.full(ids.shape, -1, np.int32)
         for target, row, length in zip(found, self.spelling[ids].tolist(), lengths.tolist(), strict=True):
             parts = row[:length]
             begins = np.cumsum([0, *map(len, parts)])[:-1]
-            text, behind, target[:length] = b"".join(parts), 0, 0
-            for border in _BORDERS:
+            text, behind = b"".join(parts), 0
+            first = 0 if b"perception>" in text else 1
+            target[:length] = first
+            for border in _BORDERS[first:]:
                 at = text.find(border, behind)
                 if at < 0:
                     break

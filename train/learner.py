@@ -156,8 +156,8 @@ def grpo_loss(
     rule: Rule,
     hyper: Hyper,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Minus the gain, as its credit is shared out, plus divergences from the reference, minus the entropy; and what to
-    report.
+    """Minus the gain, as its credit is shared out, plus divergences from the reference, minus the entropy, shared out
+    alike; and what to report.
 
     Loss and report are sums over tokens and boards: those of the parts of a batch add up to those of the whole.
     names: of the game's actions, where every one of them is judged; then the logarithm of the odds of reading the whole
@@ -173,15 +173,19 @@ def grpo_loss(
     def mean(x: jax.Array) -> jax.Array:
         return jnp.sum(jnp.where(mask, share.alike * x, 0.0))
 
-    advantage, kl = tried.credit.advantage, jnp.float32(0)
+    def counted(x: jax.Array) -> jax.Array:
+        return jnp.sum(jnp.where(mask, share.gain * x, 0.0))
+
+    advantage, kl, held = tried.credit.advantage, jnp.float32(0), jnp.float32(0)
     if tried.reference is not None:
-        kl = mean(grpo.k3(now.logprobs, tried.reference, mask))
+        apart = grpo.k3(now.logprobs, tried.reference, mask)
+        kl, held = mean(apart), counted(apart)
         if rule.kl_in_advantage:
             advantage = advantage - hyper.kl * jax.lax.stop_gradient(grpo.k1(old, tried.reference, mask))
     gain = grpo.GAINS[rule.objective](now.logprobs, old, advantage, hyper.clip, mask)
     gain = gain * jnp.where(jnp.isfinite(hyper.cap), grpo.correction(old, tried.sampler, hyper.cap, mask), 1.0)
     ratio = (grpo.reply_ratio if rule.objective == "gspo" else grpo.ratio)(now.logprobs, old, mask)
-    gained, forgot, spread, told = jnp.sum(share.gain * gain), jnp.float32(0), mean(now.entropy), {}
+    gained, forgot, spread, told = jnp.sum(share.gain * gain), jnp.float32(0), counted(now.entropy), {}
     if tried.choice is not None and names is not None and share.boards is not None:
         place, worth, truth, usual, before = tried.choice
         likely = choices.logprobs(model, prompt, hidden, cache, place, names, hyper.temperature)
@@ -193,7 +197,7 @@ def grpo_loss(
         told = {"expected": jnp.sum(acting * expected), "cost": jnp.sum(acting * cost), "action_entropy": spread}
         if before is not None:
             forgot = told["action_kl"] = jnp.sum(acting * choices.dropped(likely, before, worth))
-    loss = -hyper.weight * gained + hyper.cover * forgot + (0.0 if rule.kl_in_advantage else hyper.kl * kl)
+    loss = -hyper.weight * gained + hyper.cover * forgot + (0.0 if rule.kl_in_advantage else hyper.kl * held)
     if rule.entropy:
         loss -= rule.entropy * spread
     return loss, told | {

@@ -36,7 +36,7 @@ from train.cores import side_by_side
 from train.course import course_name, prepare
 from train.curriculum import Standing
 from train.idle import idle_flags
-from train.language import strange
+from train.language import enlarged, strange
 from train.learner import Frame
 from train.metrics import Records
 from train.optimizer import TrainState
@@ -89,6 +89,8 @@ class Trainer:
             self.notes += config.high_rates()
         for name, course in self.ladders.items():
             self.notes += strange(self.vlm, name, course.language.game)
+        for name, course in self.courses.items():
+            self.notes += enlarged(self.vlm, name, course.language)
         self.notes += idle_flags(config, list(self.ladders.values()))
         self.frame = Frame(self.vlm.graphdef, jnp.dtype(config.dtype), self.vlm.mesh)
         self.phase, self.step = config.phases[0] if config.phases else "", 0

@@ -11,7 +11,7 @@ import jaxgym
 from policy.tokenizer import Turn, prompt_ids
 from train.language import MOVE, NEWS, Language
 
-_BUCKET = 64  # lengths of prompts are multiples of it, so that few are compiled
+_BUCKET, _WIDER = 64, 1.25  # lengths of prompts are multiples of it, each so much more than the last: few to compile
 
 
 class Prompts(NamedTuple):
@@ -20,6 +20,14 @@ class Prompts(NamedTuple):
     ids: jax.Array  # int32 [S, P], right-padded
     lengths: jax.Array  # int32 [S]
     pictures: jax.Array  # uint8 [S * K, H, W, 3], a prompt's side by side, the oldest first
+
+
+def _roomy(length: int) -> int:
+    """The least of the lengths that are compiled which a prompt fits into."""
+    room = _BUCKET
+    while room < length:
+        room = -(-int(room * _WIDER) // _BUCKET) * _BUCKET
+    return room
 
 
 class _Past(NamedTuple):
@@ -55,7 +63,7 @@ class Memory:
             given = language.tokenizer, self._news[i] + text, language.image_tokens, language.image_id
             rows.append(prompt_ids(*given, turns))
         lengths = np.asarray([len(row) for row in rows], np.int32)
-        ids = np.full((count, -(-int(lengths.max()) // _BUCKET) * _BUCKET), language.pad, np.int32)
+        ids = np.full((count, _roomy(int(lengths.max()))), language.pad, np.int32)
         for target, row in zip(ids, rows, strict=True):
             target[: len(row)] = row
         shown = [past.pictures for past in self._past[-(self.pictures - 1) :]] if self.pictures > 1 else []

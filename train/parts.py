@@ -206,7 +206,11 @@ class Grpo:
     updates: int = flag(80, "rollouts to learn from; 0 skips the phase")
     states: int = flag(32, "boards of each game in an update")
     group: int = flag(16, "replies tried from each board; one where every action is judged (see credit)")
-    keep: int = flag(4, "replies of a group that are learned from, those whose rewards lie farthest apart; 0: all")
+    keep: int = flag(
+        4,
+        "replies of a group that are learned from, those whose rewards lie farthest apart, each for all on its side of "
+        "the group's mean; 0: all",
+    )
     refill: int = flag(
         0,
         "rounds of further boards that are answered in place of those whose replies all earned alike "
@@ -241,7 +245,9 @@ class Grpo:
         "(only for presets, boards that are answered once, and rewards that are not your own; else by block); block: "
         "perception judged by what it read, think and answer by the game; reply: one advantage for a whole reply",
     )
-    kl: float = flag(1e-2, "weight of the divergence from the model before RL; 0: that model is not asked")
+    kl: float = flag(
+        1e-2, "weight of the divergence from the model before RL, averaged as average says; 0: that model is not asked"
+    )
     hold: float = flag(
         3.0,
         "the same where every action is judged, for what is said around it: nothing else holds that (tokens that name "
@@ -297,7 +303,7 @@ class Episodes:
     same_board: float = flag(
         0.0,
         "weight of comparing an answer with those to the very same board in its group (GiGPO: 1), beside whole "
-        "episodes; 0: answers are compared turn by turn",
+        "episodes by their plain sums; 0: answers are compared turn by turn",
     )
     history: int = flag(0, "turns before that the prompt shows, as they were said")
     pictures: int = flag(1, "pictures in a prompt: of the present turn and the last ones before it")

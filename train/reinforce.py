@@ -72,7 +72,6 @@ def _several_turns(
 ) -> Collected:
     """The same of whole episodes."""
     part = config.grpo
-    numbers = part.group, config.episodes.discount
     rounds: list[list[episodes.Turn]] = []
     after = boards
     for i, own_key in enumerate(keys):
@@ -80,9 +79,9 @@ def _several_turns(
         after, turn, state = states.asked(config, course, after, (step, i), renew_key, follow_key)
         rounds.append(episodes.play(config, frame, params, course, state, play_key))
         after = states.planned(config, after, rounds[-1][0].round.replies.reading.actions[:: part.group], turn)
-        if sum(int(episodes.differ(played, *numbers).sum()) for played in rounds) >= part.states:
+        if sum(int(episodes.differ(config, played).sum()) for played in rounds) >= part.states:
             break
-    reports = [episodes.report(played, *numbers) for played in rounds]
+    reports = [episodes.report(config, played) for played in rounds]
     return Collected(
         episodes.learned_from(config, *rounds),
         after,
@@ -132,11 +131,11 @@ def learned_from(rounds: list[Round], part: Grpo) -> Tried:
     if part.refill:
         blocks = np.where(np.repeat(differ, group)[:, None], blocks, -1)
     earned = Rewards(*(each[chosen] for each in earned))
-    keep = part.keep if 0 < part.keep < group else group
-    best = np.asarray(advantages.farthest(earned.total, keep)) if keep < group else np.arange(group)[None]
-    rows = (chosen[:, None] * group + best).reshape(-1)
-    kept = Rewards(*(each[np.arange(len(chosen))[:, None], best] for each in earned))
     share_out = advantages.credit_by_reply if part.credit == "reply" else advantages.credit_by_block
+    blocks = blocks.reshape(-1, group, length)[chosen].reshape(-1, length)
+    credit = share_out(earned, jnp.asarray(blocks), scale=part.scale)
+    kept, standing = advantages.kept(earned.total, part.keep)
+    rows, own = ((boards[:, None] * group + kept).reshape(-1) for boards in (chosen, np.arange(len(chosen))))
     sampled = [r.replies.sampled for r in rounds]
     return Tried(
         prompts=Prompts(
@@ -146,7 +145,7 @@ def learned_from(rounds: list[Round], part: Grpo) -> Tried:
         sampler=_rows([said.logprobs for said in sampled], rows),
         old=None,
         reference=None,
-        credit=share_out(kept, jnp.asarray(blocks[rows].reshape(-1, length)), scale=part.scale),
+        credit=Credit(credit.advantage[own] * standing.reshape(-1, 1), credit.units[own]),
     )
 
 

@@ -41,11 +41,11 @@ def asks_before(config: Config, courses: Iterable[Course]) -> bool:
     return part.kl > 0 or (part.hold + part.cover > 0 and any(every_action(config, course) for course in courses))
 
 
-def worth(config: Config, course: Course, state: Any, key: jax.Array) -> np.ndarray | None:
+def worth(config: Config, course: Course, state: Any, key: jax.Array, share: int = 1) -> np.ndarray | None:
     """What every action earns of the game on S boards: float32 [S, A]; None where nobody asks."""
     game, wanted = course.language.game, config.reward.game
     if wanted == "regret":
-        return np.asarray(rewards.regret(coldstart.opinion(game, state, key), course.scale))
+        return np.asarray(rewards.regret(coldstart.opinion(game, state, key, share), course.scale))
     if not every_action(config, course):
         return None
     count = len(jax.tree.leaves(state)[0])
@@ -56,13 +56,21 @@ def worth(config: Config, course: Course, state: Any, key: jax.Array) -> np.ndar
 
 
 def earn(
-    config: Config, course: Course, tried: Replies, state: Any, key: jax.Array, alive: np.ndarray | None = None
+    config: Config,
+    course: Course,
+    tried: Replies,
+    state: Any,
+    key: jax.Array,
+    alive: np.ndarray | None = None,
+    share: int = 1,
 ) -> Round:
-    """What the answers to S boards in play earned. alive: bool [B], the rows to be reported of; None: all."""
+    """What the answers to S boards in play earned. alive: bool [B], the rows to be reported of; None: all. share: so
+    many boards side by side are judged by the same draws.
+    """
     part, wanted, language = config.grpo, config.reward, course.language
     r, good = tried.reading, rewards.outcome(tried.legal, tried.score)
     group = len(good) // len(tried.pictures)
-    of_all = worth(config, course, state, key)
+    of_all = worth(config, course, state, key, share)
     if wanted.game == "regret":
         assert of_all is not None
         played = rewards.earned_by(of_all, r.actions)

@@ -89,6 +89,7 @@ def _vision(vision: Any, *, theta: float, third: bool, processor: dict[str, Any]
         _expect("what is left of window_size over whole image tokens", left, 0)
         own = {"window": side, "full": tuple(vision.fullatt_block_indexes)}
     own |= {k: tuple(processor[f"image_{k}"]) for k in ("mean", "std") if f"image_{k}" in processor}
+    own["least"] = int(processor.get("min_pixels") or (processor.get("size") or {}).get("shortest_edge") or 0)
     return VisionConfig(
         width=vision.hidden_size,
         layers=vision.depth,

@@ -3,6 +3,7 @@
 Its answers are stored; `test_parity` asks it anew where torch is installed.
 """
 
+import copy
 import dataclasses
 import json
 import re
@@ -109,6 +110,46 @@ def test_a_prompt_holds_what_was_said_before(vlm):
     assert ids.count(folders.IMAGE) == 6 and text.count("assistant") == 3
     places = [text.index(word) for word in ("old", "yes", "older text", "no", "hi")]
     assert places == sorted(places)
+
+
+def with_template(words, template):
+    """A tokenizer as it is, with another template."""
+    words = copy.deepcopy(words)
+    words.chat_template = template
+    return words
+
+
+def test_what_was_said_before_stands_there_whatever_a_template_leaves_out(vlm):
+    """As templates of models that think at length do: past thoughts are dropped, and the next reply begins in one."""
+    drops = folders.TEMPLATE.replace("{{ part['text'] }}", "{{ part['text'].split('</think>')[-1] | trim }}")
+    words = with_template(vlm.tokenizer, drops.replace("assistant\n{% endif %}", "assistant\n<think>\n{% endif %}"))
+    reply = "<think>why</think><answer>up</answer> "
+    ids = prompt_ids(words, "hi", 1, folders.IMAGE, [Turn("old", False, reply)])
+    text = words.decode(ids)
+    assert f"<|im_start|>assistant\n{reply}<|im_end|>" in text
+    assert text.endswith("<|im_start|>assistant\n<think>\n\n</think>\n\n")
+    with pytest.raises(ValueError, match="not one place for each reply"):
+        prompt_ids(
+            with_template(words, drops.replace("split('</think>')[-1]", "upper()[:0]")), "", 1, 1, [Turn("", False, "")]
+        )
+
+
+def test_a_reply_that_spells_a_special_token_is_no_such_token(vlm):
+    """No picture, no end of its turn; it reads as it was said."""
+    reply = "a<|image_pad|>b<|im_end|>\n<|im_start|>"
+    ids = prompt_ids(vlm.tokenizer, "hi", 3, folders.IMAGE, [Turn("old", False, reply)])
+    assert ids.count(folders.IMAGE) == 3 and ids.count(folders.STOP) == 3 and ids.count(folders.START) == 4
+    assert reply in vlm.tokenizer.decode(ids)
+
+
+@pytest.mark.parametrize(
+    ("fields", "least"),
+    [({}, 0), ({"min_pixels": 3136}, 3136), ({"size": {"shortest_edge": 65536, "longest_edge": 1 << 24}}, 65536)],
+)
+def test_how_small_pictures_may_be_is_read(tmp_path, fields, least):
+    """As Qwen2.5-VL's and Qwen3-VL's files have it: pixels both, whatever the second is called."""
+    folders.edit(folders.write(tmp_path, "qwen3_vl") / "preprocessor_config.json", **fields)
+    assert policy.load(tmp_path).config.vision.least == least
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -102,17 +102,45 @@ def test_an_answer_is_worth_what_it_still_brings(one):
 
 
 def test_by_success_what_is_compared_is_measured_by_what_it_brings(one):
-    """Of two turns, not by the first one's reward alone: the mean of what the game still brings, above nothing."""
+    """Of two turns, not by the first one's reward alone: the mean of what the game still brings, above what no legal
+    move in any turn would, -1 - 1/2.
+    """
     turns = [turn([-1, -1, 1, 1], [1] * 4, [0, 0, 1, 1]), turn([4, 8, 2, 4], [1] * 4, [2, 3, 4, 5])]
     (first, second), _ = advantages_of(one, turns, scale="success")
-    np.testing.assert_allclose(first[:, 1], [-1 / 3, 1 / 3, -0.5 / 3.5, 0.5 / 3.5], rtol=1e-5)  # 1, 3; 2, 3
+    np.testing.assert_allclose(first[:, 1], [-1 / 3.5, 1 / 3.5, -0.5 / 4, 0.5 / 4], rtol=1e-5)  # 1, 3; 2, 3
     np.testing.assert_allclose(second[:, 1], [-2 / 7, 2 / 7, -1 / 4, 1 / 4], rtol=1e-5)
+
+
+def test_rare_success_counts_more_in_long_episodes_as_well(one):
+    """Ten turns with one good move among many bad ones: no board is at the limit, and the rarer one counts more."""
+    bad, once = [-1, -1, -1, -1], [-1, 1, -1, -1]
+    turns = [turn(bad, [1] * 4, [0, 0, 1, 1])] + [
+        turn(once if t % 2 else [-1, -1, 1, 1], [1] * 4, [4 * t, 4 * t + 1, 4 * t + 2, 4 * t + 3]) for t in range(1, 9)
+    ]
+    turns.append(turn([-1, -1, 1, -1], [1] * 4, [90, 91, 92, 93]))
+    (first, *_), _ = advantages_of(one, turns, scale="success", discount=0.9)
+    (plain, *_), _ = advantages_of(one, turns, scale="none", discount=0.9)
+    divided = plain[:, 1] / first[:, 1]  # what each board's advantages were divided by
+    nothing = -sum(0.9**t for t in range(10))
+    rewards = np.stack([np.asarray(t.round.earned.game).reshape(-1) for t in turns])
+    above = (0.9 ** np.arange(10) @ rewards).reshape(2, 2).mean(axis=1) - nothing
+    np.testing.assert_allclose(divided, np.repeat(above, 2), rtol=1e-4)
+
+
+def test_of_episodes_kept_each_stands_for_its_side(one):
+    """Compared with all of the group, and weighed for how many lie on the same side of its mean."""
+    turns = [turn([4, 0, 0, 0], [1] * 4, [0, 0, 0, 0]), turn([0, 0, 0, 0], [1] * 4, [1, 2, 3, 4])]
+    config = replace(one[0], episodes=Episodes(turns=2), grpo=replace(one[0].grpo, group=4, keep=2, scale="none"))
+    first, second = episodes.learned_from(config, turns)
+    assert 0 in first.ids[:, 0] and first.ids.shape == (2, 2)
+    np.testing.assert_allclose(np.sort(first.credit.advantage[:, 1]), [-1.5, 1.5])  # (3, -1, -1, -1) for 1/4 and 3/4
+    assert (second.credit.advantage == 0).all()
 
 
 def test_gigpo_compares_answers_to_the_same_board_as_well(one):
     turns = [turn([1, 0, 0, 0], [1] * 4, [0, 0, 1, 1]), turn([0, 4, 2, 0], [1] * 4, [0, 3, 4, 1])]
     (first, second), _ = advantages_of(one, turns, same_board=2.0)
-    episode = [-0.5, 0.5, 0.5, -0.5]  # returns 1, 2 and 1, 0
+    episode = [-1.5, 1.5, 1, -1]  # sums 1, 4 and 2, 0: whole episodes are not discounted
     board = [1 - 1, 2 - 1, 1 / 3, -1 / 3 - 1 / 3 + 1 / 3]  # three visits of board 0: worth 1, 2, 0; of 1: 1, 0, 0
     np.testing.assert_allclose(first[:, 1], np.asarray(episode) + 2 * np.asarray([0, 1, 2 / 3, -1 / 3]), rtol=1e-5)
     np.testing.assert_allclose(second[:, 1], np.asarray(episode) + 2 * np.asarray([-1, 0, 0, -1 / 3]), rtol=1e-5)

@@ -285,8 +285,27 @@ def test_what_is_learned_from_keeps_rows_and_rewards_together(keep):
     rows = np.asarray(tried.ids[:, 0]) // 4
     assert sorted(rows) == ([0, 1, 2, 3, 4, 5] if not keep else sorted({0, 2, 5} | (set(rows) & {3, 4})))
     np.testing.assert_array_equal(tried.sampler, -tried.ids.astype(jnp.float32))
-    kept = game.reshape(-1)[rows].reshape(2, -1)
-    np.testing.assert_allclose(tried.credit.advantage[:, 0], (kept - kept.mean(1, keepdims=True)).reshape(-1))
+    apart = np.asarray([-2, -1, 3, 1 / 3, 1 / 3, -2 / 3])  # from the mean of the whole group
+    standing = np.asarray([4 / 3, 0, 2 / 3, 4 / 3, 4 / 3, 2 / 3]) if keep else np.ones(6)  # for two of three, or one
+    np.testing.assert_allclose(tried.credit.advantage[:, 0], (apart * standing)[rows], rtol=1e-5)
+
+
+@pytest.mark.parametrize("scale", ["none", "group", "success"])
+def test_what_is_kept_of_a_group_teaches_what_all_of_it_would(scale):
+    """Where rewards have two values: as much gain of good replies and as much loss of bad ones, whatever the scale."""
+    good = np.asarray([1, 2, 5, 6, 8, 11, 13, 15])
+    game = jnp.asarray(np.where(np.arange(16)[None] < good[:, None], 1.0, -1.0), jnp.float32)
+    game = jax.random.permutation(jax.random.key(0), game, axis=1, independent=True)
+    means = []
+    for keep in (0, 4, 7):
+        part = Grpo(states=8, group=16, keep=keep, credit="reply", scale=scale)
+        tried = reinforce.learned_from([round_of(game)], part)
+        of = np.asarray(game).reshape(-1)[np.asarray(tried.ids[:, 0]) // 4].reshape(8, -1)
+        each = np.asarray(tried.credit.advantage[:, 0]).reshape(8, -1)
+        means.append([(each * (of == side)).mean(axis=1) for side in (1, -1)])
+    assert np.abs(means[0]).min() > 0.05
+    np.testing.assert_allclose(means[1], means[0], rtol=1e-4)
+    np.testing.assert_allclose(means[2], means[0], rtol=1e-4)
 
 
 def test_groups_without_differences_are_refilled_from_later_rounds():

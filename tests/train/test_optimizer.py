@@ -119,6 +119,16 @@ def test_an_update_that_is_not_finite_is_left_out_and_counted():
     assert state.skipped.tolist() == [3, 0]
 
 
+@pytest.mark.parametrize("steps", [1, 2, 9, 80, 1200])
+def test_every_step_has_a_rate_and_the_last_the_least_of_the_descent(steps):
+    """A warm-up, then a cosine to 5 %; a single step is made at the peak."""
+    rates = np.asarray([optimizer.rate(2.0, steps, i) for i in range(steps)])
+    warm = int(rates.argmax())
+    assert (rates > 0).all() and rates.max() == 2 and warm == min(50, max(1, steps // 10)) - 1
+    assert (np.diff(rates[: warm + 1]) > 0).all() and (np.diff(rates[warm:]) < 0).all()
+    assert rates[-1] == pytest.approx(0.1) or steps == 1
+
+
 def test_the_largest_steps_stay_finite():
     rule = optimizer.make()
     state = optimizer.start(rule, params_like(1.0), {}, with_heads=False)

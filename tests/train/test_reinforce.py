@@ -162,6 +162,23 @@ def test_a_constant_average_makes_smaller_gradients_of_short_replies(one, tried)
     assert 0 < norms[1] < 0.9 * norms[0]
 
 
+def test_divergence_and_entropy_are_averaged_as_the_gain_is(one, tried):
+    """So the weight of a divergence means the same whatever the average: all of the loss becomes smaller alike."""
+    _, frame, _, _, _, _, state, fixed = one
+    units = jnp.minimum(tried.credit.units, 0)
+    tried = tried._replace(reference=tried.sampler - 0.3, credit=tried.credit._replace(units=units))
+    found = []
+    for average in ("token", "constant"):
+        config = with_grpo(one[0], average=average, kl=0.5, entropy=0.1)
+        found.append(reinforce.gradient_of(config, frame, state.params, fixed, [tried], 4, "2048"))
+    share = float((units >= 0).mean())
+    assert 0 < share < 0.9
+    np.testing.assert_allclose(found[1][0]["loss"], share * found[0][0]["loss"], rtol=1e-4)
+    np.testing.assert_allclose(found[1][0]["kl"], found[0][0]["kl"], rtol=1e-5)  # what is logged is a plain mean
+    for a, b in zip(*(jax.tree.leaves(gradient) for _, gradient in found), strict=True):
+        np.testing.assert_allclose(b, share * a, rtol=1e-3, atol=1e-6 * float(jnp.abs(a).max()))
+
+
 def test_the_weight_of_a_game_scales_its_gradient(one, tried):
     _, frame, _, _, _, _, state, fixed = one
     found = []

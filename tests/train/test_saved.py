@@ -107,7 +107,9 @@ def test_every_token_is_of_one_block(language):
             "<think>b</think>",
         ),
         "</think>a</perception>b</think>c</perception>d": ("</think>a</perception>", "b</think>"),
-        "no tags at all": ("no tags at all", ""),
+        "no tags at all": ("", "no tags at all"),  # nothing is read: so what is said is thought
+        "<think>b</think><answer>c</answer>": ("", "<think>b</think>"),
+        "<answer>c</answer>": ("", "<answer>c</answer>"),
         "<perception>é": ("<perception>é", ""),
         "</perception></think>": ("</perception>", "</think>"),
     }
@@ -229,11 +231,18 @@ def test_rates_that_would_undo_what_was_learned_are_told(one, tmp_path, rank, co
 def test_rates_that_are_not_given_suit_the_model(one, tmp_path, rank, given, cold, rl):
     parts = {"coldstart": Coldstart(steps=1, boards=4, lr=given), "grpo": Grpo(updates=1, lr=given)}
     trainer = Trainer(Config(games=("2048",), model=str(one), lora=Lora(rank=rank), **parts), tmp_path)
-    trainer.step = 1  # of one step: the warm-up is over
     assert not trainer.notes and trainer._rate() == pytest.approx(cold)
     trainer._enter("grpo")
-    trainer.step = 1
     assert trainer._rate() == pytest.approx(rl)
+
+
+def test_pictures_that_others_would_enlarge_are_told(one, tmp_path):
+    """Once a game: as Qwen3-VL's processor does it with all below 256 x 256."""
+    folders.edit(one / "preprocessor_config.json", size={"shortest_edge": 4096, "longest_edge": 1 << 24})
+    trainer = Trainer(Config(games=("2048",), model=str(one), recipe="g0"), tmp_path)
+    (note,) = trainer.notes
+    assert "enlarges pictures of 1,024 pixels to 4,096" in note and note.endswith("--picture 64 trains on such")
+    assert not Trainer(Config(games=("2048",), model=str(one), recipe="g0", picture=64), tmp_path).notes
 
 
 def test_a_folder_whose_patches_do_not_fit_the_picture_is_told(one, tmp_path, capsys):
