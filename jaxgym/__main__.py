@@ -36,6 +36,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if options.command == "gallery":
             names = registry.names() if options.games == "all" else options.games.split(",")
+            if not Path(options.out).resolve().parent.is_dir() or Path(options.out).is_dir():
+                raise ValueError(f"--out {options.out}: give a file, in a folder that there is")
             Path(options.out).write_text(gallery.page(names, options.seed))
             print(f"written to {options.out}")
             return 0

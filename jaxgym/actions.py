@@ -80,6 +80,29 @@ def _guess_move(count: int, key: jax.Array) -> jax.Array:
     return jax.random.randint(key, (), 0, count, jnp.int32)
 
 
+_CELL = re.compile(r"\(([0-9]{1,3}), ?([0-9]{1,3})\)")
+
+
+def cells(rows: int, columns: int) -> Actions:
+    """One cell: action `r * columns + c`."""
+    grid = np.ndindex(rows, columns)
+    return Actions(
+        names=tuple(f"({r}, {c})" for r, c in grid),
+        hint="(r, c), a cell as row and column, counted from 0",
+        read=functools.partial(_read_cell, rows, columns),
+        guess=functools.partial(_guess_move, rows * columns),
+        cells=np.arange(rows * columns, dtype=np.int32)[:, None],
+    )
+
+
+def _read_cell(rows: int, columns: int, text: str) -> int:
+    match = _CELL.fullmatch(text)
+    if match is None:
+        return INVALID
+    r, c = map(int, match.groups())
+    return r * columns + c if r < rows and c < columns else INVALID
+
+
 def cell_pairs(rows: int, columns: int) -> Actions:
     """Two cells, in either order: action `(r1 * columns + c1) * rows * columns + r2 * columns + c2`."""
     n = rows * columns

@@ -22,7 +22,7 @@ def whole(name: str, value: Any, least: int, most: int | None = None, why: str =
     """The whole number that an argument must be; raises ValueError, naming it, for anything else."""
     number = integer(value)
     if number is None or number < least or (most is not None and number > most):
-        wanted = f"{least} to {most}" if most is not None else f"a whole number, at least {least}"
+        wanted = f"a whole number from {least} to {most}" if most is not None else f"a whole number, at least {least}"
         raise ValueError(f"{name}={value!r}: give {wanted}{why}")
     return number
 
@@ -36,7 +36,8 @@ def one_of(name: str, value: Any, allowed: Sequence[int], why: str = "") -> int:
     """The whole number, one of a list, that an argument must be; raises ValueError, naming it, for anything else."""
     number = integer(value)
     if number is None or number not in allowed:
-        raise ValueError(f"{name}={value!r} is not one of {', '.join(map(str, allowed))}{why}")
+        kind = "" if number is not None else " (whole numbers)"
+        raise ValueError(f"{name}={value!r} is not one of {', '.join(map(str, allowed))}{kind}{why}")
     return number
 
 

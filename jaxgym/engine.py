@@ -15,6 +15,7 @@ import numpy as np
 
 from jaxgym.actions import INVALID
 from jaxgym.carry import varied
+from jaxgym.checks import whole
 from jaxgym.game import Game, Outcome
 
 _SHORT, _LANES = 64, 16  # masks so short are one row; bytes that are added up side by side
@@ -111,7 +112,11 @@ Player = Callable[[Any, jax.Array], jax.Array]  # (state, key) -> action
 
 
 def rollout(game: Game, player: Player, state: Any, key: jax.Array, steps: int) -> tuple[Any, Rollout]:
-    """Let a player act on one board for so many steps; a finished board stays as it ended. Also the last state."""
+    """Let a player act on one board for so many steps; a finished board stays as it ended. Also the last state.
+
+    Raises ValueError for a number of steps that is none.
+    """
+    steps = whole("steps", steps, 0)
 
     def step(carry: tuple[Any, jax.Array], step_key: jax.Array) -> tuple[tuple[Any, jax.Array], Rollout]:
         state, over = carry

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from jaxgym.carry import varied
 from jaxgym.checks import whole
+from jaxgym.contract import check
 from jaxgym.engine import play, readable
 from jaxgym.game import Game
 from jaxgym.rare import rarely
@@ -64,6 +65,7 @@ class Env:
     def __post_init__(self) -> None:
         if not isinstance(self.game, Game):
             raise ValueError(f"game={self.game!r}: give a Game, such as jaxgym.make(...) returns")
+        check(self.game)
         object.__setattr__(self, "max_steps", whole("max_steps", self.max_steps, 1, MOST_STEPS))
         if self.autoreset is not None and self.autoreset not in get_args(AutoReset):
             raise ValueError(f'autoreset={self.autoreset!r}: give None, "same_step" or "next_step"')
@@ -72,6 +74,8 @@ class Env:
 
     def reset(self, key: jax.Array) -> tuple[jax.Array, EnvState]:
         """Deal a board: key [] -> observation and state."""
+        if not isinstance(key, jax.Array):
+            raise ValueError(f"key={key!r}: give a PRNG key, such as jax.random.key(0)")
         state = self._deal(key)
         return self.observation(state), state
 
@@ -91,6 +95,10 @@ class Env:
 
         The luck of a move depends on the key alone: the same under every kind of auto-reset.
         """
+        if not isinstance(state, EnvState):
+            raise ValueError(
+                "state: give the EnvState that reset or step returned; the order is step(key, state, action)"
+            )
         given = action if isinstance(action, jax.Array) else readable(action, self.game.actions.n)
         return self._program(key, state, given)
 
@@ -138,7 +146,8 @@ class Env:
         look = (
             jax.random.randint(jax.random.fold_in(key, _LOOK), (), 0, looks, jnp.int32) if looks > 1 else jnp.int32(0)
         )
-        fresh = EnvState(board, jnp.bool_(False), jnp.int32(0), jnp.float32(0), self.game.legal(board), look)
+        mask = self.game.legal(board)
+        fresh = EnvState(board, ~mask.any(), jnp.int32(0), jnp.float32(0), mask, look)  # over where nothing can be done
         return varied(fresh, key)
 
     def deal_anew(self, condition: jax.Array, state: EnvState, key: jax.Array) -> EnvState:

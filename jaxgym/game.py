@@ -57,7 +57,7 @@ class Game(Generic[State]):
     rules: str  # what the player is told
     actions: Actions
     sheet: Sheet
-    reset: Callable[[Key], State]
+    reset: Callable[[Key], State]  # deals a board in play: where no action is legal it is over before it begins
     step: Callable[[State, Action, Key], Outcome]  # the action is legal; the engine guards the rest
     legal: Callable[[State], jax.Array]  # bool [A]
     tiles: Callable[[State], jax.Array]  # int32 [R, C] sprite ids
@@ -65,7 +65,7 @@ class Game(Generic[State]):
     explain: Callable[[State, int], str]  # host: one or two sentences on why this action, which begin with its text
     renew: Callable[[State, Key], State] | None = None  # deals the board after one that has ended; None: `reset` does
     practice: Callable[[Key], State] | None = None  # deals a board to learn to see from; None: those of play will do
-    augment: Callable[[State, Key], State] | None = None  # the same problem in another guise: turned, kinds exchanged
+    augment: Callable[[State, Key], State] | None = None  # as hard, in another guise: turned, kinds exchanged
 
     def __post_init__(self) -> None:
         for part in _ON_DEVICE:

@@ -5,7 +5,9 @@
     gymnasium.make("jaxgym/2048-v0", max_steps=100)
     gymnasium.make_vec("jaxgym/swap-v0", num_envs=1024, arrays="jax")  # for torch.from_dlpack: no picture is copied
 
-`VectorEnv` is one compiled program for all boards; many `Env` in a `SyncVectorEnv` are as many programs in turn.
+`VectorEnv` is one compiled program for all boards; many `Env` in a `SyncVectorEnv` are as many programs in turn. In
+processes of their own (`vectorization_mode="async"`) they need `vector_kwargs={"context": "spawn"}`: JAX does not
+survive a fork, and would wait for ever.
 """
 
 from functools import partial
@@ -29,7 +31,11 @@ except ImportError as error:
     raise ImportError("jaxgym.gymnasium needs Gymnasium 1.1 or newer: pip install 'gymnasium>=1.1'") from error
 
 Arrays = Literal["numpy", "jax"]
-_MODES = {None: AutoresetMode.DISABLED, "same_step": AutoresetMode.SAME_STEP, "next_step": AutoresetMode.NEXT_STEP}
+_MODES: dict[AutoReset | None, AutoresetMode] = {
+    None: AutoresetMode.DISABLED,
+    "same_step": AutoresetMode.SAME_STEP,
+    "next_step": AutoresetMode.NEXT_STEP,
+}
 _METADATA = {"render_modes": ["rgb_array"], "render_fps": 4}
 
 
@@ -37,9 +43,9 @@ class Env(gymnasium.Env[np.ndarray, np.int64]):
     """One board. For many use `VectorEnv`.
 
     game: from `jaxgym.make`, or a name and, as options, what `make` takes. max_steps, observe: as for `jaxgym.Env`.
-    The action is its number; one that is not legal changes nothing and costs a step. info has `action_mask` bool [A],
-    the legal actions, `score` and `steps` of the episode, and after a step `legal`. Raises ValueError, in one line, for
-    what cannot be.
+    The action is its number; one that is not legal changes nothing and costs a step. Observations are read-only. info
+    has `action_mask` bool [A], the legal actions, `score` and `steps` of the episode, and after a step `legal`. Raises
+    ValueError, in one line, for what cannot be.
     """
 
     metadata = _METADATA
@@ -90,9 +96,9 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
 
     game: from `jaxgym.make`, a mixture among them, or a name and, as options, what `make` takes. max_steps, observe:
     as for `jaxgym.Env`. autoreset: "next_step", as Gymnasium's own have it, "same_step", or None: then boards that
-    ended stay until `reset(options={"reset_mask": bool [N]})`. arrays: "numpy", on the host, observations read-only;
-    or "jax", where they were made, for `torch.from_dlpack` or Gymnasium's `JaxToTorch`. Actions may be either, or
-    PyTorch's.
+    ended stay until `reset(options={"reset_mask": bool [N]})`; or Gymnasium's `AutoresetMode`. arrays: "numpy", on the
+    host, observations read-only; or "jax", where they were made, for `torch.from_dlpack` or Gymnasium's `JaxToTorch`.
+    Actions may be either, or PyTorch's.
 
     infos has `action_mask` bool [N, A], the legal actions of what is returned, `score` float32 [N] and `steps` int32
     [N] of the episode that the step belongs to, and after a step `legal` bool [N], that the action was a legal move of
@@ -107,7 +113,7 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         *,
         max_steps: int = 100,
         observe: Observation = "picture",
-        autoreset: AutoReset | None = "next_step",
+        autoreset: AutoReset | AutoresetMode | None = "next_step",
         arrays: Arrays = "numpy",
         render_mode: str | None = None,
         **options: Any,
@@ -117,9 +123,14 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         self.game = given(game, **options)
         self.num_envs = whole("num_envs", num_envs, 1)
         self.render_mode = _checked(render_mode)
-        env = Pure(self.game, max_steps=max_steps, observe=observe, autoreset=autoreset)
-        self._autoreset, self._host = autoreset, arrays == "numpy"
-        self.metadata = _METADATA | {"autoreset_mode": _MODES[autoreset]}
+        mode: AutoReset | None
+        if isinstance(autoreset, AutoresetMode):
+            mode = next(ours for ours, its in _MODES.items() if its is autoreset)
+        else:
+            mode = autoreset
+        env = Pure(self.game, max_steps=max_steps, observe=observe, autoreset=mode)
+        self._autoreset, self._host = mode, arrays == "numpy"
+        self.metadata = _METADATA | {"autoreset_mode": _MODES[mode]}
         seen, top = env.bounds()
         self.single_observation_space = gymnasium.spaces.Box(0, top, seen.shape, seen.dtype.type)
         self.single_action_space = gymnasium.spaces.Discrete(self.game.actions.n)
@@ -146,7 +157,7 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
             keys = jax.random.split(play_key, self.num_envs)
             obs, state, reward, terminated, truncated, told = jax.vmap(env.step)(keys, state, actions)
             infos = {"action_mask": told["mask"], **{name: told[name] for name in ("legal", "score", "steps")}}
-            if autoreset == "same_step":
+            if mode == "same_step":
                 ended, final = terminated | truncated, told["final_state"]
                 infos["final_obs"] = jax.lax.cond(ended.any(), lambda: jax.vmap(env.observation)(final), lambda: obs)
                 infos["final_info"] = {"action_mask": final.mask, "score": final.score, "steps": final.steps}

@@ -76,7 +76,7 @@ THEMES: dict[str, Theme] = {
     "classic": Theme(page=(250, 248, 239), cell=(238, 228, 218), line=(187, 173, 160)),
     "light": Theme(page=(255, 255, 255), cell=(255, 255, 255), line=(208, 208, 208)),
     "pastel": Theme(page=(250, 250, 252), cell=(246, 243, 250), line=(222, 216, 230), vivid=0.62),
-    "dark": Theme(page=(18, 20, 24), cell=(32, 36, 42), line=(58, 64, 74)),
+    "dark": Theme(page=(18, 20, 24), cell=(32, 36, 42), line=(58, 64, 74), colours=COLOURS | {"black": (0, 0, 0)}),
     "safe": Theme(page=(255, 255, 255), cell=(255, 255, 255), line=(190, 190, 190), colours=SAFE),
 }
 

@@ -21,6 +21,7 @@ import numpy as np
 
 from jaxgym.actions import INVALID, Actions
 from jaxgym.carry import varied
+from jaxgym.contract import check
 from jaxgym.engine import select
 from jaxgym.game import Game, Outcome
 from jaxgym.rare import rarely
@@ -69,6 +70,8 @@ def mix(games: Sequence[Game[Any]], odds: Sequence[float] | None = None) -> Mixt
     games = tuple(games) if isinstance(games, tuple | list) else ()
     if not games or not all(isinstance(game, Game) for game in games):
         raise ValueError("games: give a list of games, such as jaxgym.make(...) returns")
+    for game in games:
+        check(game)
     try:
         wanted = np.ones(len(games), np.float32) if odds is None else np.asarray(odds, np.float32)
     except (TypeError, ValueError):

@@ -6,6 +6,7 @@ import inspect
 from typing import Any
 
 from jaxgym import own
+from jaxgym.contract import check
 from jaxgym.game import Game
 from jaxgym.games import GAMES, Recipe
 from jaxgym.looks import Look, each
@@ -70,7 +71,10 @@ def make(name: str, *, level: str = "paper", looks: Any = None, **options: Any) 
     made = recipe.make(look=look, **{**difficulty, **{k: v for k, v in options.items() if k in asked}})
     if not isinstance(made, Game):
         raise ValueError(f"game={name!r} gave no jaxgym.Game but {type(made).__name__}")
-    return dataclasses.replace(made, name=name)
+    made = dataclasses.replace(made, name=name)
+    if name not in GAMES:
+        check(made)
+    return made
 
 
 def given(game: Game[Any] | str, **options: Any) -> Game[Any]:

@@ -19,6 +19,8 @@ def render(sheet: Sheet, tiles: jax.Array | np.ndarray, look: jax.Array | int = 
     of integers.
     """
     ids = _ids(sheet, tiles)
+    if not jnp.issubdtype(jnp.result_type(look), jnp.integer):
+        raise ValueError(f"look={look!r}: give an integer")
     (rows, columns), size = ids.shape, sheet.tile
     height, width = sheet.canvas(rows, columns)
     top, left = sheet.origin(rows, columns)

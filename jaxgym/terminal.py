@@ -16,14 +16,13 @@ from jaxgym.game import Game
 from jaxgym.render import describe
 
 _ARROWS = {"\x1b[A": "up", "\x1b[B": "down", "\x1b[C": "right", "\x1b[D": "left"}
-_OVER = "The game is over: n for a new board, u to take one back, q to quit."
-_HELP = "h a hint, u undo, w the board in words, n a new board, q quit"
+_COMMANDS = {"h": "a hint", "u": "undo", "w": "the board in words", "n": "a new board", "q": "quit"}
 
 
 def play(
     game: Game[Any], seed: int, ask: Callable[[str], str], say: Callable[[str], None], colours: bool = True
 ) -> float:
-    """Play until `q` or the end of what is asked for; returns the score.
+    """Play until `q` or the end of what is asked for; returns the score. Where the game has a move of that name, `:q`.
 
     ask: gives what the player types, for a line to show before it; raises EOFError when nothing more comes.
     colours: is the board drawn, or said in words?
@@ -34,7 +33,10 @@ def play(
     key = key_of(seed)
     keys = (jax.random.fold_in(key, i) for i in itertools.count())
     history: list[tuple[Any, float, bool]] = [(game.reset(next(keys)), 0.0, False)]
-    say(f"{game.rules}\nAnswer with {game.actions.hint}; {_HELP}.")
+    marks = {name: f":{name}" if game.actions.parse(name) != INVALID else name for name in _COMMANDS}
+    usage = ", ".join(f"{marks[name]} {what}" for name, what in _COMMANDS.items())
+    ended = f"The game is over: {marks['n']} for a new board, {marks['u']} to take one back, {marks['q']} to quit."
+    say(f"{game.rules}\nAnswer with {game.actions.hint}; {usage}.")
     fresh = True
     while True:
         state, score, over = history[-1]
@@ -43,29 +45,30 @@ def play(
             board = show.blocks(game, state) if colours else describe(game.sheet, game.tiles(state))
             say(f"\n{board}\nscore {score:g}, {len(history) - 1} moves")
             if over:
-                say(_OVER)
+                say(ended)
         fresh = True
         try:
             text = ask("> ").strip()
         except EOFError:
-            text = "q"
-        if text == "q":
             return score
-        if text == "n":
+        command = next((name for name, mark in marks.items() if text in (mark, f":{name}")), "")
+        if command == "q":
+            return score
+        if command == "n":
             history = [(game.reset(next(keys)), 0.0, False)]
-        elif text == "u":
+        elif command == "u":
             history = history[:-1] or history
-        elif text == "w":
+        elif command == "w":
             say(describe(game.sheet, game.tiles(state)))
             fresh = False
         elif over:
-            say(_OVER)
+            say(ended)
             fresh = False
-        elif text == "h":
+        elif command == "h":
             say(game.explain(jax.tree.map(np.asarray, state), int(teach(state, jax.random.key(0)))))
             fresh = False
         else:
-            fresh = _answer(game, text, history, step, next(keys), say)
+            fresh = _answer(game, text, history, step, next(keys), say, usage)
 
 
 def _answer(
@@ -75,14 +78,15 @@ def _answer(
     step: Callable[..., engine.Played],
     key: jax.Array,
     say: Callable[[str], None],
+    usage: str,
 ) -> bool:
     """Try an answer; whether the board has changed."""
     digits = text.replace(",", " ").split()
-    if len(digits) == 4 and all(part.isdigit() for part in digits):  # 0 1 0 4 for (0, 1) (0, 4)
-        text = f"({digits[0]}, {digits[1]}) ({digits[2]}, {digits[3]})"
+    if len(digits) in (2, 4) and all(part.isdigit() for part in digits):  # 0 1 0 4 for (0, 1) (0, 4)
+        text = " ".join(f"({row}, {column})" for row, column in zip(digits[::2], digits[1::2], strict=True))
     action = game.actions.parse(text)
     if action == INVALID:
-        say(f"{text!r} is no answer: give {game.actions.hint}; {_HELP}")
+        say(f"{text!r} is no answer: give {game.actions.hint}; {usage}")
         return False
     state, score, _ = history[-1]
     played = step(state, jnp.int32(action), key)

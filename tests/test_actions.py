@@ -10,12 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxgym import INVALID
-from jaxgym.actions import cell_pairs, moves, swaps
+from jaxgym.actions import cell_pairs, cells, moves, swaps
 
 MOVES = moves(("up", "right", "down", "left"))
 PAIRS = cell_pairs(6, 6)
 SWAPS = swaps(8, 8)
-ALL = pytest.mark.parametrize("actions", [MOVES, PAIRS, SWAPS, swaps(2, 5)], ids=["moves", "pairs", "swaps", "oblong"])
+CELLS = cells(3, 12)
+ALL = pytest.mark.parametrize(
+    "actions", [MOVES, CELLS, PAIRS, SWAPS, swaps(2, 5)], ids=["moves", "cells", "pairs", "swaps", "oblong"]
+)
 
 
 def test_counts():
@@ -47,6 +50,13 @@ def test_pair_index_is_the_documented_one():
         text = f"({r1}, {c1}) ({r2}, {c2})"
         assert PAIRS.parse(text) == (r1 * 6 + c1) * 36 + r2 * 6 + c2
         assert PAIRS.format(PAIRS.parse(text)) == text
+
+
+def test_a_cell_is_named_by_row_and_column():
+    assert CELLS.n == 36 and CELLS.parse("(2, 11)") == CELLS.parse("(2,11)") == 35 and CELLS.cells[35].tolist() == [35]
+    assert [CELLS.parse(text) for text in ("(3, 0)", "(0, 12)", "2, 11", "(1, 1) (1, 1)")] == [INVALID] * 4
+    drawn = jax.vmap(CELLS.guess)(jax.random.split(jax.random.key(0), 1000))
+    assert len(np.unique(drawn)) == 36
 
 
 def test_swaps_are_neighbours_in_either_order():

@@ -50,7 +50,7 @@ def test_the_next_step_begins_anew(corridor):
 
 
 def test_the_same_step_begins_anew_and_keeps_the_end(corridor):
-    envs = VectorEnv(corridor, 2, observe="tiles", max_steps=50, autoreset="same_step")
+    envs = VectorEnv(corridor, 2, observe="tiles", max_steps=50, autoreset=gymnasium.vector.AutoresetMode.SAME_STEP)
     assert envs.metadata["autoreset_mode"] is gymnasium.vector.AutoresetMode.SAME_STEP
     steps = walk(envs)
     assert [int(obs[0].argmax()) for obs, *_ in steps] == [1, 2, 3, 0, 1, 2]

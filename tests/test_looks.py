@@ -34,6 +34,13 @@ def test_every_option_changes_the_picture_and_not_the_words(game, option):
     assert jaxgym.prompt(game) == jaxgym.prompt(other)
 
 
+@pytest.mark.parametrize("theme", THEMES)
+def test_no_colour_is_that_of_the_cell_it_is_drawn_on(theme):
+    drawn = THEMES[theme]
+    for name in drawn.colours:
+        assert np.abs(np.subtract(drawn.colour(name), drawn.cell)).max() > 40, name
+
+
 def test_every_field_of_a_look_is_tried_above():
     assert {f.name for f in dataclasses.fields(Look)} == {*CHANGED, "seed", "font"}
 

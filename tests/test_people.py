@@ -3,6 +3,7 @@
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 
 import jax
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from PIL import Image
 
 import jaxgym
-from jaxgym import __main__, engine, gallery, show, terminal
+from jaxgym import __main__, actions, engine, gallery, show, terminal
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +23,7 @@ def test_an_image_is_the_picture(game):
     state = jax.jit(game.reset)(jax.random.key(0))
     shown = jaxgym.image(game, state)
     np.testing.assert_array_equal(np.asarray(shown), jaxgym.render(game.sheet, game.tiles(state)))
-    with pytest.raises(ValueError, match="look=1: give 0 to 0"):
+    with pytest.raises(ValueError, match="look=1: give a whole number from 0 to 0"):
         jaxgym.image(game, state, look=1)
 
 
@@ -147,6 +148,21 @@ def test_a_game_by_hand_that_ends_while_moves_are_left(corridor):
     assert score == 3 and "score 4, 4 moves" in text
 
 
+def test_a_games_own_moves_come_before_commands(corridor):
+    """Where a move is called like a command, the move is made, and the command has a colon."""
+    compass = replace(corridor, actions=actions.moves(("n", "u")))  # left and right
+    score, said = by_hand(compass, "u", "u", "n", ":u", ":w", "w", ":n", ":q", "u")
+    text = "\n".join(said)
+    assert score == 0 and "score 2, 2 moves" in text and "score 2, 3 moves" in text
+    assert ":u undo" in said[0] and ":n a new board" in said[0] and ", w the board" in said[0]
+    assert text.count("floor | floor | walker") == 2
+
+
+def test_a_cell_by_hand_may_be_two_numbers(corridor):
+    cells = replace(corridor, actions=actions.cells(1, 2))  # (0, 0) to the left, (0, 1) to the right
+    assert by_hand(cells, "0 1", "0, 1", "(0,1)", "1")[0] == 3
+
+
 def test_the_gallery_has_every_level_theme_and_look():
     page = gallery.page(["2048"])
     pictures = page.count("<img ")
@@ -173,6 +189,8 @@ def test_the_command_line(tmp_path, capsys, monkeypatch):
         (["play", "swap", "--seed", "99999999999999999999"], "seed=99999999999999999999"),
         (["play", "swap", "--level", "mad"], "swap has no level 'mad'"),
         (["film", "swap", "a.gif", "--theme", "neon"], "theme 'neon' is not one of"),
+        (["gallery", "--out", "no/such/folder.html"], "--out no/such/folder.html: give a file, in a folder that there"),
+        (["gallery", "--out", "."], "--out .: give a file"),
         (["film", "swap", "a.txt"], "a film is a .gif"),
         (["gallery", "--games", "swap", "--out", "none/gallery.html"], "none/gallery.html"),
         (["gallery", "--games", "chess"], "no game is called 'chess'"),

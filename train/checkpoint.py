@@ -19,15 +19,16 @@ import orbax.checkpoint as ocp
 
 from train import devices, files
 
-_SUMS = "sums.json"  # beside what Orbax writes: the size and CRC-32 of each of its files; what lacks it is unfinished
+_SUMS = "sums.json"  # beside what Orbax writes: the size and CRC-32 of each of its files
+_PART = ".part"  # behind the number of one that is not there yet, or no more
 
 
 class Checkpoints:
     """The checkpoints of one run folder: the `keep` newest and, if wanted, the best as well.
 
-    They are written while the run goes on, one at a time, and are there once they have their sums. One that is not as
-    it was written is moved aside, into `checkpoints-damaged`, and named in `damaged`; the one before it then is the
-    newest.
+    They are written while the run goes on, one at a time, and have their name once they have their sums. One that is
+    not as it was written is moved aside, into `checkpoints-damaged`, and named in `damaged`; the one before it then is
+    the newest.
     """
 
     def __init__(self, run: Path, keep: int = 2, *, best: bool = False) -> None:
@@ -44,7 +45,7 @@ class Checkpoints:
         self._thread = ThreadPoolExecutor(1)
         self._writing: Future[str] | None = None
         self._scores: dict[int, float | None] = {}  # of every checkpoint that is there, by its number
-        for number in sorted(int(p.parent.name) for p in self._folder.glob(f"*/{_SUMS}")):
+        for number in sorted(_numbers(self._folder)):
             self._scores[number] = self._score(number)
 
     def what_was_damaged(self) -> str:
@@ -74,7 +75,7 @@ class Checkpoints:
             record = json.loads(files.to_json(progress | {"score": score}))  # a copy: the run goes on
             items = ocp.args.Composite(tree=ocp.args.StandardSave(tree), progress=ocp.args.JsonSave(record))
             try:
-                self._orbax.save(self._folder / str(number), args=items, force=True)
+                self._orbax.save(self._folder / f"{number}{_PART}", args=items, force=True)
             except OSError as error:
                 self._writing = self._thread.submit(_failure, number, error)
             else:
@@ -116,17 +117,22 @@ class Checkpoints:
     def _score(self, number: int) -> float | None:
         try:
             return self._progress(number).get("score")
-        except (OSError, ValueError):  # an old one, which is only looked into where the newer ones are damaged
+        except (
+            OSError,
+            ValueError,
+            KeyError,
+        ):  # an old one, which is only looked into where the newer ones are damaged
             return None
 
     def _finish(self, number: int, score: float | None) -> str:
         """Wait until Orbax has written a checkpoint, put its sums to it, and let others go; what went wrong."""
-        place = self._folder / str(number)
+        place = self._folder / f"{number}{_PART}"
         try:
             self._orbax.wait_until_finished()
             if not devices.is_first():
                 return ""  # the first sees to the rest, and `_settle` tells what came of it
             files.write(place / _SUMS, files.to_json(_sums(place, sync=True)))
+            place.rename(self._folder / str(number))
         except (OSError, ValueError) as error:  # Orbax has a ValueError for a full disk
             if devices.is_first():
                 self._tidy()
@@ -135,7 +141,7 @@ class Checkpoints:
         kept = {*sorted(self._scores)[-self._keep :]} | ({self.best()} if self._keep_best else set())
         for old in self._scores.keys() - kept:
             del self._scores[old]
-            (self._folder / str(old) / _SUMS).unlink(missing_ok=True)  # from here on it is none, whatever happens
+            (self._folder / str(old)).rename(self._folder / f"{old}{_PART}")  # from here on it is none
         self._tidy()
         return ""
 
@@ -154,9 +160,9 @@ class Checkpoints:
         return damaged
 
     def _tidy(self) -> None:
-        """Remove what is no checkpoint, or not yet."""
+        """Remove what is no checkpoint, not yet or no more."""
         for place in self._folder.glob("[0-9]*"):
-            if not (place / _SUMS).exists():
+            if not place.name.isdecimal() or not (place / _SUMS).exists():
                 shutil.rmtree(place, ignore_errors=True)
 
 
@@ -177,6 +183,7 @@ _NO_NEWS = (  # meant so; told by `save` and `wait`
     "raised an exception",
     "Failed to run",
     "Error writing local file",  # of each of the parts that Orbax writes side by side
+    "Future exception was never retrieved",
 )
 
 
@@ -197,10 +204,14 @@ class _Hook:
             self.before(raised)
 
 
+def _numbers(folder: Path) -> list[int]:
+    return [int(place.name) for place in folder.glob("*") if place.name.isdecimal()]
+
+
 def _set_aside(folder: Path, aside: Path) -> list[int]:
     """Move the newest checkpoints away until one is whole; their numbers."""
     moved: list[int] = []
-    for number in sorted((int(p.name) for p in folder.glob("*") if p.name.isdecimal()), reverse=True):
+    for number in sorted(_numbers(folder), reverse=True):
         here, there = folder / str(number), aside / str(number)
         if _is_whole(here):
             break

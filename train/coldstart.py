@@ -148,6 +148,8 @@ def tables(language: Language) -> Tables | None:
     places = np.full((len(language.cells), 2), -1, np.int32)
     for side in range(pairs.shape[1]):
         places[pairs[:, side], side] = answers[:, side]
+    if pairs.shape[1] == 1:  # a cell alone is a pair with itself
+        pairs = np.repeat(pairs, 2, axis=1)
     ways = np.unique(pairs[:, 1:] - pairs[:, :1], axis=0, return_inverse=True)[1].reshape(-1)
     prompt, opening = language.prompt, language.named.opening
     constants = (prompt, language.named.start, answers, np.unique(answers[:, 0]), places, pairs, ways, language.cells)

@@ -91,6 +91,8 @@ def settings(runs: Sequence[Run]) -> Table:
 
 def compare(folders: Sequence[Path], page: Path | None, console: Console) -> None:
     """Print the tables, and write the page where one is wanted. Raises ValueError or OSError in one line."""
+    if page and (page.is_dir() or not page.resolve().parent.is_dir()):
+        raise ValueError(f"--html {page}: give a file, in a folder that there is")
     runs = [open_run(folder) for folder in dict.fromkeys(folders)]
     different = settings(runs)
     tables = [scores(runs), *([different] if different.row_count else [])]

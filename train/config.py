@@ -88,7 +88,7 @@ class Config:
 
     def names(self) -> tuple[str, ...]:
         """The games of the run, each once; raises ValueError, with near misses, for one that does not exist."""
-        wanted = registry.names() if "all" in self.games else self.games
+        wanted = [name for given in self.games for name in (registry.names() if given == "all" else (given,))]
         if not wanted:
             raise ValueError("games: name one at least, or all")
         for name in wanted:

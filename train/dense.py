@@ -6,7 +6,7 @@ of every action: is it legal. And it shows three
 glances that lead to an answer: from a cell to the cells that can follow (last block of the tower), from the point of
 decision to the cells to begin with, and from the first cell named to its image token (first layer of the decoder).
 Nothing of this exists when the model plays. All of it is read off `legal`, `wanted` and `tiles`, so it holds for every
-game, be its actions moves or pairs of cells.
+game, be its actions moves, cells or pairs of cells.
 """
 
 from typing import Any, NamedTuple

@@ -218,7 +218,7 @@ def _run(given: argparse.Namespace, console: Console) -> None:
         folder.write_config(out, config)
     display = Display(console)
     try:
-        with display.progress:
+        with folder.held(out), display.progress:
             for stage, done, total in examined(config, given.player or "", out):
                 display.show(stage, done, total, {})
     except KeyboardInterrupt:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import os
 import shlex
 import shutil
 import time
@@ -16,7 +17,7 @@ from train.config import Config
 
 @contextlib.contextmanager
 def new(config: Config) -> Iterator[Path]:
-    """A folder for a new run. If the run fails before it has a checkpoint, what was made is removed again.
+    """A folder for a new run. If the run fails before it has a checkpoint or a model, what was made is removed again.
 
     The first process makes it, for all. Raises ValueError when there is something of that name already.
     """
@@ -25,7 +26,8 @@ def new(config: Config) -> Iterator[Path]:
     def make() -> str:
         run = Path(config.run or time.strftime("runs/%Y-%m-%d-%H%M%S"))
         if run.exists() or run.is_symlink():
-            raise ValueError(f"{run} exists already: give another --run, or go on with it: --resume {quoted(run)}")
+            on = f", or go on with it: --resume {quoted(run)}" if (run / "config.json").exists() else ""
+            raise ValueError(f"{run} exists already: give another --run{on}")
         made.extend(folder for folder in (run, *run.parents) if not folder.exists())
         run.mkdir(parents=True)
         return str(run)
@@ -36,7 +38,7 @@ def new(config: Config) -> Iterator[Path]:
             write_config(run, config)
         yield run
     except BaseException:
-        if made and not has_checkpoint(run):
+        if made and not has_checkpoint(run) and not (run / "model").exists():
             shutil.rmtree(run, ignore_errors=True)
             with contextlib.suppress(OSError):  # another run may stand there by now
                 for folder in made[1:]:
@@ -54,8 +56,10 @@ def old(run: Path) -> tuple[Config, list[str]]:
     def read() -> tuple[dict[str, Any] | None, str]:
         try:
             return read_config(file).to_dict(), ""
-        except FileNotFoundError:
-            raise ValueError(f"{run} is not the folder of a run: it has no config.json") from None
+        except (FileNotFoundError, NotADirectoryError):
+            if not has_checkpoint(run):
+                raise ValueError(f"{run} is not the folder of a run: it has no config.json") from None
+            return None, f"{file} is missing"
         except ValueError as error:
             return None, str(error)
 
@@ -65,16 +69,48 @@ def old(run: Path) -> tuple[Config, list[str]]:
     kept, damaged = _kept(run)
     if kept is None:
         raise ValueError(wrong)
+    aside = ""
     if devices.is_first():
-        file.replace(run / "config-damaged.json")
+        if file.exists():
+            file.replace(run / "config-damaged.json")
+            aside = "it is kept as config-damaged.json, and "
         write_config(run, kept)
-    mended = [f"{wrong}; it is kept as config-damaged.json, and the last checkpoint's own configuration stands"]
+    mended = [f"{wrong}; {aside}the last checkpoint's own configuration stands"]
     return kept, mended + ([damaged] if damaged else [])
+
+
+@contextlib.contextmanager
+def held(run: Path) -> Iterator[None]:
+    """Let no other process write into a run's folder meanwhile; raises ValueError where one does.
+
+    The first process holds it, for all. Where the system or the disk knows no locks nothing is held.
+    """
+    handles: list[int] = []
+
+    def hold() -> str:
+        try:
+            import fcntl
+
+            handles.append(os.open(run, os.O_RDONLY))
+            fcntl.flock(handles[0], fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return f"{run} is in use by another process: wait for it, or stop it"
+        except (ImportError, OSError):
+            pass
+        return ""
+
+    try:
+        if taken := devices.first(hold):
+            raise ValueError(taken)
+        yield
+    finally:
+        for handle in handles:
+            os.close(handle)
 
 
 def has_checkpoint(run: Path) -> bool:
     """Whether a run has come so far that it could go on."""
-    return any((run / "checkpoints").glob("[0-9]*"))
+    return any(place.name.isdecimal() for place in (run / "checkpoints").glob("[0-9]*"))
 
 
 def write_config(run: Path, config: Config) -> None:

@@ -219,7 +219,10 @@ def speak(vlm: VLM, game: Game[Any], state: Any, room: int = 0) -> Language:
     if own:
         encoded = tokenizer(list(game.actions.names), add_special_tokens=False).input_ids
         if {*map(len, encoded)} not in ({1}, {2}):
-            raise ValueError(f"{game.name}: this tokenizer does not write actions in one token each, nor in two")
+            raise ValueError(
+                f"{game.name}: this model's words are those of the games it was trained on, and its actions are not "
+                "among them: name those with --games, or train one from scratch with this one"
+            )
         answers = np.asarray(encoded, np.int32)
         start = len(prompt) - rows * columns + _places(vlm.config.decoder, rows, columns)
         named = Named(answers=answers, start=start, opening=example[: _find(example, answers[action])])

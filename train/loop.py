@@ -3,6 +3,7 @@
 Everything that is drawn is drawn from (seed, phase, step, game), so a resumed run goes on as if it had never stopped.
 """
 
+import contextlib
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -72,6 +73,7 @@ class Trainer:
         self.scores = Scoreboard(self.records)
         self.checkpoints = Checkpoints(run, config.save.keep, best=config.save.best)
         self._troubles: dict[str, list[str]] = {}
+        self._told: set[str] = set()
         self.notes: list[str] = []  # what a user should know before it goes on: rates, damage
         self.key = jax.random.key(config.seed)
         vlm, self.ladders, self.boards = prepare(config, self.key)
@@ -165,7 +167,10 @@ class Trainer:
         yield from self.anchors()
         yield from self.evaluate(phases[-1] if phases else "base")
         policy.save(self.final(), self.run / "model")
-        self.checkpoints.wait()
+        try:
+            self.checkpoints.wait()
+        except OSError as error:  # nothing is left to go on with: the model is there
+            self.notes.append(f"{error}; the model is in {self.run / 'model'}")
         best = self.checkpoints.best()
         if self.config.save.best and best is not None and best != self.checkpoints.latest():
             self._restore(best)
@@ -291,8 +296,10 @@ class Trainer:
         """Tell once what goes wrong with the replies of a game in several updates in a row."""
         row = self._troubles.setdefault(name, [])
         row[:] = [*row, found] if found and row[-1:] in ([], [found]) else [found] * bool(found)
-        if len(row) == _TROUBLE:
-            self.notes.append(f"{name}: {found}")
+        note = f"{name}: {found}"
+        if len(row) == _TROUBLE and note not in self._told:
+            self._told.add(note)
+            self.notes.append(note)
 
     def _before_rl(self) -> Params:
         """All parameters of the model that RL began with."""
@@ -316,6 +323,8 @@ class Trainer:
         """End a run whose updates are not finite, and keep what it had learned before."""
         self.save()
         policy.save(self.final(), self.run / "model")
+        with contextlib.suppress(OSError):  # what is said below is worth more
+            self.checkpoints.wait()
         mend = f"--{self.phase}-lr (it was {self._peak():g})" + (
             " or raise --grpo-temperature" if self.phase == "grpo" else ""
         )
@@ -393,6 +402,8 @@ class Trainer:
         progress = self.checkpoints.progress()
         if damaged:
             self.notes.append(f"{damaged}; going on from the one before")
+        if self.checkpoints.latest() and not (self.run / "metrics.jsonl").exists():
+            self.notes.append(f"{self.run / 'metrics.jsonl'} is missing: what was measured before is lost")
         self._mend_table(progress.get("table") or {})
         self._enter(progress["phase"])
         self._restore(self.checkpoints.latest())

@@ -87,16 +87,19 @@ def read_config(flags: dict[str, Any], base: Config) -> Config:
 
 
 class Stop:
-    """Signals to stop, while it is entered. Once it is `patient`, the first lets the step under way end."""
+    """Signals to stop, while it is entered. Once it is `patient`, the first lets the step under way end; while it is
+    `deaf` they do nothing.
+    """
 
     def __init__(self) -> None:
-        self.signal, self.patient, self.at_once = 0, False, False
+        self.signal, self.patient, self.at_once, self.deaf = 0, False, False, False
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "Stop":
         if threading.current_thread() is threading.main_thread():
             for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-                if known := getattr(signal, name, None):  # Windows has no SIGHUP
+                known = getattr(signal, name, None)  # Windows has no SIGHUP
+                if known and not (name == "SIGHUP" and signal.getsignal(known) == signal.SIG_IGN):  # that is `nohup`
                     self._before[known] = signal.signal(known, self._ask)
         return self
 
@@ -110,6 +113,8 @@ class Stop:
         return 128 + (self.signal or signal.SIGINT)
 
     def _ask(self, number: int, _: FrameType | None) -> None:
+        if self.deaf:
+            return
         self.at_once = not self.patient or bool(self.signal)
         self.signal = number
         if self.at_once:
@@ -143,6 +148,8 @@ def start(flags: dict[str, Any], console: Console, stop: Stop) -> int:
         raise ValueError(
             "--resume takes no other flag but --mesh-...: a run goes on with the configuration it began with"
         )
+    if not resumed:
+        raise ValueError("--resume: give the folder of a run")
     _wake(console)
     config, mended = folder.old(Path(resumed))
     config = dataclasses.replace(config, mesh=dataclasses.replace(config.mesh, **where))
@@ -156,7 +163,8 @@ def start(flags: dict[str, Any], console: Console, stop: Stop) -> int:
 def _train(config: Config, run: Path, console: Console, stop: Stop, *, resume: bool) -> int:
     """Train and evaluate, in a run's folder; what a full disk ends can go on, and says how."""
     try:
-        return _follow(config, run, console, stop, resume=resume)
+        with folder.held(run):
+            return _follow(config, run, console, stop, resume=resume)
     except OSError as error:
         if not folder.has_checkpoint(run):
             raise
@@ -192,8 +200,11 @@ def _follow(config: Config, run: Path, console: Console, stop: Stop, *, resume: 
                     say(console, trainer.notes.pop(0))
                 if devices.any_of(bool(stop.signal)):
                     raise KeyboardInterrupt
+            while trainer.notes:
+                say(console, trainer.notes.pop(0))
     except KeyboardInterrupt:
-        say(console, f"stopped at {trainer.phase} step {trainer.step}")
+        stop.deaf = True  # whatever else is asked, a checkpoint under way is finished
+        say(console, f"stopped at {trainer.phase} step {trainer.step}" + ("" if stop.at_once else ": saving"))
         if stop.at_once:  # perhaps between two steps: what stands now is not to be kept
             kept = "not saved, but for the last checkpoint"
         else:

@@ -138,10 +138,12 @@ def test_a_folder_that_is_damaged_or_none_is_told_in_one_line(runs, tmp_path, ca
 
 
 def test_a_page_that_cannot_be_written_and_no_run_at_all_are_told_in_one_line(runs, tmp_path, capsys):
-    assert compare.main([str(runs[0]), "--html", str(tmp_path / "nowhere" / "page.html")]) == 2
+    for page in (tmp_path / "nowhere" / "page.html", tmp_path):
+        assert compare.main([str(runs[0]), "--html", str(page)]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert f"--html {page}: give a file" in line
     with pytest.raises(SystemExit):
         compare.main([])
-    assert len(capsys.readouterr().err.splitlines()) == 2
 
 
 def test_nothing_is_cut_off_where_the_terminal_is_narrow(runs):

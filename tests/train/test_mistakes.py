@@ -19,9 +19,11 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+import jaxgym
 import policy
 from train import advantages, command, folder, learner, rewards, terminal
 from train import main as program
+from train.checkpoint import Checkpoints
 from train.config import Config
 from train.loop import Trainer
 from train.metrics import Records
@@ -99,6 +101,68 @@ def test_a_second_signal_stops_at_once_and_keeps_the_last_checkpoint(tmp_path, t
     run = tmp_path / "run"
     assert program.main(["--games", "2048", "--run", str(run), *tiny]) == 130
     assert "--resume" in capsys.readouterr().out and run.is_dir()
+
+
+def test_signals_while_a_stop_is_being_saved_cost_nothing(tmp_path, tiny, stop_at, monkeypatch, capsys):
+    stop_at(lambda: os.kill(os.getpid(), signal.SIGINT))
+    save = Trainer.save
+
+    def interrupted(self):
+        save(self)
+        if self.phase == "base":
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(Trainer, "save", interrupted)
+    run = tmp_path / "run"
+    assert program.main(["--games", "2048", "--run", str(run), *tiny]) == 130
+    said = capsys.readouterr().out
+    assert "stopped at base step 3: saving\nsaved. To go on:" in said
+    assert {p.name for p in (run / "checkpoints").iterdir()} == {"4", "7"}  # after sight, and three steps of base
+
+
+def test_all_games_and_one_more():
+    names, more = jaxgym.names(), "jaxgym.games.swap:swap"  # by its path, as one of a user's own
+    assert Config(games=("all",)).names() == Config(games=("all", "swap")).names() == names
+    assert Config(games=("all", more)).names() == (*names, more)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has no SIGHUP")
+def test_what_nohup_has_ignored_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with program.Stop() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not stop.signal and signal.getsignal(signal.SIGTERM) == stop._ask
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_folder_is_of_one_process_at_a_time(tmp_path, copy, capsys):
+    with folder.held(copy):
+        assert program.main(["--resume", str(copy)]) == 2
+        assert capsys.readouterr().err == f"error: {copy} is in use by another process: wait for it, or stop it\n"
+    with folder.held(copy), folder.held(tmp_path):
+        pass
+
+
+def test_a_model_outlives_a_disk_with_no_room_for_checkpoints(tmp_path, tiny, monkeypatch, capsys):
+    """It is what the run was for; whatever fails after it was saved, its folder stays."""
+    monkeypatch.setattr(Trainer, "evaluate", lambda self, column: iter(()))
+    monkeypatch.setattr(Trainer, "anchors", lambda self: iter(()))
+
+    def wait(self):
+        raise OSError("checkpoint 18 could not be written: no space left on the device")
+
+    monkeypatch.setattr(Checkpoints, "wait", wait)
+    none = [f"--{phase}" for phase in ("sight-steps", "base-steps", "coldstart-steps", "grpo-updates")]
+    flags = ["--games", "2048", *tiny, *(part for flag in none for part in (flag, "0"))]
+    run = tmp_path / "run"
+    assert program.main([*flags, "--run", str(run)]) == 0
+    told = f"checkpoint 18 could not be written: no space left on the device; the model is in {run / 'model'}"
+    assert told in capsys.readouterr().out.replace("\n", " ") and (run / "model" / "config.json").exists()
+    monkeypatch.setattr(Checkpoints, "best", wait)
+    assert program.main([*flags, "--run", str(tmp_path / "other")]) == 2
+    assert (tmp_path / "other" / "model" / "config.json").exists()
 
 
 # Numbers that are not finite
@@ -188,6 +252,9 @@ def test_an_update_in_which_no_group_differs_changes_nothing(tmp_path, small, mo
         (["--config", "no/such.json"], "--config no/such.json: No such file or directory"),
         (["--config", "."], "--config .: Is a directory"),
         (["--resume", "no/such/run"], "not the folder of a run"),
+        (["--resume", __file__], "not the folder of a run"),
+        (["--resume", ""], "--resume: give the folder of a run"),
+        (["--games", "all,sawp"], "no game is called 'sawp' (did you mean swap?)"),
         (["--resume", "x", "--seed", "1"], "--resume takes no other flag"),
     ],
 )
@@ -478,6 +545,11 @@ def test_a_damaged_configuration_is_taken_from_the_checkpoint(copy, content, cap
     assert config == Config.from_dict(json.loads(whole)) and f"{copy / 'config.json'} is damaged" in note
     assert (copy / "config.json").read_text() == whole and (copy / "config-damaged.json").read_text() == content
     assert folder.old(copy) == (config, [])
+    (copy / "config.json").unlink()
+    assert folder.old(copy) == (
+        config,
+        [f"{copy / 'config.json'} is missing; the last checkpoint's own configuration stands"],
+    )
     (copy / "config.json").write_text(content)
     (copy / "checkpoints" / "18" / "sums.json").unlink()
     (copy / "config-damaged.json").unlink()
@@ -502,6 +574,13 @@ def test_lines_that_a_crash_left_are_passed_over(copy):
     assert rows[-1] == {"phase": "grpo", "step": 5, "seconds": 1.0, "game": None, "x": None}
     assert all(row["step"] <= 16 for row in rows)
     assert strictly((copy / "samples.jsonl").read_text().splitlines()[-1])["picture"] == "samples/x.png"
+
+
+def test_measurements_that_are_lost_are_told(copy):
+    (copy / "metrics.jsonl").unlink()
+    trainer = Trainer(Config.from_dict(json.loads((copy / "config.json").read_text())), copy)
+    assert trainer.resume()
+    assert trainer.notes == [f"{copy / 'metrics.jsonl'} is missing: what was measured before is lost"]
 
 
 def test_a_folder_is_only_removed_while_nothing_came_of_it(tmp_path, tiny, monkeypatch, capsys):

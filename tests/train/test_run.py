@@ -310,3 +310,47 @@ def test_nothing_is_compiled_between_updates(finished, tmp_path, small, monkeypa
     for update in range(3):
         trainer._reinforce()
         assert trainer.step == update + 1 and generate._cache_size() - written <= 1
+
+
+LIT = """
+from typing import NamedTuple
+import jax
+import jax.numpy as jnp
+from jaxgym import Game, Look, Outcome, actions, sprites
+
+class State(NamedTuple):
+    lit: jax.Array
+
+def put_out(*, look: Look = Look()) -> Game[State]:
+    cells = actions.cells(2, 3)
+    lamp = lambda pen, side, look: pen.ellipse((side // 4, side // 4, side // 2, side // 2), fill=(250, 220, 0))
+
+    def step(state, action, key):
+        lit = state.lit.at[action].set(False)
+        return Outcome(State(lit), jnp.float32(1), ~lit.any())
+
+    return Game(
+        name="lamps", rules="Put out what is lit.", actions=cells,
+        sheet=sprites.draw(("dark", "lit"), (None, lamp), (2, 3), look),
+        reset=lambda key: State(jax.random.bernoulli(key, 0.5, (6,)).at[0].set(True)),
+        step=step, legal=lambda state: state.lit, tiles=lambda state: state.lit.astype(jnp.int32).reshape(2, 3),
+        values=lambda state, key: jnp.where(state.lit, jnp.float32(1), -jnp.inf),
+        explain=lambda state, action: f"{cells.format(action)}: it is lit.",
+    )
+"""
+
+
+def test_a_game_of_single_cells_is_learned(tmp_path, small, monkeypatch):
+    """What may be done is taught cell by cell, as it is pair by pair: the tower soon names a lit lamp."""
+    (tmp_path / "lamps.py").write_text(LIT)
+    monkeypatch.syspath_prepend(tmp_path)
+    trainer = Trainer(small(games=("lamps:put_out",), sight=Sight(steps=60, boards=16)), tmp_path / "run")
+    assert trainer.courses["lamps:put_out"].tables.pairs.tolist() == [[i, i] for i in range(6)]
+    trainer._enter("sight")
+    values = [told["dense_legal"] for told in (trainer._supervise("sight") for _ in range(60)) if told]
+    assert values[-1] > 0.95  # of lamps half are lit
+    trainer._enter("coldstart")
+    told = [trainer._supervise("coldstart") for _ in range(4)][-1]
+    assert np.isfinite(told["loss"])
+    trainer._enter("grpo")
+    assert np.isfinite(trainer._reinforce()["reward"])

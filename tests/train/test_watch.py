@@ -53,10 +53,10 @@ def test_replies_of_no_use_are_told_once(report, told):
     assert told in reinforce.trouble(report, 40)
     assert reinforce.trouble({"length": 30.0, "truncated": 0.9, "differ": 0.1}, 40) == ""
     trainer = Trainer.__new__(Trainer)
-    trainer._troubles, trainer.notes = {}, []
+    trainer._troubles, trainer._told, trainer.notes = {}, set(), []
     for found in ("bad", "bad", "", "bad", "other", "bad", "bad"):
         trainer._watch_for_trouble("swap", found)
     assert not trainer.notes
-    for _ in range(5):
-        trainer._watch_for_trouble("swap", "bad")
+    for found in ("bad",) * 5 + ("",) + ("bad",) * 5:  # nor again after one good update
+        trainer._watch_for_trouble("swap", found)
     assert trainer.notes == ["swap: bad"]

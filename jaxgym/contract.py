@@ -1,0 +1,71 @@
+"""What a game must be, checked before anything is compiled: a slip in one of its functions is told in one line."""
+
+from typing import Any
+from weakref import WeakSet
+
+import jax
+import jax.numpy as jnp
+
+from jaxgym.game import Game, Outcome
+
+_kept: "WeakSet[Game[Any]]" = WeakSet()  # games that were found right
+
+
+def check(game: Game[Any]) -> None:
+    """Raise ValueError, in one line, where what a game's functions give does not have the shapes and types of `Game`.
+
+    Nothing is computed: the functions are traced, once for each game.
+    """
+    if game in _kept:
+        return
+    key, count = jax.random.key(0), game.actions.n
+    state = jax.eval_shape(game.reset, key)
+    outcome = jax.eval_shape(game.step, state, jnp.int32(0), key)
+    if not isinstance(outcome, Outcome):
+        raise ValueError(f"{game.name}: step gives a {type(outcome).__name__}: give a jaxgym.Outcome")
+    _expect(game, "legal(state)", jax.eval_shape(game.legal, state), (count,), jnp.bool_)
+    _expect(game, "values(state, key)", jax.eval_shape(game.values, state, key), (count,), jnp.floating)
+    _expect(game, "the reward of step", outcome.reward, (), jnp.number)
+    _expect(game, "over, of step,", outcome.over, (), jnp.bool_)
+    tiles: Any = jax.eval_shape(game.tiles, state)
+    if len(getattr(tiles, "shape", ())) != 2 or not jnp.issubdtype(tiles.dtype, jnp.integer):
+        raise ValueError(f"{game.name}: tiles(state) is {_said(tiles)}: give int32 [R, C], sprite ids")
+    _same(game, "step", state, outcome.state)
+    for name in ("renew", "augment"):
+        if (function := getattr(game, name)) is not None:
+            _same(game, name, state, jax.eval_shape(function, state, key))
+    if game.practice is not None:
+        _same(game, "practice", state, jax.eval_shape(game.practice, key))
+    _kept.add(game)
+
+
+def _expect(game: Game[Any], what: str, found: Any, shape: tuple[int, ...], kind: Any) -> None:
+    if getattr(found, "shape", None) != shape or not jnp.issubdtype(found.dtype, kind):
+        wanted = "bool" if kind is jnp.bool_ else "float32"
+        raise ValueError(f"{game.name}: {what} is {_said(found)}: give {wanted} {list(shape)}")
+
+
+def _same(game: Game[Any], what: str, state: Any, after: Any) -> None:
+    """Raise where a function gives a state of another kind than `reset`."""
+    ours: Any = jax.tree.structure(state)
+    if ours != jax.tree.structure(after):
+        raise ValueError(
+            f"{game.name}: {what} gives a state of other parts than reset: {_parts(after)}, not {_parts(state)}"
+        )
+    for (path, one), other in zip(jax.tree_util.tree_leaves_with_path(state), jax.tree.leaves(after), strict=True):
+        if (one.shape, one.dtype) != (other.shape, other.dtype):
+            part = f"state{jax.tree_util.keystr(path)}"
+            raise ValueError(
+                f"{game.name}: {part} is {_said(one)} after reset and {_said(other)} after {what}: make them alike"
+            )
+
+
+def _said(found: Any) -> str:
+    """An array in words, a thing that is none by its type."""
+    return f"{found.dtype} {list(found.shape)}" if hasattr(found, "dtype") else f"a {type(found).__name__}"
+
+
+def _parts(state: Any) -> str:
+    return ", ".join(
+        jax.tree_util.keystr(path) or "one array" for path, _ in jax.tree_util.tree_leaves_with_path(state)
+    )

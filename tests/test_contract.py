@@ -1,0 +1,87 @@
+"""What a game of one's own must be: each slip is told in one line, before anything is compiled."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+import jaxgym
+from jaxgym import Env, mix
+from jaxgym.contract import check
+
+
+def outcome(**parts):
+    return lambda game: {"step": lambda s, a, k: game.step(s, a, k)._replace(**parts)}
+
+
+SLIPS = {
+    "legal(state) is bool [1]: give bool [2]": lambda game: {"legal": lambda s: jnp.ones(1, bool)},
+    "legal(state) is bool [3]: give bool [2]": lambda game: {"legal": lambda s: jnp.ones(3, bool)},
+    "legal(state) is int32 [2]: give bool [2]": lambda game: {"legal": lambda s: jnp.ones(2, jnp.int32)},
+    "values(state, key) is float32 [3]: give float32 [2]": lambda game: {"values": lambda s, k: jnp.ones(3)},
+    "tiles(state) is int32 [5]: give int32 [R, C]": lambda game: {"tiles": lambda s: game.tiles(s)[0]},
+    "the reward of step is float32 [1]: give float32 []": outcome(reward=jnp.ones(1)),
+    "over, of step, is int32 []: give bool []": outcome(over=jnp.int32(0)),
+    "step gives a tuple: give a jaxgym.Outcome": lambda game: {"step": lambda s, a, k: tuple(game.step(s, a, k))},
+    "step gives a state of other parts than reset: one array, not .cell, .coin": outcome(state=jnp.int32(0)),
+    "state.cell is int32 [] after reset and float32 [] after renew": lambda game: {
+        "renew": lambda s, k: s._replace(cell=jnp.float32(0))
+    },
+    "state.cell is int32 [] after reset and int32 [1] after augment": lambda game: {
+        "augment": lambda s, k: s._replace(cell=jnp.zeros(1, jnp.int32))
+    },
+    "state.coin is int32 [] after reset and bool [] after practice": lambda game: {
+        "practice": lambda k: game.reset(k)._replace(coin=jnp.bool_(0))
+    },
+}
+
+
+@pytest.mark.parametrize("told", SLIPS)
+def test_a_slip_is_told_in_one_line(corridor, told):
+    game = replace(corridor, **SLIPS[told](corridor))
+    for use in (check, Env, lambda game: mix([game, game])):
+        with pytest.raises(ValueError, match=r"^corridor: ") as caught:
+            use(game)
+        assert told in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_games_that_are_right_pass(corridor, game):
+    check(corridor)
+    check(game)
+
+
+def test_what_is_made_by_its_path_is_checked(monkeypatch, tmp_path):
+    (tmp_path / "slipped.py").write_text(
+        "from dataclasses import replace\nimport jaxgym\n"
+        "def make(*, look):\n"
+        "    game = jaxgym.make('2048')\n"
+        "    return replace(game, legal=lambda s: game.legal(s)[:3])\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ValueError, match=r"slipped:make: legal\(state\) is bool \[3\]: give bool \[4\]"):
+        jaxgym.make("slipped:make")
+
+
+def test_a_board_on_which_nothing_is_legal_is_over_before_it_begins(corridor):
+    """It ends at once instead of taking wrong answers until the limit, and auto-reset deals another."""
+    stuck = replace(corridor, legal=lambda s: jnp.zeros(2, bool) & (s.cell > 0))
+    env = Env(stuck)
+    _, state = env.reset(jax.random.key(0))
+    _, _, reward, terminated, truncated, _ = env.step(jax.random.key(1), state, 0)
+    assert bool(state.over) and bool(terminated) and not bool(truncated) and reward == 0
+    assert not bool(Env(corridor).reset(jax.random.key(0))[1].over)
+
+
+def test_arguments_in_the_wrong_place_are_told(corridor):
+    env, key = Env(corridor), jax.random.key(0)
+    _, state = env.reset(key)
+    for given in ((state, key, 1), (key, state.board, 1)):
+        with pytest.raises(ValueError, match=r"give the EnvState .* step\(key, state, action\)"):
+            env.step(*given)
+    with pytest.raises(ValueError, match=r"key=0: give a PRNG key"):
+        env.reset(0)
+    with pytest.raises(ValueError, match="steps=-1"):
+        jaxgym.rollout(corridor, lambda s, k: jnp.int32(0), state.board, key, -1)
+    with pytest.raises(ValueError, match=r"look=0\.5: give an integer"):
+        jaxgym.render(corridor.sheet, corridor.tiles(state.board), 0.5)
