@@ -179,7 +179,8 @@ def grpo_loss(
     advantage, kl, held = tried.credit.advantage, jnp.float32(0), jnp.float32(0)
     if tried.reference is not None:
         apart = grpo.k3(now.logprobs, tried.reference, mask)
-        kl, held = mean(apart), counted(apart)
+        kl = mean(apart)
+        held = counted(apart) if tried.choice is None else kl  # what is not compared is not averaged otherwise either
         if rule.kl_in_advantage:
             advantage = advantage - hyper.kl * jax.lax.stop_gradient(grpo.k1(old, tried.reference, mask))
     gain = grpo.GAINS[rule.objective](now.logprobs, old, advantage, hyper.clip, mask)

@@ -557,6 +557,8 @@ def test_what_is_said_around_a_judged_action_is_held(one):
     found = [judged_steps(one, with_grpo(config, hold=hold), tried, away)[1][0] for hold in (0.0, 1.0)]
     assert found[0]["kl"] == 0 < found[1]["kl"]
     np.testing.assert_allclose(found[1]["loss"] - found[0]["loss"], found[1]["kl"], rtol=1e-4)
+    other = judged_steps(one, with_grpo(config, hold=1.0, average="constant"), tried, away)[1][0]
+    np.testing.assert_allclose(other["loss"], found[1]["loss"], rtol=1e-5)  # as is told: nothing is averaged otherwise
 
 
 def test_the_tokens_that_name_a_judged_action_are_not_held(one):
