@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 
 def integer(value: Any) -> int | None:
@@ -30,6 +32,14 @@ def whole(name: str, value: Any, least: int, most: int | None = None, why: str =
 def key_of(seed: Any) -> jax.Array:
     """The PRNG key of a seed; raises ValueError for what is none."""
     return jax.random.key(whole("seed", seed, 0, 2**63 - 1))
+
+
+def check_key(key: Any) -> None:
+    """Raise ValueError for what is no PRNG key, neither a typed one nor one of `jax.random.PRNGKey`."""
+    dtype = getattr(key, "dtype", None)
+    old = dtype == np.uint32 and key.ndim > 0
+    if not (dtype is not None and (jnp.issubdtype(dtype, jax.dtypes.prng_key) or old)):
+        raise ValueError(f"key: give a PRNG key, such as jax.random.key(0), not {dtype or type(key).__name__}")
 
 
 def one_of(name: str, value: Any, allowed: Sequence[int], why: str = "") -> int:

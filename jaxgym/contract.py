@@ -14,34 +14,53 @@ _kept: "WeakSet[Game[Any]]" = WeakSet()  # games that were found right
 def check(game: Game[Any]) -> None:
     """Raise ValueError, in one line, where what a game's functions give does not have the shapes and types of `Game`.
 
-    Nothing is computed: the functions are traced, once for each game.
+    Nothing is computed: the functions are traced, once for each game. A game may have no teacher: `values` is then None
+    or raises NotImplementedError.
     """
     if game in _kept:
         return
     key, count = jax.random.key(0), game.actions.n
-    state = jax.eval_shape(game.reset, key)
-    outcome = jax.eval_shape(game.step, state, jnp.int32(0), key)
+    state = _traced(game, "reset", key)
+    outcome = _traced(game, "step", state, jnp.int32(0), key)
     if not isinstance(outcome, Outcome):
         raise ValueError(f"{game.name}: step gives a {type(outcome).__name__}: give a jaxgym.Outcome")
-    _expect(game, "legal(state)", jax.eval_shape(game.legal, state), (count,), jnp.bool_)
-    _expect(game, "values(state, key)", jax.eval_shape(game.values, state, key), (count,), jnp.floating)
-    _expect(game, "the reward of step", outcome.reward, (), jnp.number)
+    _expect(game, "legal(state)", _traced(game, "legal", state), (count,), jnp.bool_)
+    worth = _traced(game, "values", state, key)
+    if worth is not None:
+        _expect(game, "values(state, key)", worth, (count,), jnp.floating)
+    _expect(game, "the reward of step", outcome.reward, (), jnp.number, jnp.bool_)
     _expect(game, "over, of step,", outcome.over, (), jnp.bool_)
-    tiles: Any = jax.eval_shape(game.tiles, state)
+    tiles = _traced(game, "tiles", state)
     if len(getattr(tiles, "shape", ())) != 2 or not jnp.issubdtype(tiles.dtype, jnp.integer):
         raise ValueError(f"{game.name}: tiles(state) is {_said(tiles)}: give int32 [R, C], sprite ids")
     _same(game, "step", state, outcome.state)
     for name in ("renew", "augment"):
-        if (function := getattr(game, name)) is not None:
-            _same(game, name, state, jax.eval_shape(function, state, key))
+        if getattr(game, name) is not None:
+            _same(game, name, state, _traced(game, name, state, key))
     if game.practice is not None:
-        _same(game, "practice", state, jax.eval_shape(game.practice, key))
+        _same(game, "practice", state, _traced(game, "practice", key))
     _kept.add(game)
 
 
-def _expect(game: Game[Any], what: str, found: Any, shape: tuple[int, ...], kind: Any) -> None:
-    if getattr(found, "shape", None) != shape or not jnp.issubdtype(found.dtype, kind):
-        wanted = "bool" if kind is jnp.bool_ else "float32"
+def _traced(game: Game[Any], name: str, *given: Any) -> Any:
+    """The shapes and types of what a function of a game gives; None for a teacher that there is not."""
+    function = getattr(game, name)
+    if function is None and name == "values":
+        return None
+    try:
+        return jax.eval_shape(function, *given)
+    except NotImplementedError:
+        if name == "values":
+            return None
+        raise
+    except Exception as error:  # whatever a user's own function may raise
+        why = (str(error).splitlines() or [""])[0]
+        raise ValueError(f"{game.name}: {name} fails: {type(error).__name__}: {why}") from error
+
+
+def _expect(game: Game[Any], what: str, found: Any, shape: tuple[int, ...], *kinds: Any) -> None:
+    if getattr(found, "shape", None) != shape or not any(jnp.issubdtype(found.dtype, kind) for kind in kinds):
+        wanted = "bool" if kinds == (jnp.bool_,) else "float32"
         raise ValueError(f"{game.name}: {what} is {_said(found)}: give {wanted} {list(shape)}")
 
 

@@ -125,7 +125,7 @@ def rollout(game: Game, player: Player, state: Any, key: jax.Array, steps: int) 
         out = play(game, state, over, action, luck_key)
         return (out.state, out.over), Rollout(action, out.reward, out.legal, out.over)
 
-    start = varied((state, jnp.bool_(False)), key)
+    start = varied((state, ~game.legal(state).any()), key)
     (state, _), steps_taken = jax.lax.scan(step, start, jax.random.split(key, steps))
     return state, steps_taken
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxgym.carry import varied
-from jaxgym.checks import whole
+from jaxgym.checks import check_key, whole
 from jaxgym.contract import check
 from jaxgym.engine import play, readable
 from jaxgym.game import Game
@@ -74,8 +74,7 @@ class Env:
 
     def reset(self, key: jax.Array) -> tuple[jax.Array, EnvState]:
         """Deal a board: key [] -> observation and state."""
-        if not isinstance(key, jax.Array):
-            raise ValueError(f"key={key!r}: give a PRNG key, such as jax.random.key(0)")
+        check_key(key)
         state = self._deal(key)
         return self.observation(state), state
 
@@ -99,6 +98,7 @@ class Env:
             raise ValueError(
                 "state: give the EnvState that reset or step returned; the order is step(key, state, action)"
             )
+        check_key(key)
         given = action if isinstance(action, jax.Array) else readable(action, self.game.actions.n)
         return self._program(key, state, given)
 

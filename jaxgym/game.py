@@ -57,7 +57,7 @@ class Game(Generic[State]):
     rules: str  # what the player is told
     actions: Actions
     sheet: Sheet
-    reset: Callable[[Key], State]  # deals a board in play: where no action is legal it is over before it begins
+    reset: Callable[[Key], State]  # deals a board in play; one on which nothing is legal is over at once
     step: Callable[[State, Action, Key], Outcome]  # the action is legal; the engine guards the rest
     legal: Callable[[State], jax.Array]  # bool [A]
     tiles: Callable[[State], jax.Array]  # int32 [R, C] sprite ids

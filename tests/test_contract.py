@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import jaxgym
@@ -51,6 +52,21 @@ def test_games_that_are_right_pass(corridor, game):
     check(game)
 
 
+def test_a_game_may_do_without_a_teacher_and_count_in_bools(corridor):
+    def none(state, key):
+        raise NotImplementedError
+
+    for parts in ({"values": None}, {"values": none}, outcome(reward=jnp.bool_(1))(corridor)):
+        check(replace(corridor, **parts))
+
+
+def test_a_function_that_fails_is_named(corridor):
+    for name, wrong in (("legal", lambda s: bool(s.cell > 0)), ("reset", lambda: None)):
+        with pytest.raises(ValueError, match=f"^corridor: {name} fails: ") as caught:
+            check(replace(corridor, **{name: wrong}))
+        assert "\n" not in str(caught.value)
+
+
 def test_what_is_made_by_its_path_is_checked(monkeypatch, tmp_path):
     (tmp_path / "slipped.py").write_text(
         "from dataclasses import replace\nimport jaxgym\n"
@@ -69,6 +85,8 @@ def test_a_board_on_which_nothing_is_legal_is_over_before_it_begins(corridor):
     env = Env(stuck)
     _, state = env.reset(jax.random.key(0))
     _, _, reward, terminated, truncated, _ = env.step(jax.random.key(1), state, 0)
+    _, steps = jaxgym.rollout(stuck, lambda s, k: jnp.int32(0), state.board, jax.random.key(0), 3)
+    assert steps.over.all() and not steps.legal.any()
     assert bool(state.over) and bool(terminated) and not bool(truncated) and reward == 0
     assert not bool(Env(corridor).reset(jax.random.key(0))[1].over)
 
@@ -79,8 +97,12 @@ def test_arguments_in_the_wrong_place_are_told(corridor):
     for given in ((state, key, 1), (key, state.board, 1)):
         with pytest.raises(ValueError, match=r"give the EnvState .* step\(key, state, action\)"):
             env.step(*given)
-    with pytest.raises(ValueError, match=r"key=0: give a PRNG key"):
-        env.reset(0)
+    for wrong, named in ((0, "not int"), (jnp.int32(0), "not int32"), (state, "not EnvState")):
+        for use in (env.reset, lambda given: env.step(given, state, 1)):
+            with pytest.raises(ValueError, match=f"key: give a PRNG key, such as .*, {named}$"):
+                use(wrong)
+    for right in (jax.random.PRNGKey(0), np.asarray(jax.random.PRNGKey(0))):
+        assert int(env.step(right, env.reset(right)[1], 1)[1].steps) == 1
     with pytest.raises(ValueError, match="steps=-1"):
         jaxgym.rollout(corridor, lambda s, k: jnp.int32(0), state.board, key, -1)
     with pytest.raises(ValueError, match=r"look=0\.5: give an integer"):

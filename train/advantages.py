@@ -73,23 +73,25 @@ def farthest(rewards: jax.Array, keep: int) -> jax.Array:
     return jnp.take_along_axis(each, jnp.argmax(spread, axis=1)[:, None, None], axis=1)[:, 0]
 
 
-def kept(rewards: jax.Array, keep: int) -> tuple[np.ndarray, np.ndarray]:
-    """Which replies of each group are learned from, and for how many of it each stands, in the mean for one.
+def carried(advantage: np.ndarray, kept: np.ndarray | None) -> np.ndarray:
+    """The advantages of the replies that are kept, those of all of their group shared out among them.
 
-    rewards float32 [S, G] -> int32 [S, K] and float32 [S, K]: `keep` of them, those `farthest` apart; 0: all. They are
-    compared with the whole group, and stand for all that lie on their side of its mean: so where rewards have two
-    values, what is learned is what all would teach, whatever the scale. (PODS compares those kept with each other,
-    which makes of every scale that of the deviation.)
+    advantage float32 [..., G], each compared with the whole group; kept int [..., K]: which are (None: all) -> float32
+    [..., K]. Those above 0 have so much together, for their number, as all of the group that are, and so have those
+    below. So where there are two values what is learned is what all would teach, whatever the scale. (PODS compares
+    those kept with each other, which makes of every scale that of the deviation.) Where those kept are all of one side
+    they are compared with each other.
     """
-    count, group = rewards.shape
-    if not 0 < keep < group:
-        return np.tile(np.arange(group, dtype=np.int32), (count, 1)), np.ones((count, group), np.float32)
-    chosen, values = np.asarray(farthest(rewards, keep)), np.asarray(rewards)
-    above = values > values.mean(axis=1, keepdims=True)
-    mine = np.take_along_axis(above, chosen, axis=1)
-    of_all, of_kept = (each.mean(axis=1, keepdims=True) for each in (above, mine))
-    standing = np.where(mine, of_all / np.maximum(of_kept, 1e-9), (1 - of_all) / np.maximum(1 - of_kept, 1e-9))
-    return chosen, np.where(of_kept % 1 == 0, 1.0, standing).astype(np.float32)  # of one side: they differ by rounding
+    if kept is None:
+        return advantage
+    mine, share = np.take_along_axis(advantage, kept, axis=-1), kept.shape[-1] / advantage.shape[-1]
+    sides = []
+    for side in (1, -1):
+        whole, own = (np.maximum(side * x, 0).sum(-1, keepdims=True) for x in (advantage, mine))
+        sides.append((own > 0, whole * np.float32(share) / np.where(own > 0, own, 1)))
+    (gain, up), (loss, down) = sides
+    one_sided = mine - mine.mean(-1, keepdims=True)
+    return np.where(gain & loss, mine * np.where(mine > 0, up, down), one_sided).astype(np.float32)
 
 
 class Rewards(NamedTuple):
@@ -121,20 +123,25 @@ def moving(credit: Credit) -> jax.Array:
     return (credit.units >= 0) & (credit.advantage != 0)
 
 
-def credit_by_reply(rewards: Rewards, blocks: jax.Array, *, scale: Scale) -> Credit:
-    """All tokens of a reply share the advantage of the sum of its rewards, and are one unit (arXiv 2402.03300)."""
-    whole = advantages(rewards.total, scale=scale, solved=rewards.game)
-    return Credit(jnp.broadcast_to(whole.reshape(-1, 1), blocks.shape), jnp.minimum(blocks, 0))
+def credit_by_reply(rewards: Rewards, blocks: jax.Array, *, scale: Scale, kept: np.ndarray | None = None) -> Credit:
+    """All tokens of a reply share the advantage of the sum of its rewards, and are one unit (arXiv 2402.03300).
+
+    kept int [S, K]: which replies of each group the blocks, int32 [S * K, R], are of; None: all.
+    """
+    whole = carried(np.asarray(advantages(rewards.total, scale=scale, solved=rewards.game)), kept)
+    return Credit(jnp.broadcast_to(jnp.asarray(whole).reshape(-1, 1), blocks.shape), jnp.minimum(blocks, 0))
 
 
-def credit_by_block(rewards: Rewards, blocks: jax.Array, *, scale: Scale) -> Credit:
+def credit_by_block(rewards: Rewards, blocks: jax.Array, *, scale: Scale, kept: np.ndarray | None = None) -> Credit:
     """Perception is judged by perception and format, think and answer by game and format; each block is a unit.
 
-    Else the tokens that read sixty cells would drown the two that decide, and be praised for what those did.
+    Else the tokens that read sixty cells would drown the two that decide, and be praised for what those did. kept: as
+    above.
     """
     seen, done = (
-        advantages(part + rewards.format, scale=scale, solved=rewards.game).reshape(-1, 1)
+        jnp.asarray(carried(np.asarray(each), kept)).reshape(-1, 1)
         for part in (rewards.perception, rewards.game)
+        for each in [advantages(part + rewards.format, scale=scale, solved=rewards.game)]
     )
     return Credit(jnp.where(blocks == 0, seen, done), blocks)
 

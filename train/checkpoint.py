@@ -1,5 +1,6 @@
 """Checkpoints of a run, with Orbax: the newest that is whole is what `--resume` goes on from."""
 
+import contextlib
 import json
 import logging
 import os
@@ -117,11 +118,7 @@ class Checkpoints:
     def _score(self, number: int) -> float | None:
         try:
             return self._progress(number).get("score")
-        except (
-            OSError,
-            ValueError,
-            KeyError,
-        ):  # an old one, which is only looked into where the newer ones are damaged
+        except (OSError, ValueError, KeyError):  # an old one, only looked into where the newer ones are damaged
             return None
 
     def _finish(self, number: int, score: float | None) -> str:
@@ -141,7 +138,8 @@ class Checkpoints:
         kept = {*sorted(self._scores)[-self._keep :]} | ({self.best()} if self._keep_best else set())
         for old in self._scores.keys() - kept:
             del self._scores[old]
-            (self._folder / str(old)).rename(self._folder / f"{old}{_PART}")  # from here on it is none
+            with contextlib.suppress(OSError):  # then there is one too many
+                (self._folder / str(old)).rename(self._folder / f"{old}{_PART}")  # from here on it is none
         self._tidy()
         return ""
 

@@ -9,6 +9,7 @@ import jax
 import jaxgym
 import policy
 from jaxgym import own
+from policy.tokenizer import Turn, prompt_ids
 from train import choices, coldstart, dense, devices
 from train.config import Config
 from train.language import Language, build_tokenizer, speak, take
@@ -67,10 +68,21 @@ def _wanted(config: Config) -> list[tuple[str, str]]:
     return [(name, level) for level in levels for name in config.names()]
 
 
+def _check_template(config: Config, vlm: policy.VLM, folder: str) -> None:
+    """Raise ValueError where turns before are to be shown, and a model's chat template does not show them."""
+    if config.episodes.history:
+        try:
+            prompt_ids(vlm.tokenizer, "?", 1, vlm.config.image_id, [Turn("?", False, "?")])
+        except ValueError as error:
+            given = f"episodes history={config.episodes.history}"
+            raise ValueError(f"{given}: the chat template of {folder} does not serve: {error}; give 0") from None
+
+
 def _model_and_games(config: Config, key: jax.Array) -> tuple[policy.VLM, list[jaxgym.Game[Any]], list[Boards]]:
     loaded, mesh = None, devices.make_mesh(config)
     if config.model not in policy.PRESETS:
         loaded = policy.load(config.model, dtype=config.dtype, mesh=mesh, remat=config.remat)
+        _check_template(config, loaded, config.model)
         if config.lora.rank:
             part = config.lora
             loaded = loaded.with_lora(rank=part.rank, alpha=part.alpha, modules=part.modules, key=key)

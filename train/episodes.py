@@ -133,10 +133,15 @@ def learned_from(config: Config, *rounds: list[Turn]) -> list[Tried]:
     rows = (chosen[:, None] * group + np.arange(group)).reshape(-1)
     alive, board, game, format, perception = (x[:, rows] for x in (alive, board, game, format, perception))
     seen, acted = _credited(config, alive, board, (game, format, perception))
-    best, standing = advantages.kept(totals[chosen], part.keep)
+    best = np.tile(np.arange(group), (len(chosen), 1))
+    if 0 < part.keep < group:
+        best = np.asarray(advantages.farthest(totals[chosen], part.keep))
+        each = np.broadcast_to(best, (len(alive), *best.shape))
+        seen, acted = (
+            advantages.carried(x.reshape(len(x), -1, group), each).reshape(len(x), -1) for x in (seen, acted)
+        )
     own = (np.arange(len(chosen))[:, None] * group + best).reshape(-1)
     kept, alive = rows[own], alive[:, own]
-    seen, acted = (x[:, own] * standing.reshape(-1) for x in (seen, acted))
     out = []
     for t, each in enumerate(at_turn):
         blocks = np.where(alive[t][:, None], np.concatenate([turn.round.blocks for turn in each])[kept], -1)

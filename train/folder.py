@@ -83,15 +83,18 @@ def old(run: Path) -> tuple[Config, list[str]]:
 def held(run: Path) -> Iterator[None]:
     """Let no other process write into a run's folder meanwhile; raises ValueError where one does.
 
-    The first process holds it, for all. Where the system or the disk knows no locks nothing is held.
+    The first process holds it, for all. Where the system or the disk knows no locks, or it is the folder of no run,
+    nothing is held.
     """
     handles: list[int] = []
 
     def hold() -> str:
+        if not (run / "config.json").exists() and not has_checkpoint(run):
+            return ""
         try:
             import fcntl
 
-            handles.append(os.open(run, os.O_RDONLY))
+            handles.append(os.open(run / ".lock", os.O_RDWR | os.O_CREAT, 0o666))  # NFS locks what may be written
             fcntl.flock(handles[0], fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return f"{run} is in use by another process: wait for it, or stop it"

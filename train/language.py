@@ -5,6 +5,7 @@ The only place that knows how a reply lies in tokens. Texts are made and read on
 
 import functools
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,7 @@ from policy.config import DecoderConfig
 from policy.weights import OWN
 
 _BORDERS = (b"</perception>", b"</think>")
+_READS = re.compile(b"perception>|think>|answer>")
 MOVE = "Your move.\n"  # what the prompt says of a turn that is past
 NEWS = {  # what became of the answer before
     "legal": "",
@@ -98,8 +100,8 @@ def enlarged(vlm: VLM, title: str, language: "Language") -> list[str]:
         return []
     enough = side * math.ceil(math.sqrt(vision.least) / side)
     return [
-        f"{title}: whatever else runs this model enlarges pictures of {pixels:,} pixels to {vision.least:,} (its "
-        f"preprocessor_config.json): --picture {enough} trains on such"
+        f"{title}: other programs enlarge this model's pictures to at least {vision.least:,} pixels (by its "
+        f"preprocessor_config.json), and here they have {pixels:,}: --picture {enough} trains on such as they show"
     ]
 
 
@@ -171,7 +173,8 @@ class Language:
             parts = row[:length]
             begins = np.cumsum([0, *map(len, parts)])[:-1]
             text, behind = b"".join(parts), 0
-            first = 0 if b"perception>" in text else 1
+            tag = _READS.search(text)
+            first = 0 if tag and tag[0] == b"perception>" else 1
             target[:length] = first
             for border in _BORDERS[first:]:
                 at = text.find(border, behind)

@@ -92,6 +92,7 @@ class Shares(NamedTuple):
     """How much each token counts, float32 [B, R]."""
 
     gain: jax.Array  # for the objective
+    held: jax.Array  # for divergence and entropy: averaged as the objective is, but over whole replies
     alike: jax.Array  # for plain means: each that counts at all as much as any other; their sum is 1
     boards: tuple[jax.Array, jax.Array] | None = None  # float32 [S], sums of 1: those whose reply names an action, all
 
@@ -156,8 +157,8 @@ def grpo_loss(
     rule: Rule,
     hyper: Hyper,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Minus the gain, as its credit is shared out, plus divergences from the reference, minus the entropy, shared out
-    alike; and what to report.
+    """Minus the gain, as its credit is shared out, plus divergences from the reference, minus the entropy; and what to
+    report.
 
     Loss and report are sums over tokens and boards: those of the parts of a batch add up to those of the whole.
     names: of the game's actions, where every one of them is judged; then the logarithm of the odds of reading the whole
@@ -174,13 +175,12 @@ def grpo_loss(
         return jnp.sum(jnp.where(mask, share.alike * x, 0.0))
 
     def counted(x: jax.Array) -> jax.Array:
-        return jnp.sum(jnp.where(mask, share.gain * x, 0.0))
+        return jnp.sum(jnp.where(mask, share.held * x, 0.0))
 
     advantage, kl, held = tried.credit.advantage, jnp.float32(0), jnp.float32(0)
     if tried.reference is not None:
         apart = grpo.k3(now.logprobs, tried.reference, mask)
-        kl = mean(apart)
-        held = counted(apart) if tried.choice is None else kl  # what is not compared is not averaged otherwise either
+        kl, held = mean(apart), counted(apart)
         if rule.kl_in_advantage:
             advantage = advantage - hyper.kl * jax.lax.stop_gradient(grpo.k1(old, tried.reference, mask))
     gain = grpo.GAINS[rule.objective](now.logprobs, old, advantage, hyper.clip, mask)

@@ -141,7 +141,7 @@ def start(flags: dict[str, Any], console: Console, stop: Stop) -> int:
         config.check()
         trackers.check(config.track)
         _wake(console)
-        with folder.new(config) as run:
+        with folder.new(config) as run, folder.held(run):
             return _train(config, run, console, stop, resume=False)
     where = {name.removeprefix("mesh_"): flags.pop(name) for name in [*flags] if name.startswith("mesh_")}
     if flags:
@@ -151,20 +151,25 @@ def start(flags: dict[str, Any], console: Console, stop: Stop) -> int:
     if not resumed:
         raise ValueError("--resume: give the folder of a run")
     _wake(console)
-    config, mended = folder.old(Path(resumed))
+    with folder.held(Path(resumed)):
+        return _go_on(Path(resumed), where, console, stop)
+
+
+def _go_on(run: Path, where: dict[str, int], console: Console, stop: Stop) -> int:
+    """Go on with a run; where: the mesh, as far as it is to be another."""
+    config, mended = folder.old(run)
     config = dataclasses.replace(config, mesh=dataclasses.replace(config.mesh, **where))
     for note in mended:
         say(console, note)
     config.check()
     trackers.check(config.track)
-    return _train(config, Path(resumed), console, stop, resume=True)
+    return _train(config, run, console, stop, resume=True)
 
 
 def _train(config: Config, run: Path, console: Console, stop: Stop, *, resume: bool) -> int:
     """Train and evaluate, in a run's folder; what a full disk ends can go on, and says how."""
     try:
-        with folder.held(run):
-            return _follow(config, run, console, stop, resume=resume)
+        return _follow(config, run, console, stop, resume=resume)
     except OSError as error:
         if not folder.has_checkpoint(run):
             raise
@@ -211,6 +216,7 @@ def _follow(config: Config, run: Path, console: Console, stop: Stop, *, resume: 
             trainer.save()
             trainer.checkpoints.wait()
             kept = "saved"
+        stop.deaf = False
         say(console, f"{kept}. To go on: python -m train.main --resume {folder.quoted(run)}")
         return stop.status
     except (MemoryError, RuntimeError) as error:

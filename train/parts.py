@@ -208,8 +208,8 @@ class Grpo:
     group: int = flag(16, "replies tried from each board; one where every action is judged (see credit)")
     keep: int = flag(
         4,
-        "replies of a group that are learned from, those whose rewards lie farthest apart, each for all on its side of "
-        "the group's mean; 0: all",
+        "replies of a group that are learned from, those whose rewards lie farthest apart; they share out what all of "
+        "it would gain and lose; 0: all",
     )
     refill: int = flag(
         0,

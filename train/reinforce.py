@@ -131,11 +131,9 @@ def learned_from(rounds: list[Round], part: Grpo) -> Tried:
     if part.refill:
         blocks = np.where(np.repeat(differ, group)[:, None], blocks, -1)
     earned = Rewards(*(each[chosen] for each in earned))
+    kept = np.asarray(advantages.farthest(earned.total, part.keep)) if 0 < part.keep < group else None
+    rows = (chosen[:, None] * group + (np.arange(group) if kept is None else kept)).reshape(-1)
     share_out = advantages.credit_by_reply if part.credit == "reply" else advantages.credit_by_block
-    blocks = blocks.reshape(-1, group, length)[chosen].reshape(-1, length)
-    credit = share_out(earned, jnp.asarray(blocks), scale=part.scale)
-    kept, standing = advantages.kept(earned.total, part.keep)
-    rows, own = ((boards[:, None] * group + kept).reshape(-1) for boards in (chosen, np.arange(len(chosen))))
     sampled = [r.replies.sampled for r in rounds]
     return Tried(
         prompts=Prompts(
@@ -145,7 +143,7 @@ def learned_from(rounds: list[Round], part: Grpo) -> Tried:
         sampler=_rows([said.logprobs for said in sampled], rows),
         old=None,
         reference=None,
-        credit=Credit(credit.advantage[own] * standing.reshape(-1, 1), credit.units[own]),
+        credit=share_out(earned, jnp.asarray(blocks[rows].reshape(-1, length)), scale=part.scale, kept=kept),
     )
 
 
@@ -325,8 +323,10 @@ def gradient_of(
     hyper = Hyper(temperature, grpo.Clip(jnp.float32(part.clip), jnp.float32(part.clip_high)), kl, *rest)
     units = jnp.concatenate([tried.credit.units for tried in turns])
     average = "sequence" if part.objective == "gspo" else part.average  # all its replies count alike
-    shares = advantages.shares(units, average), advantages.shares(jnp.minimum(units, 0), "token")
-    each = [Shares(*pair) for pair in zip(*(jnp.split(share, len(turns)) for share in shares), strict=True)]
+    whole_replies = jnp.minimum(units, 0)
+    alike = advantages.shares(whole_replies, "token")
+    shares = advantages.shares(units, average), alike if judged else advantages.shares(whole_replies, average), alike
+    each = [Shares(*three) for three in zip(*(jnp.split(share, len(turns)) for share in shares), strict=True)]
     if turns[0].choice is not None:
         place = turns[0].choice.place
         each = [each[0]._replace(boards=(choices.shares(place), choices.shares(jnp.zeros_like(place))))]

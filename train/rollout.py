@@ -119,7 +119,7 @@ def advance(
     after = Boards(played.state, boards.steps + 1)
     if limit is None:
         return after, played
-    ended = played.over | (after.steps >= limit)
+    ended = played.over | ~jnp.any(played.mask, axis=1) | (after.steps >= limit)
     if bool(jnp.any(ended)):
         after = choose(ended, fresh(game, deal_key, n), after)
     return after, played

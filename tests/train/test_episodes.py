@@ -10,7 +10,8 @@ import pytest
 
 from policy import Reply
 from policy.tokenizer import STOP, TURN
-from train import episodes, reinforce, states
+from tests.policy import qwen_folders as folders
+from train import episodes, memory, reinforce, states
 from train.advantages import Rewards
 from train.config import Config
 from train.course import prepare
@@ -57,6 +58,29 @@ def test_a_prompt_holds_the_turns_before_as_they_were_said(one):
     assert row == [*past, *image, *over, *present]
     assert asked.ids.shape[1] % 64 == 0 and asked.pictures.shape[0] == 4
     assert asked.pictures[:, 0, 0, 0].tolist() == [2, 3, 2, 3]
+
+
+def test_prompts_have_room_in_few_lengths():
+    rooms = [memory._roomy(length) for length in range(1, 4000)]
+    assert all(room >= length for length, room in enumerate(rooms, 1)) and {room % 64 for room in rooms} == {0}
+    assert sorted(set(rooms))[:6] == [64, 128, 192, 256, 320, 448] and len(set(rooms)) == 16
+    assert all(room <= max(length + 64, 1.45 * length) for length, room in enumerate(rooms, 1))
+
+
+def test_a_template_without_what_was_said_before_is_told_before_a_run_begins(finished, tmp_path):
+    """Where it is asked for, and by its folder: the second turn would be too late."""
+    folder = folders.write(tmp_path / "last", "qwen2_5_vl")
+    file = folder / "chat_template.jinja"
+    file.write_text(folders.TEMPLATE.replace("in messages %}", "in messages[-1:] %}"))
+    for given in ({"turns": 2}, {"turns": 2, "history": 1}):
+        config = Config(games=("2048",), model=str(folder), recipe="g0", episodes=Episodes(**given))
+        if "history" not in given:
+            prepare(config, jax.random.key(0))
+            continue
+        with pytest.raises(
+            ValueError, match=rf"episodes history=1: the chat template of {folder} does not serve: .*give 0"
+        ):
+            prepare(config, jax.random.key(0))
 
 
 def test_without_history_nothing_is_remembered(one):
@@ -128,7 +152,7 @@ def test_rare_success_counts_more_in_long_episodes_as_well(one):
 
 
 def test_of_episodes_kept_each_stands_for_its_side(one):
-    """Compared with all of the group, and weighed for how many lie on the same side of its mean."""
+    """Compared with all of the group; what those above its mean gain, and those below it lose, is kept in all."""
     turns = [turn([4, 0, 0, 0], [1] * 4, [0, 0, 0, 0]), turn([0, 0, 0, 0], [1] * 4, [1, 2, 3, 4])]
     config = replace(one[0], episodes=Episodes(turns=2), grpo=replace(one[0].grpo, group=4, keep=2, scale="none"))
     first, second = episodes.learned_from(config, turns)

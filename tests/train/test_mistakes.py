@@ -141,8 +141,13 @@ def test_a_folder_is_of_one_process_at_a_time(tmp_path, copy, capsys):
     with folder.held(copy):
         assert program.main(["--resume", str(copy)]) == 2
         assert capsys.readouterr().err == f"error: {copy} is in use by another process: wait for it, or stop it\n"
-    with folder.held(copy), folder.held(tmp_path):
-        pass
+    other = f"from pathlib import Path; from train import folder\nwith folder.held(Path({str(copy)!r})): pass"
+    with folder.held(copy):
+        failed = subprocess.run([sys.executable, "-c", other], capture_output=True, text=True, check=False)
+    assert f"ValueError: {copy} is in use by another process" in failed.stderr
+    subprocess.run([sys.executable, "-c", other], check=True)
+    with folder.held(tmp_path):
+        assert not (tmp_path / ".lock").exists()  # the folder of no run
 
 
 def test_a_model_outlives_a_disk_with_no_room_for_checkpoints(tmp_path, tiny, monkeypatch, capsys):

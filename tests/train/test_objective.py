@@ -286,8 +286,9 @@ def test_what_is_learned_from_keeps_rows_and_rewards_together(keep):
     assert sorted(rows) == ([0, 1, 2, 3, 4, 5] if not keep else sorted({0, 2, 5} | (set(rows) & {3, 4})))
     np.testing.assert_array_equal(tried.sampler, -tried.ids.astype(jnp.float32))
     apart = np.asarray([-2, -1, 3, 1 / 3, 1 / 3, -2 / 3])  # from the mean of the whole group
-    standing = np.asarray([4 / 3, 0, 2 / 3, 4 / 3, 4 / 3, 2 / 3]) if keep else np.ones(6)  # for two of three, or one
-    np.testing.assert_allclose(tried.credit.advantage[:, 0], (apart * standing)[rows], rtol=1e-5)
+    if keep:  # 2 of 3: the sum of those above, and of those below, is two thirds of what it is for all
+        apart = np.asarray([-2, 0, 2, 4 / 9, 4 / 9, -4 / 9])
+    np.testing.assert_allclose(tried.credit.advantage[:, 0], apart[rows], rtol=1e-5)
 
 
 @pytest.mark.parametrize("scale", ["none", "group", "success"])
@@ -306,6 +307,36 @@ def test_what_is_kept_of_a_group_teaches_what_all_of_it_would(scale):
     assert np.abs(means[0]).min() > 0.05
     np.testing.assert_allclose(means[1], means[0], rtol=1e-4)
     np.testing.assert_allclose(means[2], means[0], rtol=1e-4)
+
+
+def test_every_part_of_a_reward_keeps_its_balance():
+    """What is read is graded, what is done is rarely good, and those kept are chosen by both: each part of the credit
+    still has as much above 0 as below, and as much as all of the group would give it.
+    """
+    rng = np.random.default_rng(0)
+    game = np.where(rng.random((8, 16)) < 0.15, 1.0, -1.0).astype(np.float32)
+    game[:, 0], game[:, 1] = 1, -1
+    read = rng.beta(6, 2, (8, 16)).astype(np.float32)
+    rewards = advantages.Rewards(jnp.asarray(game), jnp.ones((8, 16)), jnp.asarray(read))
+    kept = np.asarray(advantages.farthest(rewards.total, 4))
+    blocks = np.tile(np.asarray([[0, 0, 1, 2]], np.int32), (128, 1))
+    for scale in ("success", "none", "group"):
+        whole = advantages.credit_by_block(rewards, jnp.asarray(blocks), scale=scale).advantage.reshape(8, 16, 4)
+        few = advantages.credit_by_block(rewards, jnp.asarray(blocks[:32]), scale=scale, kept=kept)
+        few = np.asarray(few.advantage).reshape(8, 4, 4)
+        for token in (0, 3):
+            mine = np.take_along_axis(np.asarray(whole[..., token]), kept, axis=1)
+            both = (mine > 0).any(1) & (mine < 0).any(1)
+            assert both.sum() >= 6
+            np.testing.assert_allclose(few[..., token].sum(1), 0, atol=1e-4)
+            gains = [np.maximum(np.asarray(each)[both, :, token], 0).mean(1) for each in (whole, few)]
+            np.testing.assert_allclose(*gains, rtol=1e-4)
+
+
+def test_replies_of_one_side_are_compared_with_each_other():
+    a = np.asarray([[3.0, 1.0, -2.0, -2.0], [0.0, 0.0, 0.0, 0.0]], np.float32)
+    np.testing.assert_allclose(advantages.carried(a, np.asarray([[0, 1], [0, 3]])), [[1, -1], [0, 0]])
+    np.testing.assert_array_equal(advantages.carried(a, None), a)
 
 
 def test_groups_without_differences_are_refilled_from_later_rounds():

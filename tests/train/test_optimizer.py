@@ -120,13 +120,14 @@ def test_an_update_that_is_not_finite_is_left_out_and_counted():
 
 
 @pytest.mark.parametrize("steps", [1, 2, 9, 80, 1200])
-def test_every_step_has_a_rate_and_the_last_the_least_of_the_descent(steps):
-    """A warm-up, then a cosine to 5 %; a single step is made at the peak."""
+def test_rates_rise_from_0_to_the_peak_and_fall(steps):
+    """A warm-up, then a cosine to 5 %; a single step is made at the peak, for it is to learn something."""
     rates = np.asarray([optimizer.rate(2.0, steps, i) for i in range(steps)])
     warm = int(rates.argmax())
-    assert (rates > 0).all() and rates.max() == 2 and warm == min(50, max(1, steps // 10)) - 1
+    assert rates.max() == 2 and warm == (min(50, max(1, steps // 10)) if steps > 1 else 0)
+    assert (rates[1:] > 0).all() and (rates[0] == 0) == (steps > 1)
     assert (np.diff(rates[: warm + 1]) > 0).all() and (np.diff(rates[warm:]) < 0).all()
-    assert rates[-1] == pytest.approx(0.1) or steps == 1
+    assert optimizer.rate(2.0, steps, steps) == pytest.approx(0.1) or steps < 3
 
 
 def test_the_largest_steps_stay_finite():

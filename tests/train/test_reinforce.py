@@ -165,6 +165,8 @@ def test_a_constant_average_makes_smaller_gradients_of_short_replies(one, tried)
 def test_divergence_and_entropy_are_averaged_as_the_gain_is(one, tried):
     """So the weight of a divergence means the same whatever the average: all of the loss becomes smaller alike."""
     _, frame, _, _, _, _, state, fixed = one
+    assert len(np.unique(tried.credit.units)) > 2
+    blocks = tried._replace(reference=tried.sampler - 0.3)
     units = jnp.minimum(tried.credit.units, 0)
     tried = tried._replace(reference=tried.sampler - 0.3, credit=tried.credit._replace(units=units))
     found = []
@@ -175,6 +177,11 @@ def test_divergence_and_entropy_are_averaged_as_the_gain_is(one, tried):
     assert 0 < share < 0.9
     np.testing.assert_allclose(found[1][0]["loss"], share * found[0][0]["loss"], rtol=1e-4)
     np.testing.assert_allclose(found[1][0]["kl"], found[0][0]["kl"], rtol=1e-5)  # what is logged is a plain mean
+    held = [
+        reinforce.gradient_of(with_grpo(one[0], kl=kl), frame, state.params, fixed, [blocks], 4, "2048")[0]
+        for kl in (0.0, 0.5)
+    ]
+    np.testing.assert_allclose(held[1]["loss"] - held[0]["loss"], 0.5 * held[1]["kl"], rtol=1e-3)  # blocks or no blocks
     for a, b in zip(*(jax.tree.leaves(gradient) for _, gradient in found), strict=True):
         np.testing.assert_allclose(b, share * a, rtol=1e-3, atol=1e-6 * float(jnp.abs(a).max()))
 

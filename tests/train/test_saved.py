@@ -106,7 +106,9 @@ def test_every_token_is_of_one_block(language):
             "<perception>a</perception>",
             "<think>b</think>",
         ),
-        "</think>a</perception>b</think>c</perception>d": ("</think>a</perception>", "b</think>"),
+        "a</perception>b</think>c</perception>d": ("a</perception>", "b</think>"),
+        "</think>a</perception>b": ("", "</think>"),  # it thinks before it reads
+        "<think>a <perception> b</think><answer>c</answer>": ("", "<think>a <perception> b</think>"),
         "no tags at all": ("", "no tags at all"),  # nothing is read: so what is said is thought
         "<think>b</think><answer>c</answer>": ("", "<think>b</think>"),
         "<answer>c</answer>": ("", "<answer>c</answer>"),
@@ -241,7 +243,7 @@ def test_pictures_that_others_would_enlarge_are_told(one, tmp_path):
     folders.edit(one / "preprocessor_config.json", size={"shortest_edge": 4096, "longest_edge": 1 << 24})
     trainer = Trainer(Config(games=("2048",), model=str(one), recipe="g0"), tmp_path)
     (note,) = trainer.notes
-    assert "enlarges pictures of 1,024 pixels to 4,096" in note and note.endswith("--picture 64 trains on such")
+    assert "to at least 4,096 pixels" in note and "they have 1,024: --picture 64 trains on such" in note
     assert not Trainer(Config(games=("2048",), model=str(one), recipe="g0", picture=64), tmp_path).notes
 
 

@@ -54,7 +54,8 @@ def read(folder: Path) -> Run:
     table = {str(game): as_dict(row) for game, row in as_dict(document.get("games")).items()}
     present = {name for row in table.values() for name in as_dict(row.get("columns"))}
     order = [str(c) for c in as_list(document.get("order"))] or list(COLUMNS)
-    named = [*as_list(config.get("games")), *table, *series, *(s.get("game") for s in samples)]
+    named, measured = as_list(config.get("games")), [*table, *series, *(s.get("game") for s in samples)]
+    named = [*measured, *named] if "all" in named else [*named, *measured]  # those measured are in their order
     games = list(dict.fromkeys(g for g in named if isinstance(g, str)))
     return Run(
         folder=folder,
