@@ -29,6 +29,7 @@ FLAGS = [
     "--base-boards", "8", "--coldstart-steps", "2", "--coldstart-boards", "8", "--grpo-updates", "2",
     "--grpo-states", "8", "--grpo-group", "4", "--grpo-lr", "1e-3", "--grpo-epochs", "2", "--evaluation-boards", "4",
     "--reward-own", "tests.train.test_scale:own", "--no-save-best",
+    "--seed", "1",  # of those few in which some draw lies so near a border that rounding decides, 0 is one
 ]  # fmt: skip
 
 
