@@ -32,6 +32,16 @@ from train.parts import Evaluation, Grpo, Reward
 # Stopping
 
 
+@pytest.fixture(autouse=True)
+def no_nohup():
+    """Hang-ups count, also where the tests themselves were started to outlive one."""
+    hup = getattr(signal, "SIGHUP", None)
+    before = signal.signal(hup, signal.SIG_DFL) if hup else None
+    yield
+    if hup:
+        signal.signal(hup, before)
+
+
 @pytest.fixture
 def stop_at(monkeypatch):
     """Let something happen when a run has shown the third step of its base phase."""
