@@ -8,16 +8,15 @@ import jax.numpy as jnp
 
 from jaxgym.game import Game, Outcome
 
-_kept: "WeakSet[Game[Any]]" = WeakSet()  # games that were found right
+_passed: "WeakSet[Game[Any]]" = WeakSet()  # games that were found right
 
 
 def check(game: Game[Any]) -> None:
     """Raise ValueError, in one line, where what a game's functions give does not have the shapes and types of `Game`.
 
-    Nothing is computed: the functions are traced, once for each game. A game may have no teacher: `values` is then None
-    or raises NotImplementedError.
+    Nothing is computed: the functions are traced, once for each game.
     """
-    if game in _kept:
+    if game in _passed:
         return
     key, count = jax.random.key(0), game.actions.n
     state = _traced(game, "reset", key)
@@ -25,9 +24,7 @@ def check(game: Game[Any]) -> None:
     if not isinstance(outcome, Outcome):
         raise ValueError(f"{game.name}: step gives a {type(outcome).__name__}: give a jaxgym.Outcome")
     _expect(game, "legal(state)", _traced(game, "legal", state), (count,), jnp.bool_)
-    worth = _traced(game, "values", state, key)
-    if worth is not None:
-        _expect(game, "values(state, key)", worth, (count,), jnp.floating)
+    _expect(game, "values(state, key)", _traced(game, "values", state, key), (count,), jnp.floating)
     _expect(game, "the reward of step", outcome.reward, (), jnp.number, jnp.bool_)
     _expect(game, "over, of step,", outcome.over, (), jnp.bool_)
     tiles = _traced(game, "tiles", state)
@@ -39,20 +36,13 @@ def check(game: Game[Any]) -> None:
             _same(game, name, state, _traced(game, name, state, key))
     if game.practice is not None:
         _same(game, "practice", state, _traced(game, "practice", key))
-    _kept.add(game)
+    _passed.add(game)
 
 
 def _traced(game: Game[Any], name: str, *given: Any) -> Any:
-    """The shapes and types of what a function of a game gives; None for a teacher that there is not."""
-    function = getattr(game, name)
-    if function is None and name == "values":
-        return None
+    """The shapes and types of what a function of a game gives."""
     try:
-        return jax.eval_shape(function, *given)
-    except NotImplementedError:
-        if name == "values":
-            return None
-        raise
+        return jax.eval_shape(getattr(game, name), *given)
     except Exception as error:  # whatever a user's own function may raise
         why = (str(error).splitlines() or [""])[0]
         raise ValueError(f"{game.name}: {name} fails: {type(error).__name__}: {why}") from error

@@ -1,4 +1,4 @@
-"""What leaves a board the problem that it is: to turn it, to mirror it, to put kinds in one another's place."""
+"""Other guises of a board: turned, mirrored, with kinds in one another's place."""
 
 import jax
 import jax.numpy as jnp

@@ -138,8 +138,8 @@ def prompt_ids(
     if around[1::2] != [str(i) for i in range(len(past))]:
         raise ValueError("it has not one place for each reply")
     ids = tokenizer.encode(around[0], add_special_tokens=False)
-    for turn, text in zip(past, around[2::2], strict=True):
-        ids += [*_said(tokenizer, turn.reply), *tokenizer.encode(text, add_special_tokens=False)]
+    for turn, after in zip(past, around[2::2], strict=True):
+        ids += [*_said(tokenizer, turn.reply), *tokenizer.encode(after, add_special_tokens=False)]
     wanted = 1 + sum(turn.pictured for turn in past)
     if (found := ids.count(image_id)) != wanted:
         pictures = "one picture" if wanted == 1 else f"{wanted} pictures"

@@ -74,13 +74,13 @@ def farthest(rewards: jax.Array, keep: int) -> jax.Array:
 
 
 def carried(advantage: np.ndarray, kept: np.ndarray | None) -> np.ndarray:
-    """The advantages of the replies that are kept, those of all of their group shared out among them.
+    """The advantages of the replies that are kept: they share out what the whole group would gain and lose.
 
-    advantage float32 [..., G], each compared with the whole group; kept int [..., K]: which are (None: all) -> float32
-    [..., K]. Those above 0 have so much together, for their number, as all of the group that are, and so have those
-    below. So where there are two values what is learned is what all would teach, whatever the scale. (PODS compares
-    those kept with each other, which makes of every scale that of the deviation.) Where those kept are all of one side
-    they are compared with each other.
+    advantage float32 [..., G], each reply compared with its whole group; kept int [..., K], which are kept (None: all)
+    -> float32 [..., K]. Positive ones are scaled so that their mean over K is that of the positive ones over G, and
+    negative ones likewise. So where rewards have two values, the expected update is that of all replies, whatever the
+    scale. (PODS compares those kept with each other, which makes of every scale that of the deviation.) Where those
+    kept are all of one sign, they are compared with each other.
     """
     if kept is None:
         return advantage
@@ -128,8 +128,8 @@ def credit_by_reply(rewards: Rewards, blocks: jax.Array, *, scale: Scale, kept: 
 
     kept int [S, K]: which replies of each group the blocks, int32 [S * K, R], are of; None: all.
     """
-    whole = carried(np.asarray(advantages(rewards.total, scale=scale, solved=rewards.game)), kept)
-    return Credit(jnp.broadcast_to(jnp.asarray(whole).reshape(-1, 1), blocks.shape), jnp.minimum(blocks, 0))
+    whole = _compared(rewards.total, rewards.game, scale, kept)
+    return Credit(jnp.broadcast_to(whole, blocks.shape), jnp.minimum(blocks, 0))
 
 
 def credit_by_block(rewards: Rewards, blocks: jax.Array, *, scale: Scale, kept: np.ndarray | None = None) -> Credit:
@@ -139,11 +139,15 @@ def credit_by_block(rewards: Rewards, blocks: jax.Array, *, scale: Scale, kept: 
     above.
     """
     seen, done = (
-        jnp.asarray(carried(np.asarray(each), kept)).reshape(-1, 1)
-        for part in (rewards.perception, rewards.game)
-        for each in [advantages(part + rewards.format, scale=scale, solved=rewards.game)]
+        _compared(part + rewards.format, rewards.game, scale, kept) for part in (rewards.perception, rewards.game)
     )
     return Credit(jnp.where(blocks == 0, seen, done), blocks)
+
+
+def _compared(earned: jax.Array, solved: jax.Array, scale: Scale, kept: np.ndarray | None) -> jax.Array:
+    """The advantages of what some replies of each group earned: float32 [S, G] -> float32 [S * K, 1]."""
+    each = advantages(earned, scale=scale, solved=solved)
+    return jnp.asarray(carried(np.asarray(each), kept)).reshape(-1, 1)
 
 
 def to_go(rewards: np.ndarray, discount: float) -> np.ndarray:

@@ -47,8 +47,8 @@ from train.rollout import BATCH, Boards
 from train.scoreboard import Scoreboard
 from train.states import begin, every
 from train.supervise import Pupil
+from train.watch import Troubles
 
-_TROUBLE = 3  # updates in a row in which a game's replies are of no use, before that is told
 _ROW, _SHARE = 3, 0.1  # so many updates in a row, or such a share of a phase's, that are not finite end a run
 _PHASES = ("base", "coldstart", "grpo", "sight")  # numbered for their keys
 _SHOWN = {"sight": ("dense_cells", "dense_legal"), "grpo": ("reward", "legal", "cells")}  # beside the bar
@@ -72,8 +72,7 @@ class Trainer:
         self.records = Records(run)
         self.scores = Scoreboard(self.records)
         self.checkpoints = Checkpoints(run, config.save.keep, best=config.save.best)
-        self._troubles: dict[str, list[str]] = {}
-        self._told: set[str] = set()
+        self._troubles = Troubles()
         self.notes: list[str] = []  # what a user should know before it goes on: rates, damage
         self.key = jax.random.key(config.seed)
         vlm, self.ladders, self.boards = prepare(config, self.key)
@@ -281,7 +280,7 @@ class Trainer:
         )
         reports = {name: each.report | learned[name] for name, each in got.items()}
         for name, report in reports.items():
-            self._watch_for_trouble(name, reinforce.trouble(report, played[name].language.room))
+            self.notes += self._troubles.tell(name, reinforce.trouble(report, played[name].language.room))
             report |= {"level": standings[name].level} if len(levels) > 1 else {}
             report |= {"odds": odds[name]} if odds else {}
             told = (float(report.get(measure, 0.0)) for measure in ("success", "reward", "cost"))
@@ -291,15 +290,6 @@ class Trainer:
         run = {"grad_norm": float(norm), "lr": float(rate), "replies_per_second": count / (time.monotonic() - began)}
         self.state, self.boards, self.standings, self.step = state, boards, standings, self.step + 1
         return self._log("grpo", jax.device_get(reports), run)
-
-    def _watch_for_trouble(self, name: str, found: str) -> None:
-        """Tell once what goes wrong with the replies of a game in several updates in a row."""
-        row = self._troubles.setdefault(name, [])
-        row[:] = [*row, found] if found and row[-1:] in ([], [found]) else [found] * bool(found)
-        note = f"{name}: {found}"
-        if len(row) == _TROUBLE and note not in self._told:
-            self._told.add(note)
-            self.notes.append(note)
 
     def _before_rl(self) -> Params:
         """All parameters of the model that RL began with."""

@@ -36,7 +36,7 @@ def rate(peak: float, steps: int, step: int) -> float:
     """The learning rate of a step: a warm-up over a tenth of the steps (at most 50), then a cosine to 5 %.
 
     At the first step, if it is not the only one, it is 0: Adam's moments see a gradient before anything moves. (A rate
-    from the first step on cost a tenth of the score in swap, see CHANGELOG.)
+    from the first step on cost a sixth of the score in swap, see CHANGELOG.)
     """
     if steps == 1:
         return peak

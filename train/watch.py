@@ -1,4 +1,6 @@
-"""Tell when a run stands still, and where: a rollout that hangs, a disk or another process that does not answer."""
+"""Tell when a run stands still, and where: a rollout that hangs, a disk or another process that does not answer; and
+when it goes on for nothing.
+"""
 
 import sys
 import threading
@@ -8,7 +10,26 @@ from collections.abc import Callable
 from pathlib import Path
 
 _OURS = Path(__file__).parent.parent
+_TROUBLE = 3  # updates in a row in which something is wrong: then it is told
 _TIMES = 20.0  # as long as the longest step so far: then it is told
+
+
+class Troubles:
+    """Tells once what goes wrong in several updates in a row."""
+
+    def __init__(self) -> None:
+        self._rows: dict[str, tuple[str, int]] = {}  # what each had last, and in how many updates
+        self._told: set[str] = set()
+
+    def tell(self, name: str, found: str) -> list[str]:
+        """A line to show, or none. found: what is wrong now with what has this name, "" if nothing is."""
+        before, count = self._rows.get(name, ("", 0))
+        self._rows[name] = found, count + 1 if found == before else 1
+        note = f"{name}: {found}"
+        if not found or self._rows[name][1] < _TROUBLE or note in self._told:
+            return []
+        self._told.add(note)
+        return [note]
 
 
 class Watch:

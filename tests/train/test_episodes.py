@@ -67,7 +67,7 @@ def test_prompts_have_room_in_few_lengths():
     assert all(room <= max(length + 64, 1.45 * length) for length, room in enumerate(rooms, 1))
 
 
-def test_a_template_without_what_was_said_before_is_told_before_a_run_begins(finished, tmp_path):
+def test_a_template_without_what_was_said_before_is_told_before_a_run_begins(tmp_path):
     """Where it is asked for, and by its folder: the second turn would be too late."""
     folder = folders.write(tmp_path / "last", "qwen2_5_vl")
     file = folder / "chat_template.jinja"

@@ -354,6 +354,22 @@ def test_a_step_measured_again_counts_as_it_was_measured_last(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
+    ("games", "found"),
+    [
+        (["all"], ["2048", "swap", "mine:walk"]),
+        (["all", "mine:walk"], ["2048", "swap", "mine:walk"]),
+        (["mine:walk", "swap"], ["mine:walk", "swap", "2048"]),
+    ],
+)
+def test_games_are_in_the_order_they_were_asked_for(tmp_path: Path, games: list[str], found: list[str]) -> None:
+    """What `all` stands for is known by what was measured."""
+    (tmp_path / "config.json").write_text(json.dumps({"games": games}))
+    rows = [{"phase": "grpo", "step": 1, "seconds": 1.0, "game": g, "kl": 0.0} for g in ("2048", "swap", "mine:walk")]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert record.read(tmp_path).games == found
+
+
+@pytest.mark.parametrize(
     ("value", "percent", "text"),
     [(0.973, True, "97.3\u202f%"), (1.0, True, "100\u202f%"), (1070, False, "1,070"), (0.4, False, "0.400"),
      (0.65, True, "65.0\u202f%"), (0.00312, True, "0.31\u202f%"), (99.99, False, "100"), (100, False, "100"),

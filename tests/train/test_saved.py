@@ -239,7 +239,7 @@ def test_rates_that_are_not_given_suit_the_model(one, tmp_path, rank, given, col
 
 
 def test_pictures_that_others_would_enlarge_are_told(one, tmp_path):
-    """Once a game: as Qwen3-VL's processor does it with all below 256 x 256."""
+    """Once a game, by the folder's own image processor."""
     folders.edit(one / "preprocessor_config.json", size={"shortest_edge": 4096, "longest_edge": 1 << 24})
     trainer = Trainer(Config(games=("2048",), model=str(one), recipe="g0"), tmp_path)
     (note,) = trainer.notes

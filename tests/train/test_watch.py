@@ -6,8 +6,7 @@ import time
 import pytest
 
 from train import reinforce
-from train.loop import Trainer
-from train.watch import Watch
+from train.watch import Troubles, Watch
 
 
 def stand_still(seconds: float) -> None:
@@ -52,11 +51,8 @@ def test_a_long_step_makes_the_watch_patient():
 def test_replies_of_no_use_are_told_once(report, told):
     assert told in reinforce.trouble(report, 40)
     assert reinforce.trouble({"length": 30.0, "truncated": 0.9, "differ": 0.1}, 40) == ""
-    trainer = Trainer.__new__(Trainer)
-    trainer._troubles, trainer._told, trainer.notes = {}, set(), []
-    for found in ("bad", "bad", "", "bad", "other", "bad", "bad"):
-        trainer._watch_for_trouble("swap", found)
-    assert not trainer.notes
-    for found in ("bad",) * 5 + ("",) + ("bad",) * 5:  # nor again after one good update
-        trainer._watch_for_trouble("swap", found)
-    assert trainer.notes == ["swap: bad"]
+    troubles = Troubles()
+    assert not any(troubles.tell("swap", found) for found in ("bad", "bad", "", "bad", "other", "bad", "bad"))
+    found = ("bad",) * 5 + ("",) + ("bad",) * 5  # nor again after one good update
+    assert [line for each in found for line in troubles.tell("swap", each)] == ["swap: bad"]
+    assert [line for _ in range(4) for line in troubles.tell("2048", "bad")] == ["2048: bad"]
