@@ -6,6 +6,7 @@ python -m jaxgym gallery
 """
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -48,6 +49,8 @@ def main(arguments: list[str] | None = None) -> int:
         else:
             score = terminal.play(game, options.seed, terminal.keyboard(game), print, colours=sys.stdout.isatty())
             print(f"score {score:g}")
+    except BrokenPipeError:  # whoever read it has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (ValueError, OSError) as error:
         print(f"python -m jaxgym: {error}", file=sys.stderr)
         return 2

@@ -10,8 +10,9 @@ def find(where: str, what: str) -> Any:
     module, _, name = where.partition(":")
     try:
         found = getattr(importlib.import_module(module), name)
-    except Exception as error:  # whatever a module of a user's does when it is imported
-        raise ValueError(f"{what}={where!r} cannot be imported: {type(error).__name__}: {error}") from None
+    except (Exception, SystemExit) as error:  # whatever a module of a user's does when it is imported
+        why = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ValueError(f"{what}={where!r} cannot be imported: {why}") from None
     return found
 
 

@@ -39,7 +39,11 @@ def load(source: str | os.PathLike[str]) -> Photos:
     At most `PER_CLASS` photos of a class are kept. Raises ValueError, one line that says how to mend it, when there is
     no such path or when what lies there is not complete and sound.
     """
-    return digits() if str(source) == "digits" else cifar(Path(source))
+    try:
+        path = Path(source)
+    except TypeError:
+        raise ValueError(f"photos={source!r} is no path: {_MEND}") from None
+    return digits() if str(source) == "digits" else cifar(path)
 
 
 @functools.cache
@@ -109,6 +113,9 @@ def _archive(path: Path) -> Iterator[tuple[str, bytes]]:
                 data = archive.extractfile(member)
                 assert data is not None  # of a file it never is
                 yield name, data.read()
+        assert archive.fileobj is not None
+        while archive.fileobj.read(1 << 20):  # up to its checksum
+            pass
 
 
 class _Unpickler(pickle.Unpickler):

@@ -17,7 +17,7 @@ class Reply(NamedTuple):
 
     ids: jax.Array  # int32 [rows, max_new_tokens], the stop token included when it was said
     lengths: jax.Array  # int32 [rows]
-    logprobs: jax.Array  # float32 [rows, max_new_tokens], under the very distribution sampled from
+    logprobs: jax.Array  # float32 [rows, max_new_tokens], under what was sampled from; greedy: at a temperature of 1
 
 
 class _Loop(NamedTuple):
@@ -104,8 +104,9 @@ def draw(
     """One token a row and its log-probability: logits float32 [rows, V], luck float32 [rows] uniform in [0, 1).
 
     It is drawn from what top_k and top_p leave of the distribution at that temperature: the token at which the
-    cumulative probability passes the luck; at a temperature of 0 the likeliest, the first of several. One number a row:
-    noise for every token costs, on a CPU, as much as a layer of a small decoder.
+    cumulative probability passes the luck; at a temperature of 0 the likeliest, the first of several, with its
+    log-probability at a temperature of 1. One number a row: noise for every token costs, on a CPU, as much as a layer
+    of a small decoder.
     """
     below = logits - jnp.max(logits, axis=-1, keepdims=True)  # so that a tiny temperature makes nothing infinite
     scaled = narrowed(below / jnp.where(temperature > 0, temperature, 1.0), top_k, top_p)

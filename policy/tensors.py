@@ -72,12 +72,13 @@ def laid(tensor: np.ndarray, dtype: jnp.dtype | None = None) -> np.ndarray:
 
     It goes in strips, in which what is read and what is written both stay in the processor's cache.
     """
-    if tensor.ndim != 2:
-        return np.array(tensor, dtype, order="C")
     copy = np.empty(tensor.shape, dtype or tensor.dtype)
-    for strip in range(0, tensor.shape[1], _STRIP):
-        columns = slice(strip, strip + _STRIP)
-        copy[:, columns] = tensor[:, columns]
+    with np.errstate(over="ignore"):  # what is too large for the dtype becomes infinite
+        for strip in range(0, tensor.shape[1], _STRIP) if tensor.ndim == 2 else ():
+            columns = slice(strip, strip + _STRIP)
+            copy[:, columns] = tensor[:, columns]
+        if tensor.ndim != 2:
+            copy[...] = tensor
     return copy
 
 

@@ -63,7 +63,8 @@ def read_chat(folder: Path, vocab: int, image_id: int) -> PreTrainedTokenizerFas
     """
     words = _open(folder)
     _check_size(words, folder, vocab)
-    words.chat_template = words.chat_template or read_json(folder / "chat_template.json").get("chat_template")
+    own = read_json(folder / "chat_template.json").get("chat_template")  # for pictures, where the tokenizer has another
+    words.chat_template = own or words.chat_template
     if not words.chat_template:
         raise ValueError(f"the tokenizer of {folder} has no chat template: put its chat_template.jinja there")
     if words.pad_token_id is None:
@@ -139,7 +140,7 @@ def prompt_ids(
         raise ValueError("it has not one place for each reply")
     ids = tokenizer.encode(around[0], add_special_tokens=False)
     for turn, after in zip(past, around[2::2], strict=True):
-        ids += [*_said(tokenizer, turn.reply), *tokenizer.encode(after, add_special_tokens=False)]
+        ids += [*said(tokenizer, turn.reply), *tokenizer.encode(after, add_special_tokens=False)]
     wanted = 1 + sum(turn.pictured for turn in past)
     if (found := ids.count(image_id)) != wanted:
         pictures = "one picture" if wanted == 1 else f"{wanted} pictures"
@@ -155,13 +156,12 @@ def _plain_ids(
     mark, stop = tokenizer.convert_tokens_to_ids([TURN, STOP])
     for turn in (*past, Turn(text, True, "")):
         picture = [image_id] * image_tokens if turn.pictured else []
-        ids += [*picture, *tokenizer.encode(turn.text, add_special_tokens=False), mark]
-        ids += [*_said(tokenizer, turn.reply), stop]
+        ids += [*picture, *said(tokenizer, turn.text), mark, *said(tokenizer, turn.reply), stop]
     return ids[:-1]  # the reply to come
 
 
-def _said(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
-    """The ids of what was replied: where that spells a special token it is none, no picture and no end of a turn."""
+def said(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
+    """The ids of a text as it reads: where it spells a special token it has none, no picture and no end of a turn."""
     parts = _special(tokenizer).split(text)  # every other one is such a name
     pieces = [piece for i, part in enumerate(parts) for piece in ((part[:1], part[1:]) if i % 2 else (part,))]
     return [id for piece in pieces for id in tokenizer.encode(piece, add_special_tokens=False)]

@@ -63,10 +63,11 @@ class VLM:
     ) -> Reply:
         """Continue prompts (as in `logits`), `samples` replies each: arrays [B * samples, ...].
 
-        A temperature of 0 is greedy; a repetition penalty that a folder's generation_config.json asks for is not
-        applied. Only the top_k likeliest tokens are sampled from (0: all), and of these the fewest
-        that together have a share of top_p. Each row stops by itself; each prompt is read once. Raises ValueError as
-        `logits` does, and for a number that cannot be.
+        A temperature of 0 is greedy (its logprobs are those at 1); a repetition penalty that a folder's
+        generation_config.json asks for is not applied. Only the top_k likeliest tokens are sampled from (0: all), and
+        of these the fewest that together have a share of top_p. Each row stops by itself; each prompt is read once.
+        key: one for all, or one for each prompt, [B]. Raises ValueError as `logits` does, and for a number that cannot
+        be.
         """
         longest, count, few = operator.index(max_new_tokens), operator.index(samples), operator.index(top_k)
         if longest < 1 or count < 1 or few < 0 or not 0 <= temperature < np.inf or not 0 < top_p <= 1:
@@ -74,6 +75,9 @@ class VLM:
                 f"max_new_tokens={max_new_tokens} and samples={samples} must be at least 1, temperature={temperature} "
                 f"at least 0 and finite, top_k={top_k} at least 0, top_p={top_p} above 0 and at most 1"
             )
+        typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+        if key.shape not in ((), (len(ids),)) if typed else key.shape != (2,):
+            raise ValueError(f"key is one of jax.random.key, or one for each of {len(ids)} prompts, not {key.shape}")
         given, heat = self._given(ids, lengths, pictures), jnp.float32(temperature)
         share = None if top_p == 1 else jnp.float32(top_p)
         return sample.generate(self.graphdef, self.params, *given, key, heat, longest, count, top_k=few, top_p=share)
@@ -103,17 +107,23 @@ class VLM:
         """Prompts as the model takes them; raises for what would otherwise be read as something else, silently."""
         seen = _pictures(pictures)
         said, counts, vocab = np.asarray(ids), np.asarray(lengths), self.config.vocab
-        if said.ndim != 2 or counts.shape != said.shape[:1]:
+        if said.ndim != 2 or counts.shape != said.shape[:1] or not len(said):
             raise ValueError(f"ids are [B, T] and lengths [B], not {list(said.shape)} and {list(counts.shape)}")
         if said.size and not 0 <= said.min() <= said.max() < vocab:
             raise ValueError(f"ids {said.min()} .. {said.max()} do not all lie in [0, {vocab}), the model's vocabulary")
         if counts.size and not 1 <= counts.min() <= counts.max() <= said.shape[1]:
             raise ValueError(f"lengths {counts.min()} .. {counts.max()} do not all lie in [1, {said.shape[1]}]")
         grids = picture_grids(self.config, seen)
-        wanted, found = sum(rows * columns for rows, columns in grids), int(np.sum(said == self.config.image_id))
-        if wanted != found:
-            raise ValueError(f"{len(grids)} pictures need {wanted} image tokens, the ids have {found}")
-        return sharding.cut_rows((ids, lengths, seen), self.mesh)
+        there = said == self.config.image_id
+        ends = np.cumsum([rows * columns for rows, columns in grids], dtype=int)  # where each picture ends
+        found = np.cumsum((there & (np.arange(said.shape[1]) < counts[:, None])).sum(1))  # where each row does
+        wanted = int(ends[-1]) if len(ends) else 0
+        if not wanted == found[-1] == there.sum():
+            told = f"the ids have {found[-1]}" + (" within their lengths" if found[-1] != there.sum() else "")
+            raise ValueError(f"{len(grids)} pictures need {wanted} image tokens, {told}")
+        if (cut := ~np.isin(found, [0, *ends])).any():
+            raise ValueError(f"row {cut.argmax()} has image tokens of a part of a picture: of each it needs all")
+        return sharding.cut_rows((jnp.asarray(ids), jnp.asarray(lengths), seen), self.mesh)
 
 
 def _pictures(pictures: Pictures | Sequence[jax.Array] | None) -> Pictures:

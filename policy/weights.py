@@ -191,7 +191,7 @@ def _fill(
         if wrong:
             raise ValueError(f"{folder} has {len(wrong)} {what} tensors: {some(wrong)}")
 
-    broken: set[str] = set()
+    broken, large = set[str](), set[str]()
 
     def make(path: Any, leaf: jax.ShapeDtypeStruct) -> jax.Array:
         source = wanted[path_of(path)]
@@ -202,7 +202,7 @@ def _fill(
             with np.errstate(invalid="ignore"):
                 total = piece.sum(dtype=np.float64)  # to which no finite numbers add up that are no float64
             if not np.isfinite(total):
-                broken.add(source.name)
+                (broken if not np.isfinite(part).all() else large).add(source.name)
             return piece
 
         home = place(path_of(path), leaf.shape, mesh)
@@ -215,6 +215,8 @@ def _fill(
     params = jax.tree_util.tree_map_with_path(make, blank)
     if broken:
         raise ValueError(f"{folder} has {len(broken)} tensors that are not finite: {some(broken)}")
+    if large:
+        raise ValueError(f"{folder} has {len(large)} tensors too large for {dtype}, take bfloat16: {some(large)}")
     return params
 
 

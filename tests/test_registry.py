@@ -36,6 +36,16 @@ def test_no_such_game(name):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("says", "told"), [("raise RuntimeError('a\\nb')", "RuntimeError: a b"), ("exit(3)", "SystemExit: 3")]
+)
+def test_a_module_of_ones_own_that_fails_is_told_in_one_line(says, told, tmp_path, monkeypatch):
+    (tmp_path / "broken_game.py").write_text(says)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ValueError, match=f"game='broken_game:make' cannot be imported: {told}$"):
+        jaxgym.make("broken_game:make")
+
+
 def test_near_misses_of_an_option():
     with pytest.raises(ValueError, match=r"no option 'szie' \(did you mean size"):
         jaxgym.make("shisen_sho", szie=8)

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from train import files
 from train.command import Parser, finish
+from train.metrics import read_table
 from train.report import overlay
 from train.report.record import COLUMNS, Run, finite, read
 from train.terminal import amount, narrowest, number, say
@@ -26,10 +27,10 @@ def open_run(folder: Path) -> Run:
     """What a run's folder holds. Raises ValueError, one line, where that is no run or is damaged."""
     if not (folder / "config.json").is_file():
         raise ValueError(f"{folder} is not the folder of a run: it has no config.json")
-    for name in ("config.json", "table.json"):
-        file = folder / name
-        if file.exists() and not isinstance(files.read_json(file), dict):
-            raise ValueError(f"{file} is damaged: it holds no record")
+    if not isinstance(files.read_json(file := folder / "config.json"), dict):
+        raise ValueError(f"{file} is damaged: it holds no record")
+    if damaged := read_table(folder / "table.json")[1]:
+        raise ValueError(damaged)
     return read(folder)
 
 

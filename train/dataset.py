@@ -79,12 +79,17 @@ def _record(file: Path, number: int, line: bytes) -> Record:
             raise ValueError(f"{where} has no {key}: it must be a text that is not empty")
     if not isinstance(given.get("prompt", ""), str):
         raise ValueError(f"{where} has a prompt that is no text")
+    for key in ("reply", "prompt"):
+        try:
+            given.get(key, "").encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"{where} has a {key} that is no valid text: {error.reason}") from None
     picture = file.parent / given["picture"]
     try:
         registry.find(given["game"])
         with Image.open(picture) as opened:
             width, height = opened.size
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, Image.DecompressionBombError) as error:
         missing = isinstance(error, FileNotFoundError)
         raise ValueError(f"{where}: " + (f"there is no picture {picture}" if missing else str(error))) from None
     prompt = given.get("prompt") or _prompt(given["game"])
@@ -118,12 +123,14 @@ def _shelf(records: list[Record], vlm: VLM, room: int) -> Shelf:
         rows, columns = vlm.config.image_tokens(first.height, first.width)
     except ValueError as error:
         raise ValueError(f"{first.where}: {error}") from None
-    asked = {
-        prompt: tokens.prompt_ids(vlm.tokenizer, prompt, rows * columns, vlm.config.image_id)
-        for prompt in {each.prompt for each in records}
-    }
-    said = vlm.tokenizer([each.reply for each in records], add_special_tokens=False).input_ids
-    said = [[*row, vlm.config.stop_id] for row in said]
+    asked: dict[str, list[int]] = {}
+    for each in records:
+        if each.prompt not in asked:
+            try:
+                asked[each.prompt] = tokens.prompt_ids(vlm.tokenizer, each.prompt, rows * columns, vlm.config.image_id)
+            except ValueError as error:
+                raise ValueError(f"{each.where}: its prompt does not serve: {error}") from None
+    said = [[*tokens.said(vlm.tokenizer, each.reply), vlm.config.stop_id] for each in records]
     for each, row in zip(records, said, strict=True):
         if 0 < room < len(row):
             raise ValueError(f"{each.where}: the reply has {len(row)} tokens: raise --reply, which is {room}")
@@ -160,5 +167,5 @@ def _open(record: Record) -> np.ndarray:
     try:
         with Image.open(record.picture) as opened:
             return np.asarray(opened.convert("RGB"))
-    except (OSError, ValueError, SyntaxError) as error:  # Pillow has a SyntaxError for a broken PNG
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # a SyntaxError: a broken PNG
         raise ValueError(f"{record.where}: {record.picture} cannot be read: {error}") from None

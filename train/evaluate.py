@@ -36,7 +36,7 @@ from train.scoreboard import Scoreboard
 from train.terminal import Display, say, show_results
 
 REPLIES = "replies.jsonl"  # in the folder: what a player has said so far
-_SIDE = 28  # pixels that a picture's side is a multiple of, for a player
+_SIDE = 28  # pixels of a cell, where a player is shown a picture of a side that the game chooses
 Player = Callable[[list[np.ndarray], list[str]], list[str]]
 
 
@@ -87,7 +87,7 @@ class PlayerWriter:
         wrong = f"--player {self._name}"
         try:
             texts = self._player(pictures, [self.prompt] * len(pictures))
-        except Exception as error:  # whatever a user's function does
+        except (Exception, SystemExit) as error:  # whatever a user's function does
             raise ValueError(f"{wrong} failed: {type(error).__name__}: {one_line(error)}") from error
         if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
             raise ValueError(f"{wrong} must give a list of str, one for each picture")
@@ -156,7 +156,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--player",
         metavar="MODULE:FUNCTION",
         help="a function of yours, given a list of pictures (NumPy, uint8 [H, W, 3]) and a list of prompts (str), and "
-        "giving a list of replies (str); what it has said is kept, and not asked again",
+        "giving a list of replies (str); what a call has returned is kept, and not asked again",
     )
     parser.add_argument(
         "--out", type=Path, required=True, metavar="FOLDER", help="of the results; gone on with where it was stopped"

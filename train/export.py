@@ -111,6 +111,8 @@ def _write(given: argparse.Namespace) -> None:
     config.check()
     if given.boards < 1 or given.block < 1:
         raise ValueError(f"--boards {given.boards} and --block {given.block}: must both be at least 1")
+    if given.picture % given.block:
+        raise ValueError(f"--picture {given.picture}: must be a multiple of --block, {given.block}")
     if not set(given.play) <= PLAYERS.keys():
         raise ValueError(f"--play {','.join(given.play)}: must be some of {','.join(PLAYERS)}")
     for done in export(config, given.play, given.boards, given.block, given.out):

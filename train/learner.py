@@ -1,6 +1,7 @@
 """Gradients of a game's batch."""
 
 import functools
+import zlib
 from typing import Any, NamedTuple
 
 import jax
@@ -50,6 +51,17 @@ def copied(params: Params, dtype: jnp.dtype) -> Params:
 def whole(learned: Params, fixed: Params, dtype: jnp.dtype) -> Params:
     """All parameters of a model, as it computes with them."""
     return nnx.merge_state(cast(learned, dtype), fixed)
+
+
+def fingerprint(params: Params) -> int:
+    """A number that says whether parameters are the very same, on whatever devices they lie: of all their bits."""
+    return zlib.crc32(repr(jax.device_get(jax.tree.leaves(jax.tree.map(_bits, params)))).encode())
+
+
+@jax.jit
+def _bits(leaf: jax.Array) -> jax.Array:
+    kind = jnp.uint32 if leaf.dtype.itemsize == 4 else jnp.uint16
+    return jnp.sum(jax.lax.bitcast_convert_type(leaf, kind), dtype=jnp.uint32)
 
 
 def _gradients(loss: Any) -> Any:

@@ -77,6 +77,7 @@ class Trainer:
         self.key = jax.random.key(config.seed)
         vlm, self.ladders, self.boards = prepare(config, self.key)
         learned, self.fixed = learner.divide(vlm.params, adapters=config.lora.rank > 0, tower=config.freeze != "vision")
+        self._fixed = learner.fingerprint(self.fixed)
         self.vlm = replace(vlm, params=None)  # what becomes of them is in `params`: a large model is there once
         self.courses = {name: self.ladders[name] for name in config.names()}  # of the paper's level
         width = self.vlm.config.decoder.width
@@ -365,6 +366,7 @@ class Trainer:
                 "step": self.step,
                 "seconds": time.monotonic() - self.began,
                 "config": self.config.to_dict(),
+                "fixed": self._fixed,
                 "table": self.records.table,
                 "standings": {name: list(standing) for name, standing in self.standings.items()},
                 "earned": self.earned,
@@ -394,6 +396,10 @@ class Trainer:
             self.notes.append(f"{damaged}; going on from the one before")
         if self.checkpoints.latest() and not (self.run / "metrics.jsonl").exists():
             self.notes.append(f"{self.run / 'metrics.jsonl'} is missing: what was measured before is lost")
+        if progress.get("fixed", self._fixed) != self._fixed:
+            raise ValueError(
+                f"the model in {self.config.model} is not the one that {self.run} began with: put that back"
+            )
         self._mend_table(progress.get("table") or {})
         self._enter(progress["phase"])
         self._restore(self.checkpoints.latest())

@@ -34,7 +34,7 @@ class Records:
             (run / "samples").mkdir(parents=True, exist_ok=True)
             for name in ("metrics.jsonl", "samples.jsonl"):
                 files.end_line(run / name)
-        self.table, self.damaged = _read_table(run / "table.json")  # and what is wrong with it, "" if nothing is
+        self.table, self.damaged = read_table(run / "table.json")  # and what is wrong with it, "" if nothing is
 
     def log(self, phase: str, step: int, seconds: float, game: str | None, values: dict[str, Any]) -> None:
         """One line of metrics.jsonl: scalars of one game, or of the whole run (game None); null where not finite."""
@@ -99,7 +99,8 @@ class Records:
             files.append(self.run / file, row)
 
 
-def _read_table(file: Path) -> tuple[Table, str]:
+def read_table(file: Path) -> tuple[Table, str]:
+    """The results in a file, none where there is none or it is damaged; and what is wrong with it, "" if nothing is."""
     empty: Table = {"games": {}, "order": []}
     try:
         table = files.read_json(file)

@@ -186,7 +186,7 @@ class Trackers:
             try:
                 with Image.open(run / str(row.get("picture"))) as picture:
                     entries.append(self._sample(row, np.asarray(picture.convert("RGB"))))
-            except (OSError, ValueError):  # damaged
+            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # damaged
                 continue
         return sorted(entries, key=lambda entry: entry.number)
 

@@ -77,6 +77,11 @@ def _convert(kind: str, config: Any, generation: dict[str, Any], processor: dict
 
 def _vision(vision: Any, *, theta: float, third: bool, processor: dict[str, Any]) -> VisionConfig:
     _expect("rescale_factor", round(255 * processor.get("rescale_factor", 1 / 255), 6), 1.0)
+    for name, wanted in (
+        ("do_rescale", True), ("do_normalize", True), ("patch_size", vision.patch_size),
+        ("merge_size", vision.spatial_merge_size), ("temporal_patch_size", vision.temporal_patch_size),
+    ):  # fmt: skip
+        _expect(f"{name} of the image processor", processor.get(name, wanted), wanted)
     own: dict[str, Any]
     if third:
         grid = round(vision.num_position_embeddings**0.5)

@@ -92,6 +92,7 @@ def test_ten_classes_on_a_larger_board():
         ({"size": 7}, "size=7 is not one of"),
         ({"max_turns": -1}, "max_turns=-1"),
         ({"photos": "/no/such/folder"}, "does not exist: give photos="),
+        ({"photos": 3}, "photos=3 is no path: give photos="),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line(options, message):
@@ -186,6 +187,14 @@ def test_cifar_is_read_from_archive_or_folder(tmp_path, form):
                 np.testing.assert_array_equal(
                     picture[..., channel].ravel(), data[channel * 1024 : (channel + 1) * 1024]
                 )
+
+
+def test_an_archive_without_its_end_is_told(tmp_path, files):
+    """All files are in it, and what says that they are whole is not."""
+    path = write_archive(tmp_path / "cifar-10-python.tar.gz", files)
+    path.write_bytes(path.read_bytes()[:-4])
+    with pytest.raises(ValueError, match="cannot be read"):
+        photos.load(path)
 
 
 def test_cifar_keeps_no_more_photos_than_a_sheet_should_hold(tmp_path):

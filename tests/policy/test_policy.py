@@ -163,6 +163,35 @@ def test_image_tokens_must_match_the_pictures(vlm):
         vlm.logits(ids, lengths, pictures[:, :30])
 
 
+def test_every_row_has_the_image_tokens_of_whole_pictures(vlm):
+    """Else a row would be shown a part of another's picture."""
+    ids, lengths, pictures = prompts(vlm, ["see", "see"])
+    image = np.flatnonzero(ids[0] == vlm.config.image_id)
+    moved = ids.at[0, image[:2]].set(5)
+    longer = jnp.pad(ids, ((0, 0), (0, 2)), constant_values=5).at[1, -2:].set(vlm.config.image_id)
+    pictures = jnp.concatenate([pictures[:1], pictures[:1]])
+    moved = jnp.pad(moved, ((0, 0), (0, 2)), constant_values=5).at[1, -2:].set(vlm.config.image_id)
+    vlm.logits(ids, lengths, pictures)
+    with pytest.raises(ValueError, match="row 0 has image tokens of a part of a picture"):
+        vlm.logits(moved, lengths + 2, pictures)
+    with pytest.raises(ValueError, match="2 pictures need 12 image tokens, the ids have 12 within their lengths"):
+        vlm.logits(longer, lengths, pictures)
+    with pytest.raises(ValueError, match="2 pictures need 12 image tokens, the ids have 10 within their lengths"):
+        vlm.logits(moved, lengths, pictures)
+
+
+def test_prompts_may_be_lists_and_a_key_is_one_or_one_for_each(vlm):
+    ids, lengths, pictures = prompts(vlm, ["see"])
+    listed = vlm.generate(ids.tolist(), lengths.tolist(), pictures, key=jax.random.key(0), max_new_tokens=3)
+    said = vlm.generate(ids, lengths, pictures, key=jax.random.key(0), max_new_tokens=3)
+    np.testing.assert_array_equal(listed.ids, said.ids)
+    vlm.generate(ids, lengths, pictures, key=jax.random.key(0)[None], max_new_tokens=3)
+    vlm.generate(ids, lengths, pictures, key=jax.random.PRNGKey(0), max_new_tokens=3)
+    for key in (jax.random.split(jax.random.key(0), 3), jax.random.split(jax.random.PRNGKey(0), 1)):
+        with pytest.raises(ValueError, match="one for each of 1 prompts"):
+            vlm.generate(ids, lengths, pictures, key=key, max_new_tokens=3)
+
+
 def test_phrases_are_one_token_and_any_text_survives(vlm):
     words = vlm.tokenizer
     assert len(words.encode("red circle | red circle\n(0, 1)", add_special_tokens=False)) == 3
@@ -257,6 +286,7 @@ def test_a_picture_beyond_the_table_of_places_is_refused(vlm):
         (lambda ids, n, pics: (ids, n * 0, pics), r"lengths 0 \.\. 0"),
         (lambda ids, n, pics: (ids, n + 1, pics), "lengths"),
         (lambda ids, n, pics: (ids[0], n, pics), r"ids are \[B, T\]"),
+        (lambda ids, n, pics: (ids[:0], n[:0], None), r"ids are \[B, T\]"),
         (lambda ids, n, pics: (ids, n, pics / 255), "pictures are uint8"),
         (lambda ids, n, pics: (ids, n, pics[0]), "pictures are uint8"),
     ],
@@ -293,6 +323,18 @@ def test_what_is_not_finite_is_neither_saved_nor_loaded(vlm, tmp_path):
     save_file(tensors | {"decoder.norm.scale": np.full(32, np.inf, np.float32)}, tmp_path / "model.safetensors")
     with pytest.raises(ValueError, match=r"1 tensors that are not finite: decoder\.norm\.scale"):
         policy.load(tmp_path)
+
+
+@pytest.mark.filterwarnings("error")
+def test_what_a_dtype_cannot_hold_is_told(vlm, tmp_path):
+    policy.save(vlm, tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    for name in ("decoder.norm.scale", "embedding.embedding"):
+        file = tmp_path / "model.safetensors"
+        save_file(tensors | {name: np.full_like(tensors[name], 1e5)}, file)
+        policy.load(tmp_path, dtype="bfloat16")
+        with pytest.raises(ValueError, match=f"1 tensors too large for float16, take bfloat16: {name}"):
+            policy.load(tmp_path, dtype="float16")
 
 
 def test_a_model_can_be_pickled(vlm):

@@ -247,6 +247,13 @@ def tensors_of(folder, change):
         (lambda f: (f / "generation_config.json").write_text("{"), "generation_config.json is damaged"),
         (lambda f: (f / "preprocessor_config.json").write_text("[]"), "preprocessor_config.json is damaged"),
         (lambda f: edit(f / "preprocessor_config.json", rescale_factor=1), "rescale_factor"),
+        (
+            lambda f: edit(f / "preprocessor_config.json", do_normalize=False),
+            "do_normalize of the image processor=False",
+        ),
+        (lambda f: edit(f / "preprocessor_config.json", do_rescale=False), "do_rescale of"),
+        (lambda f: edit(f / "preprocessor_config.json", patch_size=8), "patch_size of .*=8: only 4"),
+        (lambda f: edit(f / "preprocessor_config.json", merge_size=4), "merge_size of .*=4: only 2"),
         (lambda f: shard(f, 2).unlink(), "lacks 1 of 2 files of tensors: model-00002-of-00002.safetensors"),
         (
             lambda f: shard(f, 1).write_bytes(shard(f, 1).read_bytes()[:-9]),
@@ -336,6 +343,20 @@ def test_a_chat_template_in_a_file_of_its_own(vlm, folder, tmp_path):
     template.unlink()
     asked = [prompt_ids(each.tokenizer, "hi", 3, folders.IMAGE) for each in (policy.load(tmp_path), vlm)]
     assert asked[0] == asked[1]
+
+
+def test_a_template_of_its_own_file_comes_before_the_tokenizers(vlm, folder, tmp_path):
+    """As in `transformers`' processor: the tokenizer's may be of a model without pictures, and then fails with them."""
+    template = (folders.write(tmp_path, folder.name) / "chat_template.jinja").read_text()
+    (tmp_path / "chat_template.jinja").unlink()
+    (tmp_path / "chat_template.json").write_text(json.dumps({"chat_template": template}))
+    for_text = "{% for message in messages %}{{ message.role + message.content }}{% endfor %}"
+    edit(tmp_path / "tokenizer_config.json", chat_template=for_text)
+    loaded = policy.load(tmp_path)
+    asked = [prompt_ids(each.tokenizer, "hi", 3, folders.IMAGE) for each in (loaded, vlm)]
+    assert asked[0] == asked[1]
+    policy.save(loaded, tmp_path / "again")
+    assert prompt_ids(policy.load(tmp_path / "again").tokenizer, "hi", 3, folders.IMAGE) == asked[0]
 
 
 def test_a_head_that_is_stored_is_the_head(tmp_path):

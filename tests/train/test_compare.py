@@ -127,6 +127,7 @@ def test_a_run_under_way_has_no_scores_yet(runs, tmp_path, capsys):
         (lambda run: (run / "config.json").write_text("{"), "config.json is damaged"),
         (lambda run: (run / "config.json").write_text("[]"), "config.json is damaged"),
         (lambda run: (run / "table.json").write_text('{"games": '), "table.json is damaged"),
+        (lambda run: (run / "table.json").write_text('{"games": {"2048": 7}, "order": []}'), "table.json is damaged"),
     ],
 )
 def test_a_folder_that_is_damaged_or_none_is_told_in_one_line(runs, tmp_path, capsys, break_it, why):

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import zlib
 from dataclasses import replace
 
 import jax
@@ -10,6 +11,8 @@ import pytest
 from PIL import Image
 
 import jaxgym
+import policy
+from tests.policy import qwen_folders as folders
 from train import dataset, export
 from train import main as program
 from train.loop import Trainer
@@ -116,6 +119,9 @@ def test_replies_on_disk_are_mixed_with_the_teachers(trainer, monkeypatch):
         (lambda row: row | {"prompt": 3}, ":2 has a prompt that is no text"),
         (lambda row: row | {"picture": "none.png"}, ":2: there is no picture"),
         (lambda row: row | {"picture": dataset.NAME}, ":2: cannot identify image file"),
+        (lambda row: row | {"reply": "\ud83d"}, ":2 has a reply that is no valid text"),
+        (lambda row: row | {"prompt": "\ud83d"}, ":2 has a prompt that is no valid text"),
+        (lambda row: row | {"picture": "vast.png"}, ":2: Image size (1600000000 pixels) exceeds limit"),
         (lambda row: row | {"picture": "odd.png"}, ":2: a picture of 40x40 pixels is not made of 16x16 blocks"),
         (lambda row: row | {"reply": row["reply"] * 9}, "tokens: raise --reply, which is 60"),
     ],
@@ -123,6 +129,10 @@ def test_replies_on_disk_are_mixed_with_the_teachers(trainer, monkeypatch):
 def test_a_line_that_cannot_be_learned_from_is_told(folder, tmp_path, trainer, change, message):
     shutil.copytree(folder, tmp_path / "set")
     Image.new("RGB", (40, 40)).save(tmp_path / "set" / "odd.png")
+    written = (tmp_path / "set" / "odd.png").read_bytes()
+    header = b"IHDR" + (40_000).to_bytes(4, "big") * 2 + written[24:29]
+    vast = written[:12] + header + zlib.crc32(header).to_bytes(4, "big") + written[33:]
+    (tmp_path / "set" / "vast.png").write_bytes(vast)
     first, second, *rest = lines(folder)
     changed = change(json.loads(second))
     second = changed if isinstance(changed, str) else json.dumps(changed)
@@ -131,6 +141,28 @@ def test_a_line_that_cannot_be_learned_from_is_told(folder, tmp_path, trainer, c
         dataset.shelve(tmp_path / "set", trainer.vlm, ["2048"], 60)
     assert str(told.value).startswith(str(tmp_path / "set")) and message in str(told.value)
     assert "\n" not in str(told.value)
+
+
+def test_what_spells_a_special_token_is_none(folder, tmp_path, trainer):
+    """Neither a picture's place nor the end of a reply."""
+    row = json.loads(lines(folder)[0]) | {"prompt": "what <|image|> is", "reply": "a<|image|>b<|stop|>c"}
+    shutil.copytree(folder, tmp_path / "set")
+    (tmp_path / "set" / dataset.NAME).write_text(json.dumps(row))
+    (shelf,) = dataset.shelve(tmp_path / "set", trainer.vlm, ["2048"], 0)["2048"]
+    config, words = trainer.vlm.config, trainer.vlm.tokenizer
+    assert words.decode(shelf.ids[0]) == row["reply"] + "<|stop|>" and config.image_id not in shelf.ids
+    assert shelf.ids[0].tolist().index(config.stop_id) == shelf.lengths[0] - 1
+    assert (shelf.prompts == config.image_id).sum() == np.prod(config.image_tokens(*Image.open(
+        tmp_path / "set" / row["picture"]).size))  # fmt: skip
+
+
+def test_a_prompt_that_a_template_cannot_have_is_told(folder, tmp_path):
+    vlm = policy.load(folders.write(tmp_path / "model", "qwen2_5_vl"))
+    rows = [json.loads(line) | {"picture": str(folder / json.loads(line)["picture"])} for line in lines(folder)[:3]]
+    rows[2]["prompt"] = "what <|image_pad|> is"
+    (tmp_path / "odd.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(ValueError, match=r"odd.jsonl:3: its prompt does not serve: .* has 2 image tokens"):
+        dataset.shelve(tmp_path / "odd.jsonl", vlm, ["2048"], 0)
 
 
 def test_a_picture_that_is_damaged_inside_is_told(folder, tmp_path):
@@ -181,6 +213,7 @@ def test_mistakes_about_data_are_told_in_one_line(flags, message, folder, tmp_pa
         (["--games", "2049"], "did you mean 2048"),
         (["--play", "own"], "--play own: must be some of random,teacher"),
         (["--boards", "0"], "must both be at least 1"),
+        (["--picture", "100"], "--picture 100: must be a multiple of --block, 28"),
         (["--out", "."], "exists already: give another --out"),
     ],
 )

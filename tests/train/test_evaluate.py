@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -119,6 +120,7 @@ def test_a_model_scores_what_its_run_said(finished, tmp_path):
         (["--player", "mine:asked"], "--player='mine:asked' is no function"),
         (["--player", "mine:few"], "--player mine:few gave 1 replies to 3 pictures"),
         (["--player", "mine:numbers"], "must give a list of str"),
+        (["--player", "mine:leaves"], "--player mine:leaves failed: SystemExit: no key"),
         (["--player", "mine:answer", "--dtype", "bfloat16"], "--dtype is of a --model"),
         (["--player", "mine:answer", "--picture", "445"], "445"),
         (["--player", "mine:answer", "--boards", "1"], "boards=1"),
@@ -129,6 +131,7 @@ def test_a_model_scores_what_its_run_said(finished, tmp_path):
 )
 def test_what_cannot_be_is_told_in_one_line_and_leaves_nothing(player, flags, message, tmp_path, capsys):
     player.few, player.numbers = (lambda pictures, prompts: ["x"]), (lambda pictures, prompts: [1, 2, 3])
+    player.leaves = lambda pictures, prompts: sys.exit("no key")
     assert run(tmp_path / "out", *flags) == 2
     said = capsys.readouterr().err
     assert message in said and said.count("\n") == 1 and not (tmp_path / "out").exists()

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from safetensors.numpy import load_file, save_file
 
 import jaxgym
 import policy
@@ -141,6 +142,27 @@ def test_blocks_of_a_tokenizer_made_of_the_games_words():
 def test_a_written_reply_that_needs_more_room_gets_it(language):
     ids, lengths = language.encode_replies(["a" * (language.room + 5)])
     assert lengths[0] == language.room + 6 <= ids.shape[1] and ids.shape[1] % 64 == 0
+
+
+@pytest.mark.parametrize("frozen", [{"lora": Lora(rank=2)}, {"freeze": "vision"}])
+def test_a_run_does_not_go_on_beside_other_weights(tmp_path, frozen):
+    """What stays as it is is in no checkpoint: the folder that it came from has to be as it was."""
+    base = folders.write(tmp_path / "base", "qwen2_5_vl", files=1)
+    config = Config(games=("2048",), model=str(base), coldstart=Coldstart(steps=2, boards=2), **frozen)
+    trainer = Trainer(config, tmp_path / "run")
+    trainer.save()
+    trainer.checkpoints.close()
+    assert Trainer(config, tmp_path / "run").resume()
+    file = base / "model.safetensors"
+    stored = load_file(file)
+    name = next(name for name in stored if "visual" in name)
+    changed = stored[name].copy()
+    changed.flat[0] += 1e-3
+    save_file(stored | {name: changed}, file, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"the model in .*base is not the one that .*run began with: put that back"):
+        Trainer(config, tmp_path / "run").resume()
+    save_file(stored, file, metadata={"format": "pt"})
+    assert Trainer(config, tmp_path / "run").resume()
 
 
 @pytest.mark.parametrize("adapters", [True, False])

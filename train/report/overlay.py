@@ -68,7 +68,7 @@ def seeds(runs: Sequence[Run]) -> list[list[int]]:
     for i, run in enumerate(runs):
         settings = _flatten(run.config)
         found.setdefault(tuple(sorted((k, v) for k, v in settings.items() if k not in ("run", "seed"))), []).append(i)
-    return [each for each in found.values() if len({runs[i].config.get("seed") for i in each}) == len(each) > 1]
+    return [each for each in found.values() if len({str(runs[i].config.get("seed")) for i in each}) == len(each) > 1]
 
 
 def pooled(marks: Sequence[Mark]) -> Mark:
