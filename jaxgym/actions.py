@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxgym.checks import whole
+
 INVALID = -1
 _LONGEST = 200  # no answer of any game is longer; what is longer is not an answer
 
@@ -60,8 +62,9 @@ class Actions:
 
 def moves(names: Sequence[str]) -> Actions:
     """One word a move: `up`, `right`, ... Raises ValueError for words that no answer could tell apart."""
-    index = {name.strip().lower(): a for a, name in enumerate(names) if len(name) <= _LONGEST}
-    if len(index) != len(names) or "" in index:
+    texts = all(isinstance(name, str) for name in names)
+    index = {name.strip().lower(): a for a, name in enumerate(names) if len(name) <= _LONGEST} if texts else {}
+    if not index or len(index) != len(names) or "" in index:
         raise ValueError(f"names={names!r}: give moves different names, capitals aside, of 1 to {_LONGEST} characters")
     return Actions(
         names=tuple(names),
@@ -84,7 +87,8 @@ _CELL = re.compile(r"\(([0-9]{1,3}), ?([0-9]{1,3})\)")
 
 
 def cells(rows: int, columns: int) -> Actions:
-    """One cell: action `r * columns + c`."""
+    """One cell: action `r * columns + c`. Raises ValueError for sides that are not 1 to 1000."""
+    rows, columns = _sides(rows, columns)
     grid = np.ndindex(rows, columns)
     return Actions(
         names=tuple(f"({r}, {c})" for r, c in grid),
@@ -104,14 +108,22 @@ def _read_cell(rows: int, columns: int, text: str) -> int:
 
 
 def cell_pairs(rows: int, columns: int) -> Actions:
-    """Two cells, in either order: action `(r1 * columns + c1) * rows * columns + r2 * columns + c2`."""
+    """Two cells, in either order: action `(r1 * columns + c1) * rows * columns + r2 * columns + c2`.
+
+    Raises ValueError for sides that are not 1 to 1000.
+    """
+    rows, columns = _sides(rows, columns)
     n = rows * columns
     first, second = np.divmod(np.arange(n * n, dtype=np.int32), n)
     return _pairs(rows, columns, np.stack([first, second], 1), np.arange(n * n, dtype=np.int32).reshape(n, n))
 
 
 def swaps(rows: int, columns: int) -> Actions:
-    """Two neighbouring cells, in either order: first every cell with the one to its right, then with the one below."""
+    """Two neighbouring cells, in either order: first every cell with the one to its right, then with the one below.
+
+    Raises ValueError for sides that are not 1 to 1000.
+    """
+    rows, columns = _sides(rows, columns)
     grid = np.arange(rows * columns, dtype=np.int32).reshape(rows, columns)
     across = np.stack([grid[:, :-1].ravel(), grid[:, 1:].ravel()], 1)
     down = np.stack([grid[:-1].ravel(), grid[1:].ravel()], 1)
@@ -119,6 +131,11 @@ def swaps(rows: int, columns: int) -> Actions:
     table = np.full((rows * columns, rows * columns), INVALID, np.int32)
     table[cells[:, 0], cells[:, 1]] = table[cells[:, 1], cells[:, 0]] = np.arange(len(cells), dtype=np.int32)
     return _pairs(rows, columns, cells, table)
+
+
+def _sides(rows: int, columns: int) -> tuple[int, int]:
+    """Those of a board, as far as its cells are told by three digits."""
+    return whole("rows", rows, 1, 1000), whole("columns", columns, 1, 1000)
 
 
 _PAIR = re.compile(r"\(([0-9]{1,3}), ?([0-9]{1,3})\)[ ,;]{0,3}\(([0-9]{1,3}), ?([0-9]{1,3})\)")

@@ -28,6 +28,8 @@ def varied(start: T, *like: object) -> T:
 
 def _no(leaf: jax.Array) -> jax.Array:
     """False, as made of that leaf: bool []."""
+    if not leaf.size:
+        return jnp.bool_(False)
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         leaf = jax.random.key_data(leaf)
     return jnp.ravel(leaf)[0].astype(jnp.bool_) & jnp.bool_(False)

@@ -19,16 +19,18 @@ def check(game: Game[Any]) -> None:
     if game in _passed:
         return
     key, count = jax.random.key(0), game.actions.n
+    if not count:
+        raise ValueError(f"{game.name}: it has no action: give it one at least")
     state = _traced(game, "reset", key)
     outcome = _traced(game, "step", state, jnp.int32(0), key)
     if not isinstance(outcome, Outcome):
         raise ValueError(f"{game.name}: step gives a {type(outcome).__name__}: give a jaxgym.Outcome")
     _expect(game, "legal(state)", _traced(game, "legal", state), (count,), jnp.bool_)
     _expect(game, "values(state, key)", _traced(game, "values", state, key), (count,), jnp.floating)
-    _expect(game, "the reward of step", outcome.reward, (), jnp.number, jnp.bool_)
+    _expect(game, "the reward of step", outcome.reward, (), jnp.floating, jnp.integer, jnp.bool_)
     _expect(game, "over, of step,", outcome.over, (), jnp.bool_)
     tiles = _traced(game, "tiles", state)
-    if len(getattr(tiles, "shape", ())) != 2 or not jnp.issubdtype(tiles.dtype, jnp.integer):
+    if len(getattr(tiles, "shape", ())) != 2 or not jnp.issubdtype(tiles.dtype, jnp.integer) or not tiles.size:
         raise ValueError(f"{game.name}: tiles(state) is {_said(tiles)}: give int32 [R, C], sprite ids")
     _same(game, "step", state, outcome.state)
     for name in ("renew", "augment"):
@@ -58,9 +60,10 @@ def _same(game: Game[Any], what: str, state: Any, after: Any) -> None:
     """Raise where a function gives a state of another kind than `reset`."""
     ours: Any = jax.tree.structure(state)
     if ours != jax.tree.structure(after):
-        raise ValueError(
-            f"{game.name}: {what} gives a state of other parts than reset: {_parts(after)}, not {_parts(state)}"
-        )
+        found, wanted = _parts(after), _parts(state)
+        if found == wanted:  # a list and a tuple, say
+            found, wanted = str(jax.tree.structure(after)), str(ours)
+        raise ValueError(f"{game.name}: {what} gives a state of other parts than reset: {found}, not {wanted}")
     for (path, one), other in zip(jax.tree_util.tree_leaves_with_path(state), jax.tree.leaves(after), strict=True):
         if (one.shape, one.dtype) != (other.shape, other.dtype):
             part = f"state{jax.tree_util.keystr(path)}"

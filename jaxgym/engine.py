@@ -71,7 +71,7 @@ def play(
     outcome: Outcome = game.step(state, jnp.where(legal, action, stand_in), key)
     return Played(
         state=select(legal, outcome.state, state),
-        reward=jnp.where(legal, outcome.reward, jnp.float32(0)),
+        reward=jnp.where(legal, jnp.asarray(outcome.reward, jnp.float32), jnp.float32(0)),
         over=over | (legal & outcome.over),
         legal=legal,
         mask=jnp.where(legal, game.legal(outcome.state), allowed),  # as the game itself asks: computed once

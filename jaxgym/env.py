@@ -133,7 +133,7 @@ class Env:
     def observation(self, state: EnvState) -> jax.Array:
         """What the player sees of a state: uint8 [H, W, 3], or int32 [R, C] with observe="tiles"."""
         tiles = self.game.tiles(state.board)
-        return tiles if self.observe == "tiles" else render(self.game.sheet, tiles, state.look)
+        return tiles.astype(jnp.int32) if self.observe == "tiles" else render(self.game.sheet, tiles, state.look)
 
     def bounds(self) -> tuple[jax.ShapeDtypeStruct, int]:
         """The shape and dtype of an observation, and the largest number there may be in it; the smallest is 0."""

@@ -183,7 +183,7 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
             self._key, obs, self._state = self._reset_some(self._key, self._begun(), chosen)
         state = self._begun()
         infos = {"action_mask": state.mask, "score": state.score, "steps": state.steps}
-        return self._given(obs), self._told(infos)
+        return self._given(obs), self._told(jax.tree.map(jnp.copy, infos))  # which may be given away
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """Give every board one answer: its action's number, int [N]; -1 is one that could not be read."""
@@ -208,7 +208,7 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
 
     def action_masks(self) -> Any:
         """The legal actions of every board, bool [N, A]."""
-        return self._told(self._begun().mask)
+        return self._told(jnp.copy(self._begun().mask))
 
     def _begun(self) -> EnvState:
         if self._state is None:

@@ -25,6 +25,7 @@ from jaxgym.contract import check
 from jaxgym.engine import select
 from jaxgym.game import Game, Outcome
 from jaxgym.rare import rarely
+from jaxgym.render import sprite_ids
 from jaxgym.sprites import Sheet
 
 OUTSIDE = ""  # the name of a cell beyond a board smaller than the largest: it shows the page, and is not said
@@ -76,8 +77,8 @@ def mix(games: Sequence[Game[Any]], odds: Sequence[float] | None = None) -> Mixt
         wanted = np.ones(len(games), np.float32) if odds is None else np.asarray(odds, np.float32)
     except (TypeError, ValueError):
         wanted = np.zeros(0, np.float32)
-    if wanted.shape != (len(games),) or not np.isfinite(wanted).all() or wanted.min() < 0 or wanted.sum() <= 0:
-        raise ValueError(f"odds={odds!r}: give one number a game, none below 0 and not all of them 0")
+    if wanted.shape != (len(games),) or wanted.min() < 0 or not 0 < wanted.sum(dtype=float) < np.finfo(np.float32).max:
+        raise ValueError(f"odds={odds!r}: give one number a game, none below 0, not all of them 0 and none too large")
     for what in ("tile", "picture", "patch", "looks"):
         found = [getattr(game.sheet, what) for game in games]
         if len(set(found)) > 1:
@@ -209,7 +210,7 @@ def _step(state: Mixed, action: jax.Array, key: jax.Array, *, parts: _Parts) -> 
 
         def work(board: Any, action: jax.Array, key: jax.Array, game: Game[Any] = game) -> tuple[Outcome, jax.Array]:
             out = game.step(board, action, key)
-            return out, game.legal(out.state)
+            return out._replace(reward=jnp.asarray(out.reward, jnp.float32)), game.legal(out.state)
 
         own = jnp.maximum(jnp.asarray(parts.tables[g])[action], 0)
         nothing = Outcome(state.boards[g], jnp.float32(0), jnp.bool_(False)), jnp.zeros(game.actions.n, bool)
@@ -243,7 +244,7 @@ def _legal(state: Mixed) -> jax.Array:
 def _tiles(state: Mixed, *, parts: _Parts) -> jax.Array:
     shown = jnp.zeros(parts.grid, jnp.int32)
     for g, game in enumerate(parts.games):
-        own = game.tiles(state.boards[g]) + parts.first[g]
+        own = sprite_ids(game.sheet, game.tiles(state.boards[g])) + parts.first[g]
         spare = [whole - part for whole, part in zip(parts.grid, own.shape, strict=True)]
         padded = jnp.pad(own, [(n // 2, n - n // 2) for n in spare])
         shown = jnp.where(state.which == g, padded, shown)
@@ -253,8 +254,12 @@ def _tiles(state: Mixed, *, parts: _Parts) -> jax.Array:
 def _values(state: Mixed, key: jax.Array, *, parts: _Parts) -> jax.Array:
     worth = jnp.full(state.mask.shape, -jnp.inf, jnp.float32)
     for g, game in enumerate(parts.games):
+
+        def work(board: Any, key: jax.Array, game: Game[Any] = game) -> jax.Array:
+            return game.values(board, key).astype(jnp.float32)
+
         nothing = varied(jnp.full(game.actions.n, -jnp.inf, jnp.float32), state.boards[g])
-        own = rarely(state.which == g, game.values, nothing, state.boards[g], key)
+        own = rarely(state.which == g, work, nothing, state.boards[g], key)
         worth = jnp.maximum(worth, _answers(own, g, parts, -jnp.inf))
     return worth
 

@@ -64,7 +64,7 @@ def make(name: str, *, level: str = "paper", looks: Any = None, **options: Any) 
             known = ["level", "looks", *sorted(asked), *sorted(drawn)]
             raise ValueError(f"{name} has no option {option!r}{_near(option, known)}; it has {', '.join(known)}")
     difficulty = find_level(name, level)
-    parts = {k: v for k, v in options.items() if k in drawn}
+    parts = {k: v for k, v in options.items() if k in drawn - asked}
     if looks is not None and parts:
         raise ValueError(f"looks and {', '.join(parts)}: a look is given whole or by its parts, not both")
     look = Look(**parts) if looks is None else each(looks)

@@ -18,7 +18,7 @@ def render(sheet: Sheet, tiles: jax.Array | np.ndarray, look: jax.Array | int = 
     sheet is the nearest one inside it, here as in `describe`, and so is a look. Raises ValueError for what is no grid
     of integers.
     """
-    ids = _ids(sheet, tiles)
+    ids = sprite_ids(sheet, tiles)
     if not jnp.issubdtype(jnp.result_type(look), jnp.integer):
         raise ValueError(f"look={look!r}: give an integer")
     (rows, columns), size = ids.shape, sheet.tile
@@ -81,11 +81,14 @@ def describe(sheet: Sheet, tiles: jax.Array | np.ndarray) -> str:
 
     Cells whose sprite has no name are beyond the board: they are not said.
     """
-    rows = [[name for name in (sheet.names[i] for i in row) if name] for row in np.asarray(_ids(sheet, tiles)).tolist()]
+    rows = [
+        [name for name in (sheet.names[i] for i in row) if name]
+        for row in np.asarray(sprite_ids(sheet, tiles)).tolist()
+    ]
     return "\n".join(" | ".join(row) for row in rows if row)
 
 
-def _ids(sheet: Sheet, tiles: Any) -> Any:
+def sprite_ids(sheet: Sheet, tiles: Any) -> Any:
     """Sprite ids of any integer type as int32 [R, C] inside the sheet, clamped before a narrower type can wrap them."""
     ids = tiles if isinstance(tiles, jax.Array) else np.asarray(tiles)
     if ids.ndim != 2 or not jnp.issubdtype(ids.dtype, jnp.integer):

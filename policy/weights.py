@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -84,6 +85,8 @@ def write(
             pass
         return
     folder.mkdir(parents=True, exist_ok=True)
+    for killed in folder.glob(".part-*"):  # what was begun and not finished
+        shutil.rmtree(killed, ignore_errors=True)
     with _told_as_os_error(folder), tempfile.TemporaryDirectory(prefix=".part-", dir=folder) as draft:
         aside = Path(draft)
         tensors.write(aside, laid_out, limit)

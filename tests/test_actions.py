@@ -165,3 +165,16 @@ def test_actions_can_be_pickled(actions):
     assert [again.parse(name) for name in actions.names] == list(range(actions.n))
     key = jax.random.key(1)
     assert again.guess(key) == actions.guess(key)
+
+
+@pytest.mark.parametrize("kind", [cells, cell_pairs, swaps])
+@pytest.mark.parametrize(("sides", "told"), [((0, 3), "rows=0"), ((2, 1001), "columns=1001"), ((2.0, 2), "rows=2.0")])
+def test_cells_that_no_text_could_name_are_refused(kind, sides, told):
+    with pytest.raises(ValueError, match=f"{told}: give a whole number from 1 to 1000"):
+        kind(*sides)
+
+
+@pytest.mark.parametrize("names", [(), (1, 2), ("up", "UP"), ("up", "")])
+def test_moves_that_no_text_could_name_are_refused(names):
+    with pytest.raises(ValueError, match="give moves different names"):
+        moves(names)

@@ -24,6 +24,9 @@ SLIPS = {
     "tiles(state) is int32 [5]: give int32 [R, C]": lambda game: {"tiles": lambda s: game.tiles(s)[0]},
     "the reward of step is float32 [1]: give float32 []": outcome(reward=jnp.ones(1)),
     "over, of step, is int32 []: give bool []": outcome(over=jnp.int32(0)),
+    "the reward of step is complex64 []: give float32 []": outcome(reward=jnp.complex64(1)),
+    "tiles(state) is int32 [0, 3]: give int32 [R, C]": lambda game: {"tiles": lambda s: jnp.zeros((0, 3), jnp.int32)},
+    "it has no action: give it one at least": lambda game: {"actions": jaxgym.actions.swaps(1, 1)},
     "step gives a tuple: give a jaxgym.Outcome": lambda game: {"step": lambda s, a, k: tuple(game.step(s, a, k))},
     "step gives a state of other parts than reset: one array, not .cell, .coin": outcome(state=jnp.int32(0)),
     "state.cell is int32 [] after reset and float32 [] after renew": lambda game: {
@@ -51,6 +54,56 @@ def test_games_that_are_right_pass(corridor, game):
     check(corridor)
     check(game)
     check(replace(corridor, **outcome(reward=jnp.bool_(1))(corridor)))  # any number counts, a bool too
+
+
+def test_lists_and_tuples_are_told_apart(corridor):
+    wrong = replace(corridor, reset=lambda k: [jnp.int32(0)], **outcome(state=(jnp.int32(0),))(corridor))
+    wrong = replace(wrong, step=lambda s, a, k: jaxgym.Outcome((s[0],), jnp.float32(0), jnp.bool_(0)),
+                    legal=lambda s: jnp.ones(2, bool), values=lambda s, k: jnp.ones(2),
+                    tiles=lambda s: jnp.zeros((1, 5), jnp.int32))  # fmt: skip
+    with pytest.raises(ValueError, match=r"other parts than reset: PyTreeDef\(\(\*,\)\), not PyTreeDef\(\[\*\]\)"):
+        check(wrong)
+
+
+@pytest.mark.parametrize("kind", [jnp.uint8, jnp.int8, jnp.int32])
+def test_numbers_of_any_kind_are_those_that_are_promised(corridor, kind):
+    """Alone and in a mixture, under auto-reset: rewards float32, sprites int32, whatever a game gives."""
+    other = replace(
+        corridor,
+        step=lambda s, a, k: corridor.step(s, a, k)._replace(reward=jnp.bfloat16(2)),
+        values=lambda s, k: corridor.values(s, k).astype(jnp.bfloat16),
+        tiles=lambda s: corridor.tiles(s).astype(kind),
+    )
+    many = jaxgym.make("shisen_sho_photo", size=4, kinds=4, tile=corridor.sheet.tile)
+    mixture = mix([many, other])
+    board = mixture.deal(jax.random.key(0), 1)
+    shown = jaxgym.describe(mixture.sheet, mixture.tiles(board)).split("\n")
+    assert shown == ["walker | floor | floor | floor | floor"] and len(many.sheet.names) > 255
+    np.testing.assert_array_equal(mixture.values(board, jax.random.key(0))[-1:], np.float32([1]))
+    for game in (other, mixture):
+        env = Env(game, autoreset="same_step", observe="tiles", max_steps=2)
+        state = env.reset(jax.random.key(0))[1]
+        right = int(np.flatnonzero(state.mask)[-1])
+        seen, state, reward, *_ = env.step(jax.random.key(1), state, right)
+        assert seen.dtype == jnp.int32 and reward.dtype == state.score.dtype == jnp.float32
+    assert jaxgym.play(mixture, board, jnp.bool_(False), len(mixture.actions.names) - 1, jax.random.key(0)).reward == 2
+
+
+def test_nothing_in_a_batch_or_in_a_state_is_no_error(corridor):
+    empty = replace(
+        corridor,
+        reset=lambda k: (corridor.reset(k), jnp.zeros((0, 3))),
+        step=lambda s, a, k: (lambda out: out._replace(state=(out.state, s[1])))(corridor.step(s[0], a, k)),
+        **{name: lambda s, *k, name=name: getattr(corridor, name)(s[0], *k) for name in ("legal", "tiles", "values")},
+    )
+    for game in (empty, jaxgym.make("2048", size=3), jaxgym.make("swap", size=4, kinds=4)):
+        env = Env(game, autoreset="same_step", observe="tiles")
+        keys = jax.random.split(jax.random.key(0), 2)
+        _, states = jax.vmap(env.reset)(keys)
+        for n in (2, 0):
+            few = jax.tree.map(lambda leaf, n=n: leaf[:n], states)
+            seen, *_ = jax.vmap(env.step)(keys[:n], few, jnp.ones(n, jnp.int32))
+            assert len(seen) == n
 
 
 def test_a_function_that_fails_is_named(corridor):

@@ -106,6 +106,18 @@ def test_actions_that_numpy_cannot_have(corridor):
     assert obs[:, 0].argmax(-1).tolist() == [1, 0]
 
 
+def test_what_is_told_may_be_given_away(corridor):
+    envs = VectorEnv(corridor, 2, observe="tiles", arrays="jax", autoreset="same_step")
+    _, infos = envs.reset(seed=0)
+    masks = envs.action_masks()
+    for each in (*infos.values(), masks):
+        each.delete()  # as one that is donated
+    _, _, _, _, infos = envs.step(np.asarray([RIGHT, RIGHT]))
+    for each in jax.tree.leaves(infos):
+        each.delete()
+    assert envs.step(np.asarray([RIGHT, RIGHT]))[0].shape[0] == 2
+
+
 @pytest.fixture(scope="module")
 def three():
     return VectorEnv("2048", 3, observe="tiles")

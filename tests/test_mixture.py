@@ -300,6 +300,8 @@ def test_it_can_be_pickled(mixture):
         (lambda games: mix(games, odds=(1, 2)), "one number a game"),
         (lambda games: mix(games, odds=(1, -2, 3)), "one number a game"),
         (lambda games: mix(games, odds=(0, 0, 0)), "one number a game"),
+        (lambda games: mix(games, odds=(3e38, 3e38, 0)), "none too large"),
+        (lambda games: mix(games, odds=(float("nan"), 1, 0)), "one number a game"),
         (lambda games: mix([*games, jaxgym.make("swap", tile=20)]), "differ in tile"),
         (lambda games: mix([*games, jaxgym.make("swap", tile=28, picture=448)]), "differ in picture"),
         (lambda games: mix([*games, jaxgym.make("swap", looks=jaxgym.random_looks(2, tile=28))]), "differ in looks"),

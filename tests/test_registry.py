@@ -46,6 +46,22 @@ def test_a_module_of_ones_own_that_fails_is_told_in_one_line(says, told, tmp_pat
         jaxgym.make("broken_game:make")
 
 
+def test_an_option_of_ones_own_comes_before_a_part_of_the_look(tmp_path, monkeypatch):
+    (tmp_path / "seeded.py").write_text(
+        "from dataclasses import replace\nimport jaxgym\n"
+        "def make(*, seed=0, grid=3, look):\n"
+        "    one = look[0] if isinstance(look, tuple) else look\n"
+        "    said = seed, grid, one.seed, one.grid, one.theme\n"
+        "    return replace(jaxgym.make('2048', looks=look), rules=' '.join(map(str, said)))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    plain = jaxgym.Look()
+    made = jaxgym.make("seeded:make", seed=5, grid=10, theme="dark")
+    assert made.rules == f"5 10 {plain.seed} {plain.grid} dark"
+    looks = jaxgym.random_looks(2)
+    assert jaxgym.make("seeded:make", seed=5, looks=looks).rules.startswith(f"5 3 {looks[0].seed} ")
+
+
 def test_near_misses_of_an_option():
     with pytest.raises(ValueError, match=r"no option 'szie' \(did you mean size"):
         jaxgym.make("shisen_sho", szie=8)

@@ -34,6 +34,7 @@ class Checkpoints:
 
     def __init__(self, run: Path, keep: int = 2, *, best: bool = False) -> None:
         self._folder = (run / "checkpoints").resolve()
+        self._aside = self._folder.with_name("checkpoints-damaged")
         self._keep, self._keep_best = keep, best
         self.damaged: list[int] = devices.first(self._begin)
         # Without OCDBT: merging its parts reads the folder's name as a pattern, and finds none under `runs/[lr=1]`.
@@ -52,8 +53,7 @@ class Checkpoints:
     def what_was_damaged(self) -> str:
         """One line on the checkpoints that were moved aside, "" when none was."""
         numbers = ", ".join(map(str, self.damaged))
-        where = self._folder.with_name("checkpoints-damaged")
-        return f"checkpoint {numbers} is damaged and was moved to {where}" if numbers else ""
+        return f"checkpoint {numbers} is damaged and was moved to {self._aside}" if numbers else ""
 
     def latest(self) -> int | None:
         """The number of the newest checkpoint that is whole: optimizer steps since the run began."""
@@ -63,6 +63,20 @@ class Checkpoints:
         """The number of the checkpoint with the highest score; None where none has one."""
         scores = {number: score for number, score in self._scores.items() if score is not None}
         return max(scores, key=lambda number: (scores[number], number), default=None)
+
+    def sound_best(self) -> int | None:
+        """The best one that is whole; better ones that are not are moved aside as well, and named in `damaged`."""
+
+        def look() -> Any:
+            while (number := self.best()) is not None and not _is_whole(self._folder / str(number)):
+                _move(self._folder, self._aside, number)
+                self.damaged.append(number)
+                del self._scores[number]
+            return number, [*self._scores.items()], self.damaged
+
+        number, scores, self.damaged = devices.first(look)
+        self._scores = dict(scores)
+        return number
 
     def save(self, number: int, progress: dict[str, Any], tree: Any, score: float | None = None) -> str:
         """Begin to write a pytree of arrays, which must not change, and a JSON record of where the run stands. Each
@@ -153,7 +167,7 @@ class Checkpoints:
 
     def _begin(self) -> list[int]:
         """Move aside what is damaged, remove what is unfinished; the numbers of what was damaged."""
-        damaged = _set_aside(self._folder, self._folder.with_name("checkpoints-damaged"))
+        damaged = _set_aside(self._folder, self._aside)
         self._tidy()
         return damaged
 
@@ -210,14 +224,18 @@ def _set_aside(folder: Path, aside: Path) -> list[int]:
     """Move the newest checkpoints away until one is whole; their numbers."""
     moved: list[int] = []
     for number in sorted(_numbers(folder), reverse=True):
-        here, there = folder / str(number), aside / str(number)
-        if _is_whole(here):
+        if _is_whole(folder / str(number)):
             break
-        aside.mkdir(exist_ok=True)
-        shutil.rmtree(there, ignore_errors=True)
-        here.rename(there)
+        _move(folder, aside, number)
         moved.append(number)
     return moved
+
+
+def _move(folder: Path, aside: Path, number: int) -> None:
+    """Move a checkpoint away, over what was moved there before."""
+    aside.mkdir(exist_ok=True)
+    shutil.rmtree(aside / str(number), ignore_errors=True)
+    (folder / str(number)).rename(aside / str(number))
 
 
 def _is_whole(checkpoint: Path) -> bool:

@@ -53,7 +53,10 @@ def wake() -> None:
 def _keep_programs() -> None:
     """Have JAX find the programs that it compiled in an earlier run, unless its environment says where, or not to."""
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        try:
+            caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        except RuntimeError:  # a user without a home
+            return
         jax.config.update("jax_compilation_cache_dir", str(Path(caches) / "jaxgym"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # hundreds of small ones add up to seconds
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

@@ -25,6 +25,7 @@ from train.parts import (
 )
 
 _RATES = {"coldstart": 2e-3, "grpo": 3e-4}  # peak learning rates where none is given, of a preset's model
+_ELSEWHERE = ("run", "track", "model", "photos", "coldstart-data", "mesh-", "save-")  # nothing is learned otherwise
 _TUNING = {"coldstart": 1e-5, "grpo": 1e-6}  # and of one that was trained before
 
 
@@ -158,6 +159,11 @@ class Config:
         part = getattr(self, phase)
         return part.updates if isinstance(part, Grpo) else part.steps
 
+    def differing(self, other: "Config") -> list[str]:
+        """The flags by which another run would not be the same, wherever its files and devices are."""
+        mine, theirs = _flat(self.to_dict()), _flat(other.to_dict())
+        return [flag for flag, value in mine.items() if value != theirs[flag] and not flag.startswith(_ELSEWHERE)]
+
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
@@ -169,6 +175,15 @@ class Config:
         """
         config: Config = _changed(Config(), record, "the configuration")
         return config
+
+
+def _flat(record: dict[str, Any], before: str = "") -> dict[str, Any]:
+    """The values of a configuration by their flags."""
+    flat: dict[str, Any] = {}
+    for key, value in record.items():
+        flag = before + key.replace("_", "-")
+        flat |= _flat(value, f"{flag}-") if isinstance(value, dict) else {flag: value}
+    return flat
 
 
 def _changed(part: Any, record: Any, name: str) -> Any:

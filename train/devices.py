@@ -6,6 +6,7 @@ Only the model's work is spread over devices (`policy.sharding`); what joins the
 import json
 import math
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable
@@ -48,6 +49,9 @@ def connect(seconds: float) -> None:
     alarm = threading.Timer(seconds, give_up)  # before JAX's own, which ends in a dump of its stack
     alarm.daemon = True
     alarm.start()
+    by_hand = threading.current_thread() is threading.main_thread()
+    known = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if by_hand and hasattr(signal, name)]
+    waiting = {each: signal.signal(each, signal.SIG_DFL) for each in known}  # nothing is there yet that is to be saved
     try:
         jax.distributed.initialize(
             num_processes=count, process_id=number, initialization_timeout=math.ceil(seconds) + 60
@@ -57,6 +61,24 @@ def connect(seconds: float) -> None:
         raise ValueError(f"{why} Outside a cluster that JAX knows set {_WHERE}, {_COUNT} and {_NUMBER}") from None
     finally:
         alarm.cancel()
+        for each, handler in waiting.items():
+            signal.signal(each, handler)
+
+
+def leave(status: int) -> None:
+    """End this process at once where a run has several: JAX would wait for the others, and they wait for this one."""
+    if jax.distributed.is_initialized():
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        os._exit(status)
+
+
+def gone(why: str) -> str:
+    """What may be behind an error where a run has several processes, "" if nothing: what joins them has names like
+    UNKNOWN for what is wrong, and raises a ValueError as well.
+    """
+    joined = jax.distributed.is_initialized() and why.split(":")[0].isupper()
+    return "; another process of this run has failed or is gone: go on with --resume" if joined else ""
 
 
 def make_mesh(config: Config) -> jax.sharding.Mesh | None:

@@ -25,6 +25,10 @@ def new(config: Config) -> Iterator[Path]:
 
     def make() -> str:
         run = Path(config.run or time.strftime("runs/%Y-%m-%d-%H%M%S"))
+        try:
+            str(run).encode()
+        except UnicodeEncodeError:
+            raise ValueError(f"--run {run}: give a name in UTF-8") from None
         if run.exists() or run.is_symlink():
             on = f", or go on with it: --resume {quoted(run)}" if (run / "config.json").exists() else ""
             raise ValueError(f"{run} exists already: give another --run{on}")
@@ -61,6 +65,8 @@ def old(run: Path) -> tuple[Config, list[str]]:
                 raise ValueError(f"{run} is not the folder of a run: it has no config.json") from None
             return None, f"{file} is missing"
         except ValueError as error:
+            if _is_model(file):
+                raise ValueError(f"{run} is the folder of a model, not of a run: give its run, or --model") from None
             return None, str(error)
 
     record, wrong = devices.first(read)
@@ -89,7 +95,7 @@ def held(run: Path) -> Iterator[None]:
     handles: list[int] = []
 
     def hold() -> str:
-        if not (run / "config.json").exists() and not has_checkpoint(run):
+        if _is_model(run / "config.json") or (not (run / "config.json").exists() and not has_checkpoint(run)):
             return ""
         try:
             import fcntl
@@ -109,6 +115,14 @@ def held(run: Path) -> Iterator[None]:
     finally:
         for handle in handles:
             os.close(handle)
+
+
+def _is_model(file: Path) -> bool:
+    """Whether a configuration is that of a model."""
+    try:
+        return bool(files.read_json(file).keys() & {"format", "model_type"})
+    except (OSError, ValueError, AttributeError):
+        return False
 
 
 def has_checkpoint(run: Path) -> bool:
@@ -154,5 +168,5 @@ def _kept(run: Path) -> tuple[Config | None, str]:
 
 
 def quoted(path: Path) -> str:
-    """A path as it can be pasted into a shell."""
-    return shlex.quote(str(path))
+    """A path as it can be pasted into a shell, where it is no flag."""
+    return shlex.quote(f"./{path}" if str(path).startswith("-") else str(path))

@@ -171,10 +171,14 @@ class Trainer:
             self.checkpoints.wait()
         except OSError as error:  # nothing is left to go on with: the model is there
             self.notes.append(f"{error}; the model is in {self.run / 'model'}")
-        best = self.checkpoints.best()
-        if self.config.save.best and best is not None and best != self.checkpoints.latest():
-            self._restore(best)
-            policy.save(self.final(), self.run / "model-best")
+        if self.config.save.best:
+            known = len(self.checkpoints.damaged)
+            best = self.checkpoints.sound_best()
+            if len(self.checkpoints.damaged) > known:
+                self.notes.append(f"{self.checkpoints.what_was_damaged()}: it may have been the best")
+            if best is not None and best != self._number:
+                self._restore(best)
+                policy.save(self.final(), self.run / "model-best")
 
     def _judge(self, reward: float) -> None:
         """Keep what the last updates earned, which says how good the model is; fewer than a pass would say how easy
@@ -352,6 +356,12 @@ class Trainer:
                 yield Event(f"anchors of {name}", done + 1, 3, {})
             self.scores.keep()
 
+    @property
+    def _number(self) -> int:
+        """Steps since the run began."""
+        phases = self.config.phases
+        return sum(self.config.length(p) for p in phases[: phases.index(self.phase)]) + self.step
+
     def _tree(self) -> dict[str, Any]:
         leaves = jax.tree.leaves((self.state, self.reference, jax.device_get(self.boards)))  # all have the same boards
         return {f"{i:05d}": leaf for i, leaf in enumerate(leaves)}
@@ -359,8 +369,6 @@ class Trainer:
     def save(self) -> None:
         """Begin to write all that the run needs to go on; a save before that failed is told in `notes`."""
         if self.phase:
-            phases = self.config.phases
-            number = sum(self.config.length(p) for p in phases[: phases.index(self.phase)]) + self.step
             progress = {
                 "phase": self.phase,
                 "step": self.step,
@@ -373,7 +381,7 @@ class Trainer:
             }
             score = float(np.mean(self.earned)) if len(self.earned) == self._pass else None
             self.records.sync()
-            if failed := self.checkpoints.save(number, progress, self._tree(), score):
+            if failed := self.checkpoints.save(self._number, progress, self._tree(), score):
                 self.notes.append(f"{failed}; trying again")
         self.saved = time.monotonic()
 
@@ -396,6 +404,11 @@ class Trainer:
             self.notes.append(f"{damaged}; going on from the one before")
         if self.checkpoints.latest() and not (self.run / "metrics.jsonl").exists():
             self.notes.append(f"{self.run / 'metrics.jsonl'} is missing: what was measured before is lost")
+        if other := self.config.differing(Config.from_dict(progress["config"])):
+            raise ValueError(
+                f"{self.run / 'config.json'} has other values of --{', --'.join(other)} than the run began with: put "
+                "them back, or begin a new run with --config"
+            )
         if progress.get("fixed", self._fixed) != self._fixed:
             raise ValueError(
                 f"the model in {self.config.model} is not the one that {self.run} began with: put that back"

@@ -93,6 +93,7 @@ class Stop:
 
     def __init__(self) -> None:
         self.signal, self.patient, self.at_once, self.deaf = 0, False, False, False
+        self.told = False  # what has come of it
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "Stop":
@@ -216,7 +217,7 @@ def _follow(config: Config, run: Path, console: Console, stop: Stop, *, resume: 
             trainer.save()
             trainer.checkpoints.wait()
             kept = "saved"
-        stop.deaf = False
+        stop.told = True
         say(console, f"{kept}. To go on: python -m train.main --resume {folder.quoted(run)}")
         return stop.status
     except (MemoryError, RuntimeError) as error:
@@ -228,6 +229,7 @@ def _follow(config: Config, run: Path, console: Console, stop: Stop, *, resume: 
         trainer.checkpoints.close()
         if devices.is_first():
             report.write(run)
+        stop.deaf = False
         following.close()
     show_results(console, trainer.records.table)
     paths = f"Report: {folder.quoted(run / 'report.html')}  Model: {folder.quoted(run / 'model')}"
@@ -251,7 +253,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with stop:
             return start(vars(parser().parse_args(arguments)), console, stop)
     except KeyboardInterrupt:
-        say(console, "stopped before there was anything new to save")
+        if not stop.told:
+            say(console, "stopped before there was anything new to save")
         return stop.status
     except (ValueError, OSError) as error:
         why = one_line(error)
@@ -262,7 +265,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             why = one_line(error)
         else:
             raise
-    sys.stderr.write(f"error: {why}\n")
+    sys.stderr.write(f"error: {why}{devices.gone(why)}\n")
+    devices.leave(2)
     return 2
 
 

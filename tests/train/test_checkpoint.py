@@ -1,6 +1,7 @@
 """Checkpoints: written while the run goes on, the newest and the best kept, nothing lost to a kill or a full disk."""
 
 import contextlib
+import errno
 import json
 import os
 import random
@@ -210,6 +211,42 @@ def test_the_best_of_rl_becomes_a_model_of_its_own(tmp_path, small, monkeypatch)
     trainer.checkpoints.close()
     assert numbers(tmp_path) == [4, 5]
     for name, step in (("model-best", 4), ("model", 5)):
+        for a, b in zip(jax.tree.leaves(policy.load(tmp_path / name).params), models[step - 1], strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_the_best_is_checked_before_it_is_used(tmp_path, capsys):
+    kept = Checkpoints(tmp_path, 1, best=True)
+    for number, score in enumerate([2.0, None, 3.0, None, None], 1):
+        kept.save(number, {"step": number}, tree(number), score)
+    kept.close()
+    assert numbers(tmp_path) == [3, 5]
+    (file, *_) = (f for f in (tmp_path / "checkpoints" / "3").rglob("*") if f.is_file() and f.stat().st_size > 20)
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    again = Checkpoints(tmp_path, 1, best=True)
+    assert again.best() == 3 and again.sound_best() is None and again.damaged == [3] and numbers(tmp_path) == [5]
+    again.close()
+
+
+def test_the_best_is_kept_where_the_last_could_not_be_written(tmp_path, small, monkeypatch):
+    without_evaluation(monkeypatch)
+    earned, reinforce, write = iter([3.0, 1.0]), Trainer._reinforce, files.write
+    monkeypatch.setattr(Trainer, "_reinforce", lambda self: reinforce(self) | {"reward": next(earned)})
+
+    def full(file, content):
+        if "2.part" in str(file):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(file, content)
+
+    monkeypatch.setattr(files, "write", full)
+    few = {"sight": Sight(), "base": Supervised(), "coldstart": Coldstart(), "save": Save(every=0)}
+    trainer = Trainer(small(grpo=Grpo(updates=2, states=BATCH, group=4), **few), tmp_path)
+    models = [jax.tree.leaves(jax.device_get(trainer.params)) for _ in trainer.events()]
+    trainer.checkpoints.close()
+    assert numbers(tmp_path) == [1]
+    for name, step in (("model-best", 1), ("model", 2)):
         for a, b in zip(jax.tree.leaves(policy.load(tmp_path / name).params), models[step - 1], strict=True):
             np.testing.assert_array_equal(a, b)
 

@@ -21,7 +21,7 @@ from rich.console import Console
 
 import jaxgym
 import policy
-from train import advantages, command, folder, learner, rewards, terminal
+from train import advantages, command, folder, learner, report, rewards, terminal
 from train import main as program
 from train.checkpoint import Checkpoints
 from train.config import Config
@@ -111,6 +111,18 @@ def test_a_second_signal_stops_at_once_and_keeps_the_last_checkpoint(tmp_path, t
     run = tmp_path / "run"
     assert program.main(["--games", "2048", "--run", str(run), *tiny]) == 130
     assert "--resume" in capsys.readouterr().out and run.is_dir()
+
+
+def test_a_signal_after_a_stop_was_told_says_nothing_else(tmp_path, tiny, stop_at, monkeypatch, capsys):
+    """While trackers close, say: what was saved is saved. The report is there by then."""
+    stop_at(lambda: os.kill(os.getpid(), signal.SIGTERM))
+    write = report.write
+    monkeypatch.setattr(report, "write", lambda run: [os.kill(os.getpid(), signal.SIGTERM), write(run)])
+    monkeypatch.setattr("train.trackers.Trackers.close", lambda self: os.kill(os.getpid(), signal.SIGTERM))
+    run = tmp_path / "run"
+    assert program.main(["--games", "2048", "--run", str(run), *tiny]) == 143
+    said = capsys.readouterr().out
+    assert "saved. To go on:" in said and "nothing new" not in said and (run / "report.html").exists()
 
 
 def test_signals_while_a_stop_is_being_saved_cost_nothing(tmp_path, tiny, stop_at, monkeypatch, capsys):
@@ -395,6 +407,15 @@ def test_compiled_programs_are_kept_unless_jax_is_told_otherwise(tmp_path, monke
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     command._keep_programs()
     assert set_to["jax_compilation_cache_dir"] == str(tmp_path / "jaxgym")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    set_to.clear()
+
+    def homeless():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", homeless)
+    command._keep_programs()
+    assert not set_to
 
 
 class Reads(ast.NodeVisitor):
@@ -430,6 +451,8 @@ def test_a_folder_that_exists_is_left_alone(tmp_path, capsys):
     (tmp_path / "file").write_text("x")
     assert program.main(["--run", str(tmp_path / "file" / "run")]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+    assert program.main(["--run", str(tmp_path / "o\udcff")]) == 2
+    assert "give a name in UTF-8" in capsys.readouterr().err and not list(tmp_path.glob("o*"))
 
 
 def test_a_broken_photo_archive_is_told_and_leaves_no_run(tmp_path, capsys):
@@ -574,6 +597,29 @@ def test_a_damaged_configuration_is_taken_from_the_checkpoint(copy, content, cap
     assert program.main(["--resume", str(copy)]) == 2
     (told,) = capsys.readouterr().err.splitlines()
     assert f"{copy / 'config.json'} is damaged" in told
+
+
+def test_a_run_goes_on_as_it_began(copy, capsys):
+    """Other values would stand beside scores of those before; where its files are may change."""
+    file = copy / "config.json"
+    record = json.loads(file.read_text())
+    file.write_text(json.dumps(record | {"grpo": record["grpo"] | {"updates": 8}, "seed": 3}))
+    assert program.main(["--resume", str(copy)]) == 2
+    (told,) = capsys.readouterr().err.splitlines()
+    assert f"{file} has other values of --seed, --grpo-updates than the run began with: put them back" in told
+    file.write_text(json.dumps(record | {"run": "elsewhere", "save": record["save"] | {"every": 7.0}}))
+    assert program.main(["--resume", str(copy)]) == 0
+
+
+def test_a_models_folder_is_no_runs(copy, capsys):
+    before = {p.name for p in (copy / "model").iterdir()}
+    assert program.main(["--resume", str(copy / "model")]) == 2
+    assert "is the folder of a model, not of a run: give its run, or --model" in capsys.readouterr().err
+    assert {p.name for p in (copy / "model").iterdir()} == before
+
+
+def test_a_name_that_looks_like_a_flag_can_be_pasted():
+    assert folder.quoted(Path("-x y")) == "'./-x y'" and folder.quoted(Path("runs/a")) == "runs/a"
 
 
 def test_lines_that_a_crash_left_are_passed_over(copy):

@@ -213,6 +213,30 @@ def test_two_processes_learn_as_one_and_stop_together(tmp_path):
         np.testing.assert_allclose(leaf, saved[path], atol=2e-4, err_msg=path)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", [0, 1])
+def test_a_process_that_is_gone_ends_the_others_in_one_line(killed, tmp_path):
+    run, port = tmp_path / "run", free_port()
+    both = [start(i, 2, port, *FLAGS, "--sight-steps", "500", "--mesh-data", "2", "--distributed", "--run", str(run))
+            for i in range(2)]  # fmt: skip
+    log = run / "metrics.jsonl"
+    while not (log.exists() and "sight" in log.read_text()) and all(each.poll() is None for each in both):
+        time.sleep(0.1)
+    both[killed].kill()
+    status, _, told = finish(both)[1 - killed]
+    assert status == 2 and "error: " in told, told
+    assert told.endswith("another process of this run has failed or is gone: go on with --resume\n")
+
+
+@pytest.mark.slow
+def test_a_process_that_waits_for_others_can_be_stopped(tmp_path):
+    alone = start(1, 2, free_port(), *FLAGS, "--run", str(tmp_path / "run"), "--distributed", "100")
+    time.sleep(15)
+    assert alone.poll() is None
+    alone.send_signal(signal.SIGTERM)
+    assert alone.wait(5) == -signal.SIGTERM
+
+
 @pytest.mark.parametrize("number", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_processes_that_do_not_come_are_told_in_one_line(number, tmp_path):
     """The second process waits in vain for the first, or the first for the second."""
