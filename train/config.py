@@ -25,7 +25,7 @@ from train.parts import (
 )
 
 _RATES = {"coldstart": 2e-3, "grpo": 3e-4}  # peak learning rates where none is given, of a preset's model
-_ELSEWHERE = ("run", "track", "model", "photos", "coldstart-data", "mesh-", "save-")  # nothing is learned otherwise
+_ELSEWHERE = {"run", "track", "model", "photos", "coldstart-data"}  # may change, as may all of mesh and save
 _TUNING = {"coldstart": 1e-5, "grpo": 1e-6}  # and of one that was trained before
 
 
@@ -162,7 +162,8 @@ class Config:
     def differing(self, other: "Config") -> list[str]:
         """The flags by which another run would not be the same, wherever its files and devices are."""
         mine, theirs = _flat(self.to_dict()), _flat(other.to_dict())
-        return [flag for flag, value in mine.items() if value != theirs[flag] and not flag.startswith(_ELSEWHERE)]
+        changed = [flag for flag, value in mine.items() if value != theirs[flag]]
+        return [flag for flag in changed if flag not in _ELSEWHERE and not flag.startswith(("mesh-", "save-"))]
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
