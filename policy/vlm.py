@@ -75,9 +75,12 @@ class VLM:
                 f"max_new_tokens={max_new_tokens} and samples={samples} must be at least 1, temperature={temperature} "
                 f"at least 0 and finite, top_k={top_k} at least 0, top_p={top_p} above 0 and at most 1"
             )
-        typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
-        if key.shape not in ((), (len(ids),)) if typed else key.shape != (2,):
-            raise ValueError(f"key is one of jax.random.key, or one for each of {len(ids)} prompts, not {key.shape}")
+        shape = getattr(key, "shape", None)
+        typed = shape is not None and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+        if shape not in ((), (len(ids),)) if typed else shape is None or len(shape) != 1:
+            raise ValueError(
+                f"key is one of jax.random.key, or one for each of {len(ids)} prompts, not of shape {shape}"
+            )
         given, heat = self._given(ids, lengths, pictures), jnp.float32(temperature)
         share = None if top_p == 1 else jnp.float32(top_p)
         return sample.generate(self.graphdef, self.params, *given, key, heat, longest, count, top_k=few, top_p=share)

@@ -25,6 +25,7 @@ from train.parts import (
 )
 
 _RATES = {"coldstart": 2e-3, "grpo": 3e-4}  # peak learning rates where none is given, of a preset's model
+_WRITES = 300  # steps of the base model from which it reads boards and writes replies
 _ELSEWHERE = {"run", "track", "model", "photos", "coldstart-data"}  # may change, as may all of mesh and save
 _TUNING = {"coldstart": 1e-5, "grpo": 1e-6}  # and of one that was trained before
 
@@ -145,6 +146,12 @@ class Config:
             if lr > 30 * usual:
                 lines.append(f"--{phase}-lr {lr:g} is high for a model that was trained before: {usual:g} is usual")
         return lines
+
+    def short_base(self) -> list[str]:
+        """A line where RL would begin with a model that hardly reads and writes yet."""
+        if self.phases[-2:] != ("base", "grpo") or self.base.steps >= _WRITES:
+            return []
+        return [f"RL begins with what --base-steps {self.base.steps} teach, hardly to read and write: {2 * _WRITES} do"]
 
     def less_memory(self, phase: str) -> str:
         """What to do where the memory does not suffice for a phase, "" for the evaluation alone."""

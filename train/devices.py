@@ -49,9 +49,7 @@ def connect(seconds: float) -> None:
     alarm = threading.Timer(seconds, give_up)  # before JAX's own, which ends in a dump of its stack
     alarm.daemon = True
     alarm.start()
-    by_hand = threading.current_thread() is threading.main_thread()
-    known = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if by_hand and hasattr(signal, name)]
-    waiting = {each: signal.signal(each, signal.SIG_DFL) for each in known}  # nothing is there yet that is to be saved
+    waiting = _stoppable()
     try:
         jax.distributed.initialize(
             num_processes=count, process_id=number, initialization_timeout=math.ceil(seconds) + 60
@@ -63,6 +61,17 @@ def connect(seconds: float) -> None:
         alarm.cancel()
         for each, handler in waiting.items():
             signal.signal(each, handler)
+
+
+def _stoppable() -> dict[signal.Signals, Any]:
+    """Let signals end the process as they do by default: Python's own handlers wait until JAX comes back. What was set.
+
+    `nohup` stays.
+    """
+    by_hand = threading.current_thread() is threading.main_thread()
+    known = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if by_hand and hasattr(signal, name)]
+    heard = [each for each in known if signal.getsignal(each) != signal.SIG_IGN]
+    return {each: signal.signal(each, signal.SIG_DFL) for each in heard}
 
 
 def leave(status: int) -> None:

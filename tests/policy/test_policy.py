@@ -187,7 +187,7 @@ def test_prompts_may_be_lists_and_a_key_is_one_or_one_for_each(vlm):
     np.testing.assert_array_equal(listed.ids, said.ids)
     vlm.generate(ids, lengths, pictures, key=jax.random.key(0)[None], max_new_tokens=3)
     vlm.generate(ids, lengths, pictures, key=jax.random.PRNGKey(0), max_new_tokens=3)
-    for key in (jax.random.split(jax.random.key(0), 3), jax.random.split(jax.random.PRNGKey(0), 1)):
+    for key in (jax.random.split(jax.random.key(0), 3), jax.random.split(jax.random.PRNGKey(0), 1), 0):
         with pytest.raises(ValueError, match="one for each of 1 prompts"):
             vlm.generate(ids, lengths, pictures, key=key, max_new_tokens=3)
 
