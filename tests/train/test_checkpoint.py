@@ -232,8 +232,15 @@ def test_the_best_is_checked_before_it_is_used(tmp_path, capsys):
 
 def test_the_best_is_kept_where_the_last_could_not_be_written(tmp_path, small, monkeypatch):
     without_evaluation(monkeypatch)
-    earned, reinforce, write = iter([3.0, 1.0]), Trainer._reinforce, files.write
-    monkeypatch.setattr(Trainer, "_reinforce", lambda self: reinforce(self) | {"reward": next(earned)})
+    earned, write = iter([3.0, 1.0]), files.write
+
+    def reinforce(self):
+        self.step += 1
+        self.state = self.state._replace(params=jax.tree.map(lambda leaf: leaf + 1, self.state.params))
+        return {"reward": next(earned)}
+
+    monkeypatch.setattr(Trainer, "_reinforce", reinforce)
+    monkeypatch.setattr(Trainer, "_judge", lambda self, reward: setattr(self, "earned", [reward]))
 
     def full(file, content):
         if "2.part" in str(file):
