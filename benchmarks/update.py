@@ -71,7 +71,7 @@ def measure(config: Config, updates: int) -> tuple[float, dict[str, float], bool
         trainer._enter("grpo")
         for patch in watched(spent):
             patched.enter_context(patch)
-        patched.enter_context(mock.patch.object(reinforce, "_teaches", lambda tried: True))
+        patched.enter_context(mock.patch.object(reinforce, "_teaches", lambda *_: True))
         patched.enter_context(mock.patch.object(states, "ready", lambda config, course, old, *_: old))  # see below
         start = time.perf_counter()
         jax.block_until_ready([trainer._reinforce(), trainer.state])
