@@ -54,8 +54,11 @@ def whole(learned: Params, fixed: Params, dtype: jnp.dtype) -> Params:
 
 
 def fingerprint(params: Params) -> int:
-    """A number that says whether parameters are the very same, on whatever devices they lie: of all their bits."""
-    return zlib.crc32(repr(jax.device_get(jax.tree.leaves(jax.tree.map(_bits, params)))).encode())
+    """A number of all bits of parameters, on whatever devices they lie: others have the same by chance alone, or where
+    numbers of one matrix stand in another order.
+    """
+    sums = jax.device_get([_bits(leaf) for leaf in jax.tree.leaves(params)])
+    return zlib.crc32(np.asarray(sums, "<u4").tobytes())
 
 
 @jax.jit

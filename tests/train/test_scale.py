@@ -234,7 +234,7 @@ def test_a_process_that_waits_for_others_can_be_stopped(tmp_path):
     time.sleep(15)
     assert alone.poll() is None
     alone.send_signal(signal.SIGTERM)
-    assert alone.wait(5) == -signal.SIGTERM
+    assert alone.wait(5) in (-signal.SIGTERM, 128 + signal.SIGTERM)  # the latter where it has not come so far yet
 
 
 @pytest.mark.parametrize("number", [0, pytest.param(1, marks=pytest.mark.slow)])
