@@ -151,7 +151,7 @@ class Config:
         """A line where RL would begin with a model that hardly reads and writes yet."""
         if self.phases[-2:] != ("base", "grpo") or self.base.steps >= _WRITES:
             return []
-        return [f"RL begins with what --base-steps {self.base.steps} teach, hardly to read and write: {2 * _WRITES} do"]
+        return [f"--base-steps {self.base.steps} hardly teach it to read and write before RL begins: {2 * _WRITES} do"]
 
     def less_memory(self, phase: str) -> str:
         """What to do where the memory does not suffice for a phase, "" for the evaluation alone."""

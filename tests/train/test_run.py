@@ -63,7 +63,7 @@ def test_a_finished_run_can_be_asked_again(finished, capsys):
 def test_g0_skips_the_cold_start(small):
     assert small(recipe="g0").phases == ("sight", "base", "grpo")
     (told,) = small(recipe="g0").short_base()
-    assert told == "RL begins with what --base-steps 6 teach, hardly to read and write: 600 do"
+    assert told == "--base-steps 6 hardly teach it to read and write before RL begins: 600 do"
     assert not small(recipe="g0", base=Supervised(steps=600)).short_base() and not small().short_base()
     assert small(recipe="g1").phases == ("sight", "base", "coldstart", "grpo")
 
