@@ -28,6 +28,7 @@ from train import (
     learner,
     optimizer,
     reinforce,
+    resuming,
     rounds,
     supervise,
 )
@@ -391,56 +392,24 @@ class Trainer:
 
         Raises ValueError when no checkpoint is whole.
         """
-        damaged = self.checkpoints.what_was_damaged()
-        if self.checkpoints.latest() is None:
-            if damaged:
-                mend = "begin anew with another --run, or put a copy of its checkpoints back"
-                raise ValueError(f"{self.run} has no checkpoint that is whole ({damaged}): {mend}")
-            self._mend_table({})
-            self.records.forget_after({})
-            self.records.forget_samples()
-            return False
-        progress = self.checkpoints.progress()
-        if damaged:
-            self.notes.append(f"{damaged}; going on from the one before")
-        if self.checkpoints.latest() and not (self.run / "metrics.jsonl").exists():
-            self.notes.append(f"{self.run / 'metrics.jsonl'} is missing: what was measured before is lost")
-        if other := self.config.differing(Config.from_dict(progress["config"])):
-            raise ValueError(
-                f"{self.run / 'config.json'} has other values of --{', --'.join(other)} than the run began with: put "
-                "them back, or begin a new run with --config"
-            )
-        if progress.get("fixed", self._fixed) != self._fixed:
-            raise ValueError(
-                f"the model in {self.config.model} is not the one that {self.run} began with: put that back"
-            )
-        self._mend_table(progress.get("table") or {})
-        self._enter(progress["phase"])
-        self._restore(self.checkpoints.latest())
-        self.step = progress["step"]
-        self.standings |= {name: Standing(*numbers) for name, numbers in progress.get("standings", {}).items()}
-        self.earned = list(progress.get("earned", []))
-        self.began = time.monotonic() - progress["seconds"]
-        phases = self.config.phases
-        done = {p: self.config.length(p) for p in phases[: phases.index(self.phase)]}
-        self.records.forget_after(done | {self.phase: self.step})
+        progress, notes = resuming.look_back(self.config, self._fixed, self.checkpoints, self.records)
+        self.notes += notes
+        done: dict[str, int] = {}
+        if progress:
+            self._enter(progress["phase"])
+            self._restore(self.checkpoints.latest())
+            self.step = progress["step"]
+            self.standings |= {name: Standing(*numbers) for name, numbers in progress.get("standings", {}).items()}
+            self.earned = list(progress.get("earned", []))
+            self.began = time.monotonic() - progress["seconds"]
+            phases = self.config.phases
+            done = {p: self.config.length(p) for p in phases[: phases.index(self.phase)]} | {self.phase: self.step}
+        self.records.forget_after(done)
         self.records.forget_samples()
-        return True
+        return progress is not None
 
     def _restore(self, number: int | None) -> None:
         """Take what a checkpoint of this phase holds."""
         tree = self.checkpoints.restore(self._tree(), number)
         structure = jax.tree.structure((self.state, self.reference, self.boards))
         self.state, self.reference, self.boards = jax.tree.unflatten(structure, [tree[k] for k in sorted(tree)])
-
-    def _mend_table(self, kept: dict[str, Any]) -> None:
-        """Take the results that a checkpoint kept where table.json is damaged or missing."""
-        damaged, missing = self.records.damaged, kept.get("games") and not self.records.table["games"]
-        if damaged:
-            kept_as = "it is kept as table-damaged.json, and the results of the last checkpoint stand"
-            self.notes.append(f"{damaged}; {kept_as}")
-        elif missing:
-            self.notes.append(f"{self.run / 'table.json'} is missing: the results of the last checkpoint stand")
-        if damaged or missing:
-            self.records.table |= kept
-            self.records.keep_table()

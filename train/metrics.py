@@ -82,6 +82,19 @@ class Records:
         if self.follower:
             self.follower.sampled(row, picture)
 
+    def mend_table(self, kept: Table) -> str:
+        """Take the results that a checkpoint kept where those of the folder are damaged or missing; says which, in one
+        line, "" if neither.
+        """
+        why = f"{self.damaged}; it is kept as table-damaged.json, and" if self.damaged else ""
+        if not why and kept.get("games") and not self.table["games"]:
+            why = f"{self.run / 'table.json'} is missing:"
+        if not why:
+            return ""
+        self.table |= kept
+        self.keep_table()
+        return f"{why} the results of the last checkpoint stand"
+
     def keep_table(self) -> None:
         """Write the results as they are now; one that was damaged is kept aside."""
         if not self._writes:

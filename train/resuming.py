@@ -1,0 +1,38 @@
+"""What the folder of a run says of where it stood, and whether it may go on from there."""
+
+from typing import Any
+
+from train.checkpoint import Checkpoints
+from train.config import Config
+from train.metrics import Records
+
+
+def look_back(
+    config: Config, fixed: int, checkpoints: Checkpoints, records: Records
+) -> tuple[dict[str, Any] | None, list[str]]:
+    """The record of where a run stood, None where it has no checkpoint yet; and what was damaged or is missing.
+
+    The table of results is mended on the way. fixed: `learner.fingerprint` of the parameters that no checkpoint holds.
+    Raises ValueError, in one line, when no checkpoint is whole, or when the run began with another configuration or
+    beside other parameters.
+    """
+    run, damaged, notes = records.run, checkpoints.what_was_damaged(), []
+    progress = None if checkpoints.latest() is None else checkpoints.progress()
+    if progress is None and damaged:
+        mend = "begin anew with another --run, or put a copy of its checkpoints back"
+        raise ValueError(f"{run} has no checkpoint that is whole ({damaged}): {mend}")
+    if progress is not None:
+        if other := config.differing(Config.from_dict(progress["config"])):
+            raise ValueError(
+                f"{run / 'config.json'} has other values of --{', --'.join(other)} than the run began with: put them "
+                "back, or begin a new run with --config"
+            )
+        if progress.get("fixed", fixed) != fixed:
+            raise ValueError(f"the model in {config.model} is not the one that {run} began with: put that back")
+        if damaged:
+            notes.append(f"{damaged}; going on from the one before")
+        if checkpoints.latest() and not (run / "metrics.jsonl").exists():
+            notes.append(f"{run / 'metrics.jsonl'} is missing: what was measured before is lost")
+    if mended := records.mend_table((progress or {}).get("table") or {}):
+        notes.append(mended)
+    return progress, notes
