@@ -481,7 +481,7 @@ def test_each_device_has_its_rows_and_what_is_sent_are_parameters(folder):
     for rows in (16, 64):
         case = folders.case(5, *[[2, (16, 16), 30]] * rows)
         prompts = [jnp.asarray(case.ids), jnp.asarray(case.lengths), jnp.stack([*map(jnp.asarray, case.pictures)])]
-        for model in (spread, alone):
+        for model in (spread, alone) if rows == 16 else (spread,):
 
             def worth(params, *given, model=model):
                 return nnx.merge(model.graphdef, params).answered(*given).logprobs.sum()
@@ -500,8 +500,8 @@ def test_each_device_has_its_rows_and_what_is_sent_are_parameters(folder):
                 )
                 for shape in re.findall(r"\w+\[([\d,]*)\]", re.sub(r"\{[^}]*\}", "", made))
             )
-        assert 8 * work[rows, spread] < 1.05 * work[rows, alone] and sent[rows, alone] == 0
-    assert 0 < sent[64, spread] < 1.25 * sent[16, spread]
+    assert 8 * work[16, spread] < 1.05 * work[16, alone] and work[64, spread] < 1.05 * 4 * work[16, spread]
+    assert sent[16, alone] == 0 < sent[64, spread] < 1.25 * sent[16, spread]
 
 
 @pytest.mark.parametrize("folder", ["qwen2_5_vl"], indirect=True)  # the other's loops are spread over devices above

@@ -21,7 +21,7 @@ import safetensors
 
 import policy
 from policy import tensors
-from train import checkpoint, files
+from train import checkpoint, files, loop
 from train import main as program
 from train.checkpoint import Checkpoints
 from train.loop import Trainer
@@ -178,9 +178,11 @@ def measured(run):
 def test_a_run_cut_off_anywhere_goes_on_bit_for_bit(tmp_path, small, monkeypatch):
     """What a kill would leave after some steps, the write of their checkpoint under way: copies of the folder."""
     without_evaluation(monkeypatch)
-    trainer = Trainer(small(save=Save(every=0)), tmp_path / "whole")
+    few = {"sight": Sight(steps=2, boards=8), "coldstart": Coldstart(steps=2, boards=8)}
+    config = small(**few, base=Supervised(steps=3, boards=8), grpo=Grpo(updates=3, states=4), save=Save(every=0))
+    trainer = Trainer(config, tmp_path / "whole")
     for done, event in enumerate(trainer.events()):
-        if done in (6, 16):
+        if done in (3, 8):  # in the midst of base, and of grpo
             with contextlib.suppress(shutil.Error):  # files come and go
                 shutil.copytree(tmp_path / "whole", tmp_path / event.stage)
     trainer.checkpoints.close()
@@ -205,8 +207,9 @@ def test_the_best_of_rl_becomes_a_model_of_its_own(tmp_path, small, monkeypatch)
     without_evaluation(monkeypatch)
     earned, reinforce = iter([3.0, 0.0, 2.0, 2.0, 1.0]), Trainer._reinforce  # the first alone: of half the boards
     monkeypatch.setattr(Trainer, "_reinforce", lambda self: reinforce(self) | {"reward": next(earned)})
+    monkeypatch.setattr(loop, "BATCH", 8)  # a pass of the boards is two updates
     few = {"sight": Sight(), "base": Supervised(), "coldstart": Coldstart(), "save": Save(every=0, keep=1)}
-    trainer = Trainer(small(grpo=Grpo(updates=5, states=BATCH // 2, group=4), **few), tmp_path)
+    trainer = Trainer(small(grpo=Grpo(updates=5, states=4), **few), tmp_path)
     models = [jax.tree.leaves(jax.device_get(trainer.params)) for _ in trainer.events()]
     trainer.checkpoints.close()
     assert numbers(tmp_path) == [4, 5]
