@@ -8,6 +8,7 @@ from typing import Any, Literal
 from jaxgym import registry
 from policy.config import PRESETS
 from train.parts import (
+    Base,
     Coldstart,
     Episodes,
     Evaluation,
@@ -19,13 +20,12 @@ from train.parts import (
     Save,
     Sight,
     States,
-    Supervised,
     check_fields,
     flag,
 )
 
 _RATES = {"coldstart": 2e-3, "grpo": 3e-4}  # peak learning rates where none is given, of a preset's model
-_WRITES = 300  # steps of the base model: after 59 it read 28 % of cells, after 361 all (seed 0)
+_BASE = 50, 600  # steps before a cold start, and without: after 59 a model read 28 % of cells, after 361 all (seed 0)
 _ELSEWHERE = {"run", "track", "model", "photos", "coldstart-data"}  # may change, as may all of mesh and save
 _TUNING = {"coldstart": 1e-5, "grpo": 1e-6}  # and of one that was trained before
 
@@ -52,7 +52,7 @@ class Config:
     mesh: Mesh = Mesh()
     lora: Lora = Lora()
     sight: Sight = Sight(steps=800)
-    base: Supervised = Supervised(steps=50)
+    base: Base = Base()
     coldstart: Coldstart = Coldstart(steps=1200)
     states: States = States()
     reward: Reward = Reward()
@@ -82,8 +82,8 @@ class Config:
         scratch = self.model in PRESETS  # a saved model sees, and has its format, already
         wanted = {
             "sight": self.sight.steps * scratch,
-            "base": self.base.steps * scratch,
-            "coldstart": self.coldstart.steps * (self.recipe == "g1"),
+            "base": self.length("base") * scratch,
+            "coldstart": self._coldstart,
             "grpo": self.grpo.updates,
         }
         return tuple(phase for phase, steps in wanted.items() if steps)
@@ -147,12 +147,6 @@ class Config:
                 lines.append(f"--{phase}-lr {lr:g} is high for a model that was trained before: {usual:g} is usual")
         return lines
 
-    def short_base(self) -> list[str]:
-        """A line where RL would begin with a model that hardly reads and writes yet."""
-        if self.phases[-2:] != ("base", "grpo") or self.base.steps >= _WRITES:
-            return []
-        return [f"--base-steps {self.base.steps} hardly teach it to read and write before RL begins: {2 * _WRITES} do"]
-
     def less_memory(self, phase: str) -> str:
         """What to do where the memory does not suffice for a phase, "" for the evaluation alone."""
         knobs = {"grpo": "--grpo-states, --grpo-group or --grpo-keep", "": "--evaluation-boards"}
@@ -164,7 +158,12 @@ class Config:
     def length(self, phase: str) -> int:
         """Optimizer steps of a phase."""
         part = getattr(self, phase)
-        return part.updates if isinstance(part, Grpo) else part.steps
+        steps: int = part.updates if isinstance(part, Grpo) else part.steps
+        return steps if steps >= 0 else _BASE[not self._coldstart]
+
+    @property
+    def _coldstart(self) -> int:
+        return self.coldstart.steps * (self.recipe == "g1")
 
     def differing(self, other: "Config") -> list[str]:
         """The flags by which another run would not be the same, wherever its files and devices are."""

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, ClassVar, Literal, get_args, get_origin
 
 from policy.config import fits, plain
 from policy.lora import MODULES
@@ -82,6 +82,8 @@ class Sight:
 class Supervised:
     """Learning from written replies: the base model's format, the cold start's teacher."""
 
+    _fewest: ClassVar[int] = 0
+
     steps: int = flag(0, "optimizer steps; 0 skips the phase")
     boards: int = flag(16, "boards of each game in a step")
     lr: float = flag(2e-3, "peak learning rate (AdamW; ten times that for Muon; warm-up and cosine)")
@@ -92,10 +94,23 @@ class Supervised:
     dense: float = flag(1.0, "weight of reading cells and legal actions straight off the image tokens")
 
     def __post_init__(self) -> None:
-        check_fields(self, steps=0, boards=1, lr=0.0, perception=0.0, decision=0.0, dense=0.0)
+        check_fields(self, steps=self._fewest, boards=1, lr=0.0, perception=0.0, decision=0.0, dense=0.0)
         if self.perception > 1:
             raise ValueError(f"supervised perception={self.perception}: must be at most 1")
         check_divides("boards", self.boards)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Base(Supervised):
+    """Learning to read and write from replies with moves at random."""
+
+    _fewest: ClassVar[int] = -1
+
+    steps: int = flag(
+        -1,
+        "optimizer steps; 0 skips the phase; -1: as many as are needed, 50 before a cold start, which teaches the same "
+        "and more, else 600",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

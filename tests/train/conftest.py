@@ -9,7 +9,7 @@ from filelock import FileLock
 from train import main as program
 from train import protocol
 from train.config import Config
-from train.parts import Coldstart, Evaluation, Grpo, Save, Sight, Supervised
+from train.parts import Base, Coldstart, Evaluation, Grpo, Save, Sight
 
 _FLAGS = [
     "--model", "tiny", "--sight-steps", "4", "--sight-boards", "8",
@@ -37,7 +37,7 @@ def _small(**changes) -> Config:
         "games": ("2048",),
         "model": "tiny",
         "sight": Sight(steps=4, boards=8),
-        "base": Supervised(steps=6, boards=8),
+        "base": Base(steps=6, boards=8),
         "coldstart": Coldstart(steps=4, boards=8),
         "grpo": Grpo(updates=4, states=4),
         "evaluation": Evaluation(boards=4),

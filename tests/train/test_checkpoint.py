@@ -25,7 +25,7 @@ from train import checkpoint, files, loop
 from train import main as program
 from train.checkpoint import Checkpoints
 from train.loop import Trainer
-from train.parts import Coldstart, Grpo, Save, Sight, Supervised
+from train.parts import Base, Coldstart, Grpo, Save, Sight
 from train.rollout import BATCH
 
 
@@ -179,7 +179,7 @@ def test_a_run_cut_off_anywhere_goes_on_bit_for_bit(tmp_path, small, monkeypatch
     """What a kill would leave after some steps, the write of their checkpoint under way: copies of the folder."""
     without_evaluation(monkeypatch)
     few = {"sight": Sight(steps=2, boards=8), "coldstart": Coldstart(steps=2, boards=8)}
-    config = small(**few, base=Supervised(steps=3, boards=8), grpo=Grpo(updates=3, states=4), save=Save(every=0))
+    config = small(**few, base=Base(steps=3, boards=8), grpo=Grpo(updates=3, states=4), save=Save(every=0))
     trainer = Trainer(config, tmp_path / "whole")
     for done, event in enumerate(trainer.events()):
         if done in (3, 8):  # in the midst of base, and of grpo
@@ -208,7 +208,7 @@ def test_the_best_of_rl_becomes_a_model_of_its_own(tmp_path, small, monkeypatch)
     earned, reinforce = iter([3.0, 0.0, 2.0, 2.0, 1.0]), Trainer._reinforce  # the first alone: of half the boards
     monkeypatch.setattr(Trainer, "_reinforce", lambda self: reinforce(self) | {"reward": next(earned)})
     monkeypatch.setattr(loop, "BATCH", 8)  # a pass of the boards is two updates
-    few = {"sight": Sight(), "base": Supervised(), "coldstart": Coldstart(), "save": Save(every=0, keep=1)}
+    few = {"sight": Sight(), "base": Base(steps=0), "coldstart": Coldstart(), "save": Save(every=0, keep=1)}
     trainer = Trainer(small(grpo=Grpo(updates=5, states=4), **few), tmp_path)
     models = [jax.tree.leaves(jax.device_get(trainer.params)) for _ in trainer.events()]
     trainer.checkpoints.close()
@@ -251,7 +251,7 @@ def test_the_best_is_kept_where_the_last_could_not_be_written(tmp_path, small, m
         write(file, content)
 
     monkeypatch.setattr(files, "write", full)
-    few = {"sight": Sight(), "base": Supervised(), "coldstart": Coldstart(), "save": Save(every=0)}
+    few = {"sight": Sight(), "base": Base(steps=0), "coldstart": Coldstart(), "save": Save(every=0)}
     trainer = Trainer(small(grpo=Grpo(updates=2, states=BATCH, group=4), **few), tmp_path)
     models = [jax.tree.leaves(jax.device_get(trainer.params)) for _ in trainer.events()]
     trainer.checkpoints.close()

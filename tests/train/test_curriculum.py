@@ -10,7 +10,7 @@ import pytest
 from train import curriculum, reinforce
 from train.curriculum import WINDOW, Standing
 from train.loop import Trainer
-from train.parts import Coldstart, Grpo, Mix, Sight, States, Supervised
+from train.parts import Base, Coldstart, Grpo, Mix, Sight, States
 
 
 def after(successes, levels=3, promote=0.7, standing=None):
@@ -61,7 +61,7 @@ def only_rl(folder, small, **changes):
     """A trainer of two updates of a model that knows nothing."""
     few = {
         "sight": Sight(),
-        "base": Supervised(),
+        "base": Base(steps=0),
         "coldstart": Coldstart(),
         "grpo": Grpo(updates=2, states=4, group=4),
     }

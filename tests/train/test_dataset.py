@@ -16,7 +16,7 @@ from tests.policy import qwen_folders as folders
 from train import dataset, export
 from train import main as program
 from train.loop import Trainer
-from train.parts import Coldstart, Grpo, Sight, States, Supervised
+from train.parts import Base, Coldstart, Grpo, Sight, States
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def trainer(tmp_path_factory, small, folder):
     """One that reads all day."""
     parts = {
         "sight": Sight(),
-        "base": Supervised(),
+        "base": Base(steps=0),
         "grpo": Grpo(updates=0),
         "states": States(levels=("paper", "easy")),
     }

@@ -10,7 +10,7 @@ import pytest
 from policy import Reply
 from train import learner, optimizer
 from train.loop import Trainer
-from train.parts import Coldstart, Grpo, Sight, Supervised
+from train.parts import Base, Coldstart, Grpo, Sight
 
 
 @pytest.mark.slow
@@ -21,7 +21,7 @@ def test_a_model_is_in_memory_no_more_often_than_learning_needs(tmp_path, small,
     gc.collect()
     others = jax.live_arrays()  # of other tests
     known = {id(leaf) for leaf in others}
-    few = {"sight": Sight(), "base": Supervised(), "coldstart": Coldstart()}
+    few = {"sight": Sight(), "base": Base(steps=0), "coldstart": Coldstart()}
     grpo = Grpo(updates=9, states=4, group=4, credit="reply")
     config = small(games=("2048", "shisen_sho"), dtype="bfloat16", accumulate=2, grpo=grpo, **few)
     trainer = Trainer(config, tmp_path)

@@ -21,7 +21,7 @@ from train import main as program
 from train.config import Config
 from train.course import prepare
 from train.loop import Trainer
-from train.parts import Coldstart, Evaluation, Grpo, Reward, Sight, States, Supervised
+from train.parts import Base, Coldstart, Evaluation, Grpo, Reward, Sight, States
 from train.rewards import Reading
 from train.rollout import BATCH, act
 
@@ -61,11 +61,12 @@ def test_a_finished_run_can_be_asked_again(finished, capsys):
 
 
 def test_g0_skips_the_cold_start(small):
+    """The base model then learns to read and write for as long as that takes, unless one says how long."""
     assert small(recipe="g0").phases == ("sight", "base", "grpo")
-    (told,) = small(recipe="g0").short_base()
-    assert told == "--base-steps 6 hardly teach it to read and write before RL begins: 600 do"
-    assert not small(recipe="g0", base=Supervised(steps=600)).short_base() and not small().short_base()
     assert small(recipe="g1").phases == ("sight", "base", "coldstart", "grpo")
+    assert [Config(recipe=recipe).length("base") for recipe in ("g0", "g1")] == [600, 50]
+    assert Config(coldstart=Coldstart()).length("base") == 600
+    assert [small(recipe=recipe).length("base") for recipe in ("g0", "g1")] == [6, 6]
 
 
 def train_only(config: Config, folder) -> Trainer:
@@ -287,7 +288,7 @@ def test_a_small_model_learns_to_read_and_play(tmp_path):
     """2048 alone: the board is read, the teacher is followed, and the score beats uniform random play."""
     config = Config(
         games=("2048",),
-        base=Supervised(steps=150, boards=32),
+        base=Base(steps=150, boards=32),
         coldstart=Coldstart(steps=150, boards=32),
         grpo=Grpo(updates=10),
         evaluation=Evaluation(boards=128),
