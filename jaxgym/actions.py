@@ -110,9 +110,9 @@ def _read_cell(rows: int, columns: int, text: str) -> int:
 def cell_pairs(rows: int, columns: int) -> Actions:
     """Two cells, in either order: action `(r1 * columns + c1) * rows * columns + r2 * columns + c2`.
 
-    Raises ValueError for sides that are not 1 to 1000.
+    Raises ValueError for sides that are not 1 to 1000, and for more than 4096 cells.
     """
-    rows, columns = _sides(rows, columns)
+    rows, columns = _few(*_sides(rows, columns))
     n = rows * columns
     first, second = np.divmod(np.arange(n * n, dtype=np.int32), n)
     return _pairs(rows, columns, np.stack([first, second], 1), np.arange(n * n, dtype=np.int32).reshape(n, n))
@@ -121,9 +121,9 @@ def cell_pairs(rows: int, columns: int) -> Actions:
 def swaps(rows: int, columns: int) -> Actions:
     """Two neighbouring cells, in either order: first every cell with the one to its right, then with the one below.
 
-    Raises ValueError for sides that are not 1 to 1000.
+    Raises ValueError for sides that are not 1 to 1000, and for more than 4096 cells.
     """
-    rows, columns = _sides(rows, columns)
+    rows, columns = _few(*_sides(rows, columns))
     grid = np.arange(rows * columns, dtype=np.int32).reshape(rows, columns)
     across = np.stack([grid[:, :-1].ravel(), grid[:, 1:].ravel()], 1)
     down = np.stack([grid[:-1].ravel(), grid[1:].ravel()], 1)
@@ -138,6 +138,14 @@ def _sides(rows: int, columns: int) -> tuple[int, int]:
     return whole("rows", rows, 1, 1000), whole("columns", columns, 1, 1000)
 
 
+def _few(rows: int, columns: int) -> tuple[int, int]:
+    """Those of a board whose pairs of cells fit into a table."""
+    if rows * columns > _CELLS:
+        raise ValueError(f"rows={rows}, columns={columns}: pairs of cells are told apart on at most {_CELLS} cells")
+    return rows, columns
+
+
+_CELLS = 4096
 _PAIR = re.compile(r"\(([0-9]{1,3}), ?([0-9]{1,3})\)[ ,;]{0,3}\(([0-9]{1,3}), ?([0-9]{1,3})\)")
 
 
