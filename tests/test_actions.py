@@ -176,7 +176,7 @@ def test_cells_that_no_text_could_name_are_refused(kind, sides, told):
 
 @pytest.mark.parametrize("made", [swaps, cell_pairs])
 def test_pairs_of_more_cells_than_a_table_holds_are_refused(made):
-    with pytest.raises(ValueError, match="rows=1000, columns=5: .* at most 4096 cells"):
+    with pytest.raises(ValueError, match=r"rows=1000, columns=5: .* at most 4096 cells"):
         made(1000, 5)
     assert cells(1000, 5).n == 5000
 
