@@ -120,9 +120,9 @@ class Look:
     does for all games of a mixture.
 
     What makes reading harder: rotation, each sprite turned by up to so many degrees, 0 to 20; blur, its standard
-    deviation in pixels, 0 to 3; brightness, 0.3 to 1.7 times the light; noise, its standard deviation in levels of
-    255, 0 to 60; marks, specks a cell that mean nothing, 0 to 8. `seed` settles all that is random in it. Raises
-    ValueError, in one line, for what cannot be.
+    deviation in pixels, 0 to 3; brightness, 0.3 to 1.7: times the light, or, above 1, what is missing to white divided
+    by it; noise, its standard deviation in levels of 255, 0 to 60; marks, specks a cell that mean nothing, 0 to 8.
+    `seed` settles all that is random in it. Raises ValueError, in one line, for what cannot be.
     """
 
     theme: str = "classic"

@@ -146,9 +146,11 @@ def _finished(image: Image.Image, look: Look, luck: np.random.Generator) -> np.n
 
 
 def _lit(pixels: np.ndarray, look: Look) -> np.ndarray:
+    """Darker towards black, brighter towards white: what differs still does, in pale colours as well."""
     if look.brightness == 1 and pixels.dtype == np.uint8:
         return pixels
-    return (pixels * look.brightness).round().clip(0, 255).astype(np.uint8)
+    lit = pixels * look.brightness if look.brightness <= 1 else 255 - (255 - pixels) / look.brightness
+    return lit.round().clip(0, 255).astype(np.uint8)
 
 
 def kinds(count: int, board: tuple[int, int], look: Looks, *, colours: int, shapes: int) -> Sheet:

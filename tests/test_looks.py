@@ -188,6 +188,16 @@ def test_kinds_can_be_told_apart_in_random_looks():
         assert (apart.argmin(1) == np.arange(len(shown))).all(), look
 
 
+@pytest.mark.parametrize("brightness", [0.3, 1.7])
+@pytest.mark.parametrize("theme", sorted(THEMES))
+def test_no_light_makes_kinds_the_same(theme, brightness):
+    """Some pixel of any two is apart by as much as can be seen, of a blank cell and a shape too."""
+    game = jaxgym.make("shisen_sho", level="extreme", theme=theme, brightness=brightness)
+    shown = np.asarray(game.sheet.pixels, np.int32).reshape(len(game.sheet.names), -1)
+    for i, one in enumerate(shown[:-1]):
+        assert np.abs(shown[i + 1 :] - one).max(1).min() >= 5, game.sheet.names[i]
+
+
 def test_sheets_are_shown_in_notebooks_and_can_be_pickled():
     sheet = jaxgym.make("swap", looks=random_looks(2)).sheet
     assert sheet._repr_png_().startswith(b"\x89PNG")
