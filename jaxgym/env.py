@@ -99,6 +99,8 @@ class Env:
                 "state: give the EnvState that reset or step returned; the order is step(key, state, action)"
             )
         check_key(key)
+        if jnp.ndim(state.steps):
+            raise ValueError(f"state: a batch of {len(state.steps)} takes a key and an action each: jax.vmap(env.step)")
         given = action if isinstance(action, jax.Array) else readable(action, self.game.actions.n)
         return self._program(key, state, given)
 

@@ -98,7 +98,8 @@ def mix(games: Sequence[Game[Any]], odds: Sequence[float] | None = None) -> Mixt
         grid=(max(rows for rows, _ in grids), max(columns for _, columns in grids)),
         odds=wanted,
     )
-    sheet = _sheet(games)
+    with jax.ensure_compile_time_eval():  # as in `make`
+        sheet = _sheet(games)
     sheet.canvas(*parts.grid)
     own = [{name: names.index(name) for name in game.actions.names} for game in games]
     return Mixture(

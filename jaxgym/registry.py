@@ -5,6 +5,8 @@ import difflib
 import inspect
 from typing import Any
 
+import jax
+
 from jaxgym import own
 from jaxgym.contract import check
 from jaxgym.game import Game
@@ -68,7 +70,8 @@ def make(name: str, *, level: str = "paper", looks: Any = None, **options: Any) 
     if looks is not None and parts:
         raise ValueError(f"looks and {', '.join(parts)}: a look is given whole or by its parts, not both")
     look = Look(**parts) if looks is None else each(looks)
-    made = recipe.make(look=look, **{**difficulty, **{k: v for k, v in options.items() if k in asked}})
+    with jax.ensure_compile_time_eval():  # its arrays are numbers, also where a program that is traced makes it
+        made = recipe.make(look=look, **{**difficulty, **{k: v for k, v in options.items() if k in asked}})
     if not isinstance(made, Game):
         raise ValueError(f"game={name!r} gave no jaxgym.Game but {type(made).__name__}")
     made = dataclasses.replace(made, name=name)

@@ -18,12 +18,14 @@ TEXT = (Path(__file__).parents[1] / "README.md").read_text()
 def test_the_examples_of_the_gym_run():
     gym = TEXT[TEXT.index("## The gym in a minute") : TEXT.index("## The model in a minute")]
     blocks = re.findall(r"```python\n(.*?)```", gym, re.DOTALL)
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     names: dict = {}
     jax.config.update("jax_numpy_dtype_promotion", "standard")  # as users have it
     for block in blocks:
         exec(block, names)
     assert names["image"].shape == (448, 448, 3) and names["pictures"].shape == (32, 224, 224, 3)
+    seen, _, reward, *ends, score = names["batch"]
+    assert seen.shape == (16, 256, 84, 84, 3) and (reward.sum(axis=0) == score[-1]).all() and not np.any(ends)
     assert names["reply"].formatted and names["tries"].legal.shape == (16,) and len(names["env_state"].steps) == 1024
     assert names["obs"].shape == (256, 224, 224, 3) and names["infos"]["action_mask"].shape == (256, 112)
     assert names["boards"].which.tolist() == [0] * 32 + [1] * 32 + [2] * 32

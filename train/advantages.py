@@ -73,14 +73,15 @@ def farthest(rewards: jax.Array, keep: int) -> jax.Array:
     return jnp.take_along_axis(each, jnp.argmax(spread, axis=1)[:, None, None], axis=1)[:, 0]
 
 
-def carried(advantage: np.ndarray, kept: np.ndarray | None) -> np.ndarray:
+def carried(advantage: np.ndarray, kept: np.ndarray | None, alive: np.ndarray | None = None) -> np.ndarray:
     """The advantages of the replies that are kept: they share out what the whole group would gain and lose.
 
-    advantage float32 [..., G], each reply compared with its whole group; kept int [..., K], which are kept (None: all)
-    -> float32 [..., K]. Positive ones are scaled so that their mean over K is that of the positive ones over G, and
-    negative ones likewise. So where rewards have two values, the expected update is that of all replies, whatever the
-    scale. (PODS compares those kept with each other, which makes of every scale that of the deviation.) Where those
-    kept are all of one sign, they are compared with each other.
+    advantage float32 [..., G], each reply compared with its whole group; kept int [..., K], which are kept (None: all);
+    alive bool [..., G], which count (None: all; the advantage of others is 0) -> float32 [..., K]. Positive ones are
+    scaled so that their mean over K is that of the positive ones over G, and negative ones likewise. So where rewards
+    have two values, the expected update is that of all replies, whatever the scale. (PODS compares those kept with each
+    other, which makes of every scale that of the deviation.) Where those kept are all of one sign, they are compared
+    with each other.
     """
     if kept is None:
         return advantage
@@ -90,7 +91,9 @@ def carried(advantage: np.ndarray, kept: np.ndarray | None) -> np.ndarray:
         whole, own = (np.maximum(side * x, 0).sum(-1, keepdims=True) for x in (advantage, mine))
         sides.append((own > 0, whole * np.float32(share) / np.where(own > 0, own, 1)))
     (gain, up), (loss, down) = sides
-    one_sided = mine - mine.mean(-1, keepdims=True)
+    there = np.ones(mine.shape, bool) if alive is None else np.take_along_axis(alive, kept, axis=-1)
+    middle = mine.sum(-1, keepdims=True) / np.maximum(there.sum(-1, keepdims=True), 1)
+    one_sided = np.where(there, mine - middle, 0)
     return np.where(gain & loss, mine * np.where(mine > 0, up, down), one_sided).astype(np.float32)
 
 
@@ -193,19 +196,19 @@ def among(
     return centred.astype(np.float32)
 
 
-@functools.partial(jax.jit, static_argnums=1)
-def shares(units: jax.Array, average: Average) -> jax.Array:
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def shares(units: jax.Array, average: Average, most: int | None = None) -> jax.Array:
     """How much each token counts for the mean over replies: units int32 [B, R] (0 to 2, -1: not at all) -> float32.
 
     Within a unit, token: all tokens of the batch alike (DAPO, arXiv 2503.14476). sequence: all replies alike, whatever
-    their length (GRPO, arXiv 2402.03300). constant: every token 1 / (B * R) whatever else was said, R being the longest
-    that a reply may be (Dr. GRPO, arXiv 2503.20783). Units that occur count alike. But for `constant`, the shares add
-    up to 1.
+    their length (GRPO, arXiv 2402.03300). constant: every token 1 / (most * R) whatever else was said, `most` being how
+    many replies there may be (None: B) and R the longest that one may be (Dr. GRPO, arXiv 2503.20783). Units that occur
+    count alike. But for `constant`, the shares add up to 1.
     """
 
     def share(mask: jax.Array) -> jax.Array:
         if average == "constant":
-            return mask / mask.size
+            return mask / ((most or len(mask)) * mask.shape[1])
         if average == "token":
             return mask / jnp.maximum(jnp.sum(mask), 1)
         own = jnp.sum(mask, axis=1, keepdims=True)

@@ -147,6 +147,17 @@ class Config:
                 lines.append(f"--{phase}-lr {lr:g} is high for a model that was trained before: {usual:g} is usual")
         return lines
 
+    def short_base(self) -> list[str]:
+        """A line where RL would begin with a model that hardly reads and writes yet."""
+        steps, enough = self.length("base"), _BASE[True]
+        if self.phases[-2:] != ("base", "grpo") or steps >= enough // 2:
+            return []
+        return [f"--base-steps {steps} hardly teach it to read and write before RL begins: {enough} do"]
+
+    def settled(self) -> "Config":
+        """The same, as it is kept: with the number of steps where it says that they are as many as are needed."""
+        return replace(self, base=replace(self.base, steps=self.length("base")))
+
     def less_memory(self, phase: str) -> str:
         """What to do where the memory does not suffice for a phase, "" for the evaluation alone."""
         knobs = {"grpo": "--grpo-states, --grpo-group or --grpo-keep", "": "--evaluation-boards"}

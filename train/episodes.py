@@ -105,11 +105,15 @@ def _totals(config: Config, earned: Earned) -> jax.Array:
     return jnp.asarray(total).reshape(-1, config.grpo.group)
 
 
-def _as_long(turns: list[Turn], length: int) -> list[Turn]:
-    """Episodes with so many turns, of which those after the end are nobody's."""
-    last = turns[-1]
-    silent = last.round._replace(blocks=np.full_like(last.round.blocks, -1))
-    return turns + [last._replace(round=silent, alive=np.zeros_like(last.alive))] * (length - len(turns))
+def _as_long(turns: list[Turn], others: list[Turn]) -> list[Turn]:
+    """Episodes with as many turns as others, of as many boards, have: what these said after the end is nobody's."""
+    after = [
+        turn._replace(
+            round=turn.round._replace(blocks=np.full_like(turn.round.blocks, -1)), alive=np.zeros_like(turn.alive)
+        )
+        for turn in others[len(turns) :]
+    ]
+    return turns + after
 
 
 def learned_from(config: Config, *rounds: list[Turn]) -> list[Tried]:
@@ -119,7 +123,7 @@ def learned_from(config: Config, *rounds: list[Turn]) -> list[Tried]:
     there are too few, nothing is learned from what fills up the batch.
     """
     part, group = config.grpo, config.grpo.group
-    rounds = tuple(_as_long(turns, max(map(len, rounds))) for turns in rounds)
+    rounds = tuple(_as_long(turns, max(rounds, key=len)) for turns in rounds)
     at_turn = [*zip(*rounds, strict=True)]
     game, format, perception = (np.concatenate(each, axis=1) for each in zip(*map(_earned, rounds), strict=True))
     alive = np.stack([np.concatenate([turn.alive for turn in each]) for each in at_turn])
@@ -136,9 +140,10 @@ def learned_from(config: Config, *rounds: list[Turn]) -> list[Tried]:
     best = np.tile(np.arange(group), (len(chosen), 1))
     if 0 < part.keep < group:
         best = np.asarray(advantages.farthest(totals[chosen], part.keep))
-        each = np.broadcast_to(best, (len(alive), *best.shape))
+        each, by_group = np.broadcast_to(best, (len(alive), *best.shape)), (len(alive), -1, group)
         seen, acted = (
-            advantages.carried(x.reshape(len(x), -1, group), each).reshape(len(x), -1) for x in (seen, acted)
+            advantages.carried(x.reshape(by_group), each, alive.reshape(by_group)).reshape(len(x), -1)
+            for x in (seen, acted)
         )
     own = (np.arange(len(chosen))[:, None] * group + best).reshape(-1)
     kept, alive = rows[own], alive[:, own]
@@ -173,17 +178,17 @@ def _credited(config: Config, alive: np.ndarray, board: np.ndarray, earned: Earn
     left = np.broadcast_to(advantages.to_go(once, given.discount)[:length], alive.shape)
 
     def compare(
-        values: np.ndarray, groups: np.ndarray, solved: np.ndarray, turns: np.ndarray | float = 1.0
+        values: np.ndarray, groups: np.ndarray, solved: np.ndarray, turns: np.ndarray | float = 1.0, of: Any = alive
     ) -> np.ndarray:
-        out, turns = np.zeros(alive.shape, np.float32), np.broadcast_to(turns, alive.shape)[alive]
-        of_game = solved[alive]
-        out[alive] = advantages.among(values[alive], groups[alive], scale=part.scale, solved=of_game, turns=turns)
+        out, turns = np.zeros(alive.shape, np.float32), np.broadcast_to(turns, alive.shape)[of]
+        out[of] = advantages.among(values[of], groups[of], scale=part.scale, solved=solved[of], turns=turns)
         return out
 
     def done(extra: np.ndarray) -> np.ndarray:
         if not given.same_board:
             return compare(worth + extra, by_turn, worth, left)
-        episode = compare(whole + extra.sum(axis=0), start, whole, float(given.turns))
+        begun = alive & (np.arange(length) == 0)[:, None]  # every episode once, however many answers it has
+        episode = compare(whole + extra.sum(axis=0), start, whole, float(given.turns), begun)[0] * alive
         return episode + np.float32(given.same_board) * compare(worth + extra, board, worth, left)
 
     if part.credit == "reply":

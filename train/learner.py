@@ -192,7 +192,7 @@ def grpo_loss(
     def counted(x: jax.Array) -> jax.Array:
         return jnp.sum(jnp.where(mask, share.held * x, 0.0))
 
-    advantage, kl, held = tried.credit.advantage, jnp.float32(0), jnp.float32(0)
+    advantage, kl, held = hyper.weight * tried.credit.advantage, jnp.float32(0), jnp.float32(0)
     if tried.reference is not None:
         apart = grpo.k3(now.logprobs, tried.reference, mask)
         kl, held = mean(apart), counted(apart)
@@ -201,6 +201,9 @@ def grpo_loss(
     gain = grpo.GAINS[rule.objective](now.logprobs, old, advantage, hyper.clip, mask)
     gain = gain * jnp.where(jnp.isfinite(hyper.cap), grpo.correction(old, tried.sampler, hyper.cap, mask), 1.0)
     ratio = (grpo.reply_ratio if rule.objective == "gspo" else grpo.ratio)(now.logprobs, old, mask)
+    clipped = hyper.clip(ratio) != ratio
+    if rule.objective != "cispo":  # the others clip on the side to which the advantage pulls
+        clipped &= (ratio - 1) * advantage > 0
     gained, forgot, spread, told = jnp.sum(share.gain * gain), jnp.float32(0), counted(now.entropy), {}
     if tried.choice is not None and names is not None and share.boards is not None:
         place, worth, truth, usual, before = tried.choice
@@ -208,19 +211,20 @@ def grpo_loss(
         by_board, expected, cost = choices.gain(likely, worth, rule.scale, usual)
         read = model.said(model.continued(prompt, truth)[0], truth, hyper.temperature).logprobs
         acting, every = share.boards
-        gained += jnp.sum(acting * by_board) + _READING * hyper.reading * jnp.sum(every * jnp.sum(read, axis=1))
+        reading = _READING * hyper.reading * jnp.sum(every * jnp.sum(read, axis=1))
+        gained += hyper.weight * (jnp.sum(acting * by_board) + reading)
         spread = jnp.sum(acting * choices.spread(likely))
         told = {"expected": jnp.sum(acting * expected), "cost": jnp.sum(acting * cost), "action_entropy": spread}
         if before is not None:
             forgot = told["action_kl"] = jnp.sum(acting * choices.dropped(likely, before, worth))
-    loss = -hyper.weight * gained + hyper.cover * forgot + (0.0 if rule.kl_in_advantage else hyper.kl * held)
+    loss = -gained + hyper.cover * forgot + (0.0 if rule.kl_in_advantage else hyper.kl * held)
     if rule.entropy:
         loss -= rule.entropy * spread
     return loss, told | {
         "loss": loss,
         "kl": kl,
         "entropy": mean(now.entropy),
-        "clipped": mean((hyper.clip(ratio) != ratio).astype(jnp.float32)),
+        "clipped": mean(clipped.astype(jnp.float32)),
         "sampler_gap": mean(jnp.abs(grpo.apart(old, tried.sampler, mask))),
     }
 

@@ -90,6 +90,7 @@ class Trainer:
         }
         if self.vlm.origin.kind != OWN:
             self.notes += config.high_rates()
+        self.notes += config.short_base()
         for name, course in self.ladders.items():
             self.notes += strange(self.vlm, name, course.language.game)
         for name, course in self.courses.items():

@@ -10,6 +10,7 @@ python -m train.main --games all --mesh-data -1     on all devices of the machin
 import argparse
 import contextlib
 import dataclasses
+import math
 import os
 import signal
 import sys
@@ -86,6 +87,9 @@ def read_config(flags: dict[str, Any], base: Config) -> Config:
     return dataclasses.replace(base, **changes)
 
 
+_TWICE = 0.5  # seconds: `timeout` and others send a signal to a process and to its group, which is one wish
+
+
 class Stop:
     """Signals to stop, while it is entered. Once it is `patient`, the first lets the step under way end; while it is
     `deaf` they do nothing.
@@ -94,6 +98,7 @@ class Stop:
     def __init__(self) -> None:
         self.signal, self.patient, self.at_once, self.deaf = 0, False, False, False
         self.told = False  # what has come of it
+        self._asked = -math.inf  # when it was
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "Stop":
@@ -114,8 +119,9 @@ class Stop:
         return 128 + (self.signal or signal.SIGINT)
 
     def _ask(self, number: int, _: FrameType | None) -> None:
-        if self.deaf:
+        if self.deaf or time.monotonic() - self._asked < _TWICE:
             return
+        self._asked = time.monotonic()
         self.at_once = not self.patient or bool(self.signal)
         self.signal = number
         if self.at_once:
@@ -138,7 +144,7 @@ def start(flags: dict[str, Any], console: Console, stop: Stop) -> int:
         devices.connect(patience)
     if resumed is None:
         base = flags.pop("config", None)
-        config = read_config(flags, Config() if base is None else folder.read_base(Path(base)))
+        config = read_config(flags, Config() if base is None else folder.read_base(Path(base))).settled()
         config.check()
         trackers.check(config.track)
         _wake(console)

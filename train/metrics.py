@@ -64,9 +64,11 @@ class Records:
                 files.write(file, "".join(files.to_json(row) + "\n" for row in kept))
 
     def sync(self) -> None:
-        """Have the disk hold the metrics so far: a checkpoint that outlives a loss of power relies on them."""
-        if self._writes and (file := self.run / "metrics.jsonl").exists():
-            with file.open("a") as out:
+        """Have the disk hold the metrics so far, also where there are none yet: a checkpoint that outlives a loss of
+        power relies on them.
+        """
+        if self._writes:
+            with (self.run / "metrics.jsonl").open("a") as out:
                 os.fsync(out.fileno())
 
     def sample(self, name: str, picture: np.ndarray, row: dict[str, Any]) -> None:
@@ -93,7 +95,7 @@ class Records:
             return ""
         self.table |= kept
         self.keep_table()
-        return f"{why} the results of the last checkpoint stand"
+        return f"{why} the results of the last checkpoint stand" if kept else f"{why} its scores will be measured anew"
 
     def keep_table(self) -> None:
         """Write the results as they are now; one that was damaged is kept aside."""

@@ -96,7 +96,7 @@ class Supervised:
     def __post_init__(self) -> None:
         check_fields(self, steps=self._fewest, boards=1, lr=0.0, perception=0.0, decision=0.0, dense=0.0)
         if self.perception > 1:
-            raise ValueError(f"supervised perception={self.perception}: must be at most 1")
+            raise ValueError(f"{type(self).__name__.lower()} perception={self.perception}: must be at most 1")
         check_divides("boards", self.boards)
 
 

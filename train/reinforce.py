@@ -318,14 +318,16 @@ def gradient_of(
     rule = Rule(part.objective, kl_in_advantage=part.kl_estimate == "k1", scale=part.scale, entropy=part.entropy)
     judged = turns[0].choice is not None  # then there is one turn
     numbers = part.correct or math.inf, config.reward.weight(game), config.reward.perception
-    held = part.hold if judged else part.kl
-    temperature, kl, *rest = map(jnp.float32, (part.temperature, held, part.cover, *numbers))
+    apart = part.hold if judged else part.kl
+    temperature, kl, *rest = map(jnp.float32, (part.temperature, apart, part.cover, *numbers))
     hyper = Hyper(temperature, grpo.Clip(jnp.float32(part.clip), jnp.float32(part.clip_high)), kl, *rest)
     units = jnp.concatenate([tried.credit.units for tried in turns])
     average = "sequence" if part.objective == "gspo" else part.average  # all its replies count alike
     whole_replies = jnp.minimum(units, 0)
+    most = len(turns[0].credit.units) * config.episodes.turns
     alike = advantages.shares(whole_replies, "token")
-    shares = advantages.shares(units, average), alike if judged else advantages.shares(whole_replies, average), alike
+    held = alike if judged else advantages.shares(whole_replies, average, most)
+    shares = advantages.shares(units, average, most), held, alike
     each = [Shares(*three) for three in zip(*(jnp.split(share, len(turns)) for share in shares), strict=True)]
     if turns[0].choice is not None:
         place = turns[0].choice.place

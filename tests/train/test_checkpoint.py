@@ -203,6 +203,15 @@ def test_a_run_cut_off_before_its_first_checkpoint_begins_anew(tmp_path, small):
     assert not Trainer(small(), tmp_path).resume() and measured(tmp_path) == []
 
 
+def test_a_run_that_was_saved_before_anything_was_measured_misses_nothing(tmp_path, small):
+    trainer = Trainer(small(sight=Sight(steps=20, boards=8)), tmp_path)
+    trainer._supervise("sight")
+    trainer.save()
+    trainer.checkpoints.close()
+    again = Trainer(trainer.config, tmp_path)
+    assert again.resume() and again.step == 1 and not again.notes
+
+
 def test_the_best_of_rl_becomes_a_model_of_its_own(tmp_path, small, monkeypatch):
     without_evaluation(monkeypatch)
     earned, reinforce = iter([3.0, 0.0, 2.0, 2.0, 1.0]), Trainer._reinforce  # the first alone: of half the boards

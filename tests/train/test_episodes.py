@@ -11,7 +11,7 @@ import pytest
 from policy import Reply
 from policy.tokenizer import STOP, TURN
 from tests.policy import qwen_folders as folders
-from train import episodes, memory, reinforce, states
+from train import advantages, episodes, memory, reinforce, states
 from train.advantages import Rewards
 from train.config import Config
 from train.course import prepare
@@ -90,13 +90,13 @@ def test_without_history_nothing_is_remembered(one):
     np.testing.assert_array_equal(memory.prompts(board).ids, np.stack([one[3].language.prompt] * 2))
 
 
-def turn(game, alive, board, perception=None, first=0, length=3):
+def turn(game, alive, board, perception=None, first=0, length=3, shown=1):
     """Two boards, two episodes each; one token a reply, of the answer, unless it reads. Replies begin with a number of
-    their own, from the first on.
+    their own, from the first on, which is in each of the pictures shown as well.
     """
     earned = [np.asarray(x, np.float32).reshape(4, 1) for x in (game, [0] * 4, perception or [0] * 4)]
     number = first + jnp.arange(4, dtype=jnp.int32)[:, None]
-    pictures = jnp.broadcast_to(number[..., None, None], (4, 1, 1, 3)).astype(jnp.uint8)
+    pictures = jnp.broadcast_to(jnp.repeat(number, shown, 0)[..., None, None], (4 * shown, 1, 1, 3)).astype(jnp.uint8)
     prompts = Prompts(jnp.broadcast_to(number, (4, length)), jnp.full(4, length), pictures)
     sampled = SimpleNamespace(ids=jnp.broadcast_to(number, (4, 2)), logprobs=jnp.broadcast_to(-1.0 * number, (4, 2)))
     replies = SimpleNamespace(prompts=prompts, sampled=sampled)
@@ -161,6 +161,48 @@ def test_of_episodes_kept_each_stands_for_its_side(one):
     assert (second.credit.advantage == 0).all()
 
 
+def test_of_those_kept_that_ended_nothing_is_shared_out(one):
+    """At the second turn one episode of those kept is in play, and so is another: its loss stands for both."""
+    turns = [turn([4, 0, 0, 0], [1] * 4, [0, 0, 0, 0]), turn([0, 3, 0, 0], [0, 1, 1, 0], [1, 2, 3, 4])]
+    config = replace(one[0], episodes=Episodes(turns=2), grpo=replace(one[0].grpo, group=4, keep=2, scale="none"))
+    _, second = episodes.learned_from(config, turns)
+    assert second.ids[:, 0].tolist() in ([0, 2], [0, 3], [2, 0], [3, 0])
+    assert (second.credit.advantage == 0).all()  # one of one sign at most, compared with itself
+    a, kept = np.asarray([[0, 1.5, -1.5, 0]], np.float32), np.asarray([[0, 1]])
+    np.testing.assert_allclose(advantages.carried(a, kept), [[-0.75, 0.75]])
+    np.testing.assert_allclose(advantages.carried(a, kept, a != 0), [[0, 0]])
+
+
+def test_gigpo_compares_each_episode_once(one):
+    """However many answers it has: two of one turn and one of two, of returns 1 and 0, lie 1/2 from their mean."""
+    turns = [turn([1, 0, 1, 1], [1] * 4, [0, 1, 2, 3]), turn([0] * 4, [0, 1, 0, 0], [4, 5, 6, 7])]
+    (first, second), _ = advantages_of(one, turns, same_board=1.0)
+    np.testing.assert_allclose(first[:, 1], [0.5, -0.5, 0, 0])
+    np.testing.assert_allclose(second[:, 1], [0, -0.5, 0, 0])
+
+
+def test_a_token_counts_the_same_whatever_else_is_played(one):
+    """By `constant`: of three turns that there may be, whether two of them are played or all."""
+    counted = []
+    for length in (1, 2):
+        part = replace(one[0].grpo, average="constant")
+        config = replace(one[0], grpo=part, episodes=Episodes(turns=2))
+        found = []
+
+        def gradients(*given, found=found):
+            found.append(given[5])
+            return {}, {}
+
+        turns = [turn([1, 0, 0, 0], [1] * 4, [0, 0, 1, 1]), turn([0] * 4, [0] * 4, [2, 3, 4, 5])][:length]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("train.learner.grpo_gradients", gradients)
+            reinforce.gradient_of(config, one[1], {}, {}, episodes.learned_from(config, turns), 2, "2048")
+        counted.append(found[0])
+    for alone, beside in zip(counted[0][:2], counted[1][:2], strict=True):
+        np.testing.assert_allclose(alone, beside)
+        assert alone.max() > 0
+
+
 def test_gigpo_compares_answers_to_the_same_board_as_well(one):
     turns = [turn([1, 0, 0, 0], [1] * 4, [0, 0, 1, 1]), turn([0, 4, 2, 0], [1] * 4, [0, 3, 4, 1])]
     (first, second), _ = advantages_of(one, turns, same_board=2.0)
@@ -176,7 +218,7 @@ def test_boards_whose_episodes_all_earned_alike_are_refilled_from_later_rounds(o
     short = [turn([1, 1, 0, 1], [1] * 4, [0, 0, 1, 1])]
     long = [
         turn([0, 0, 0, 0], [1] * 4, [0, 0, 1, 1], first=4, length=5),
-        turn([2, 2, 0, 4], [1, 1, 0, 1], [2, 2, 1, 3], first=8, length=7),
+        turn([2, 2, 0, 4], [1, 1, 0, 1], [2, 2, 1, 3], first=8, length=7, shown=3),
     ]
     part = replace(one[0].grpo, scale="none", credit="block", refill=1)
     config = replace(one[0], grpo=part, episodes=Episodes(turns=2, discount=0.5))
@@ -186,6 +228,7 @@ def test_boards_whose_episodes_all_earned_alike_are_refilled_from_later_rounds(o
     assert first.prompts.ids[0].tolist() == [2, 2, 2, 0, 0] and first.sampler[:, 0].tolist() == [-2, -3, -6, -7]
     np.testing.assert_allclose(first.credit.advantage[:, 1], [-0.5, 0.5, -1, 1])
     assert second.ids[2:, 0].tolist() == [10, 11] and second.prompts.ids.shape == (4, 7)
+    assert second.prompts.pictures[6:, 0, 0, 0].tolist() == [10] * 3 + [11] * 3 and len(second.prompts.pictures) == 12
     assert second.credit.units.tolist() == [[-1, -1], [-1, -1], [-1, -1], [0, 2]]  # alone: nothing to compare it with
     one_left, _ = episodes.learned_from(config, long)
     assert one_left.ids[:, 0].tolist() == [6, 7, 4, 5] and (one_left.credit.units[2:] == -1).all()

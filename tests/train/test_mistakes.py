@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 
@@ -67,7 +68,7 @@ def interrupt():
     ("how", "status", "name"),
     [
         (interrupt, 130, "stopped"),
-        (lambda: os.kill(os.getpid(), signal.SIGTERM), 143, "my run [lr=1]"),
+        (lambda: [os.kill(os.getpid(), signal.SIGTERM) for _ in range(2)], 143, "my run [lr=1]"),  # so does `timeout`
         (lambda: os.kill(os.getpid(), signal.SIGINT), 130, "a[b][/b]"),
         (lambda: os.kill(os.getpid(), signal.SIGHUP), 129, "it's $HOME"),
     ],
@@ -104,6 +105,7 @@ def test_a_signal_before_the_first_step_leaves_no_folder(tmp_path, tiny, monkeyp
 def test_a_second_signal_stops_at_once_and_keeps_the_last_checkpoint(tmp_path, tiny, monkeypatch, capsys):
     def impatient(self, phase):
         os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(program._TWICE)
         os.kill(os.getpid(), signal.SIGINT)
         pytest.fail("the second signal did not stop it")
 

@@ -126,6 +126,39 @@ def test_the_two_estimates_of_the_divergence_pull_differently(one, tried):
     assert not np.allclose(none, k1, atol=1e-6) and not np.allclose(k1, k3, atol=1e-6)
 
 
+@pytest.mark.parametrize("estimate", ["k1", "k3"])
+def test_the_weight_of_a_game_is_not_that_of_the_divergence(one, tried, estimate):
+    _, frame, _, _, _, _, state, fixed = one
+    indifferent = tried._replace(
+        reference=tried.sampler - 1.0, credit=tried.credit._replace(advantage=jnp.zeros_like(tried.credit.advantage))
+    )
+    slopes = []
+    for weights in ((), ("2048=3",), ("2048=0",)):
+        config = replace(with_grpo(one[0], kl=1.0, kl_estimate=estimate), reward=Reward(weights=weights))
+        given = [indifferent], config.grpo.states, "2048"
+        slopes.append(jax.tree.leaves(reinforce.gradient_of(config, frame, state.params, fixed, *given)[1]))
+    assert any(jnp.abs(leaf).max() > 1e-4 for leaf in slopes[0])
+    for other in slopes[1:]:
+        for a, b in zip(slopes[0], other, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(("objective", "there"), [("clip", False), ("gspo", False), ("cispo", True)])
+def test_what_is_told_to_be_clipped_is(one, tried, objective, there):
+    """A reply that is worth more and has become rarer is not held back, but its weight is clipped all the same."""
+    _, frame, _, _, _, _, state, fixed = one
+    config = with_grpo(one[0], objective=objective, kl=0.0)
+    credit = tried.credit._replace(advantage=jnp.ones_like(tried.credit.advantage))
+
+    def clipped(more):
+        rows = tried._replace(old=tried.sampler + more, credit=credit)
+        return float(
+            reinforce.gradient_of(config, frame, state.params, fixed, [rows], config.grpo.states, "2048")[0]["clipped"]
+        )
+
+    assert clipped(-2.0) > 0.95 and (clipped(2.0) > 0.95 if there else clipped(2.0) < 0.05)
+
+
 def test_accumulated_parts_make_the_same_gradient(one, tried):
     """The gradient, not the step: where it is next to nothing, Adam's first step is of what rounding leaves."""
     config, frame, _, _, _, _, state, fixed = one

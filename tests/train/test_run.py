@@ -65,7 +65,10 @@ def test_g0_skips_the_cold_start(small):
     assert small(recipe="g0").phases == ("sight", "base", "grpo")
     assert small(recipe="g1").phases == ("sight", "base", "coldstart", "grpo")
     assert [Config(recipe=recipe).length("base") for recipe in ("g0", "g1")] == [600, 50]
-    assert Config(coldstart=Coldstart()).length("base") == 600
+    assert Config(coldstart=Coldstart()).length("base") == Config(recipe="g0").settled().base.steps == 600
+    (told,) = small(recipe="g0").short_base()
+    assert told == "--base-steps 6 hardly teach it to read and write before RL begins: 600 do"
+    assert not Config(recipe="g0").short_base() and not small().short_base()
     assert [small(recipe=recipe).length("base") for recipe in ("g0", "g1")] == [6, 6]
 
 
