@@ -268,7 +268,7 @@ def test_an_update_in_which_no_group_differs_changes_nothing(tmp_path, small, mo
         (["--grpo-lr", "inf"], "grpo lr=inf: must be a finite number"),
         (["--grpo-lr", "1e3"], "grpo lr=1000.0: must be at most 1"),
         (["--grpo-temperature", "nan"], "grpo temperature=nan: must be a finite number"),
-        (["--base-decision", "Infinity"], "supervised decision=inf: must be a finite number"),
+        (["--base-decision", "Infinity"], "base decision=inf: must be a finite number"),
         (["--grpo-clip", "1e400"], "grpo clip=inf: must be a finite number"),
         (["--evaluation-boards", "1"], "evaluation boards=1: must be at least 2"),
         (["--seed", "-1"], "seed=-1: must be at least 0"),
