@@ -162,7 +162,7 @@ def test_of_episodes_kept_each_stands_for_its_side(one):
 
 
 def test_of_those_kept_that_ended_nothing_is_shared_out(one):
-    """At the second turn one episode of those kept is in play, and so is another: its loss stands for both."""
+    """At the second turn one of those kept is still in play: alone, it has nothing to be compared with."""
     turns = [turn([4, 0, 0, 0], [1] * 4, [0, 0, 0, 0]), turn([0, 3, 0, 0], [0, 1, 1, 0], [1, 2, 3, 4])]
     config = replace(one[0], episodes=Episodes(turns=2), grpo=replace(one[0].grpo, group=4, keep=2, scale="none"))
     _, second = episodes.learned_from(config, turns)
