@@ -20,9 +20,11 @@ from tests.walks import Walk, walked
 
 jax.config.update("jax_num_cpu_devices", 8)  # virtual ones; what does not ask for more runs on the first
 
-# XLA's older way to write loops for a CPU compiles these programs in half the time; read when the back end starts.
+# XLA's older way to write loops for a CPU compiles these programs in half the time, and not to cut them up for several
+# threads takes another 5 to 10 % off; read when the back end starts.
 if jaxlib.__version__.startswith(("0.10.", "0.11.")):  # another jaxlib ends at a flag it does not know
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false"
+    _QUICK = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_QUICK}"
 
 # Many tests begin a run, and each run compiles the same programs: compile them once, for all processes of a session.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
