@@ -17,10 +17,22 @@ RAREST = 0.2  # a mean is taken to lie so far above that at least: no group coun
 
 
 @jax.jit
-def differ(rewards: jax.Array) -> jax.Array:
-    """Whether there is anything to learn from a group: rewards float32 [S, G] -> bool [S], not all of them alike."""
-    spread = jnp.max(rewards, axis=1) - jnp.min(rewards, axis=1)
-    return spread > _ALIKE * jnp.maximum(jnp.max(jnp.abs(rewards), axis=1), 1)
+def differ(rewards: jax.Array, counts: np.ndarray | bool = True) -> jax.Array:
+    """Whether there is anything to learn from a group: rewards float32 [S, G] -> bool [S], not all of them alike.
+
+    counts bool [S, G]: of which replies something is learned.
+    """
+    highest = jnp.max(rewards, axis=1, where=counts, initial=-jnp.inf)
+    lowest = jnp.min(rewards, axis=1, where=counts, initial=jnp.inf)
+    return highest - lowest > _ALIKE * jnp.maximum(jnp.max(jnp.abs(rewards), axis=1), 1)
+
+
+def counted(blocks: np.ndarray, group: int) -> np.ndarray:
+    """Of which replies something is learned: blocks int32 [S * G, R], -1 for tokens that do not count -> bool [S, G].
+
+    Not of those that were cut off, where they are masked; they still say how good the others of their group are.
+    """
+    return (blocks >= 0).any(axis=1).reshape(-1, group)
 
 
 def advantages(
@@ -60,15 +72,17 @@ def advantages(
     return centred / (jnp.sqrt(squares if scale == "group" else jnp.mean(squares)) + jnp.float32(_LEAST))
 
 
-def farthest(rewards: jax.Array, keep: int) -> jax.Array:
+def farthest(rewards: jax.Array, keep: int, counts: np.ndarray | bool = True) -> jax.Array:
     """Which replies of each group tell most: rewards float32 [S, G] -> int32 [S, keep], those of the largest variance.
 
-    They are some of the best and some of the worst ("max-variance down-sampling", PODS, arXiv 2504.13818).
+    They are some of the best and some of the worst ("max-variance down-sampling", PODS, arXiv 2504.13818). counts bool
+    [S, G]: of which something is learned; others only fill up.
     """
-    order = jnp.argsort(rewards, axis=1)
-    size = rewards.shape[1]
-    ways = [np.r_[0:low, size - keep + low : size].astype(np.int32) for low in range(keep + 1)]
-    each = jnp.stack([order[:, way] for way in ways], axis=1)  # [S, ways, keep]
+    order = jnp.argsort(jnp.where(counts, rewards, jnp.inf), axis=1)
+    last = jnp.maximum(jnp.sum(jnp.broadcast_to(counts, rewards.shape), axis=1), keep)
+    low, place = jnp.arange(keep + 1)[:, None], jnp.arange(keep)
+    ways = place + jnp.where(place < low, 0, last[:, None, None] - keep)  # [S, ways, keep]: so many of the worst first
+    each = jnp.take_along_axis(order[:, None], ways, axis=2)
     spread = jnp.var(jnp.take_along_axis(rewards[:, None], each, axis=2), axis=2)
     return jnp.take_along_axis(each, jnp.argmax(spread, axis=1)[:, None, None], axis=1)[:, 0]
 
@@ -126,31 +140,50 @@ def moving(credit: Credit) -> jax.Array:
     return (credit.units >= 0) & (credit.advantage != 0)
 
 
-def credit_by_reply(rewards: Rewards, blocks: jax.Array, *, scale: Scale, kept: np.ndarray | None = None) -> Credit:
+def credit_by_reply(
+    rewards: Rewards,
+    blocks: jax.Array,
+    *,
+    scale: Scale,
+    kept: np.ndarray | None = None,
+    counts: np.ndarray | None = None,
+) -> Credit:
     """All tokens of a reply share the advantage of the sum of its rewards, and are one unit (arXiv 2402.03300).
 
-    kept int [S, K]: which replies of each group the blocks, int32 [S * K, R], are of; None: all.
+    kept int [S, K]: which replies of each group the blocks, int32 [S * K, R], are of; None: all. counts bool [S, G]: of
+    which something is learned; None: all.
     """
-    whole = _compared(rewards.total, rewards.game, scale, kept)
+    whole = _compared(rewards.total, rewards.game, scale, kept, counts)
     return Credit(jnp.broadcast_to(whole, blocks.shape), jnp.minimum(blocks, 0))
 
 
-def credit_by_block(rewards: Rewards, blocks: jax.Array, *, scale: Scale, kept: np.ndarray | None = None) -> Credit:
+def credit_by_block(
+    rewards: Rewards,
+    blocks: jax.Array,
+    *,
+    scale: Scale,
+    kept: np.ndarray | None = None,
+    counts: np.ndarray | None = None,
+) -> Credit:
     """Perception is judged by perception and format, think and answer by game and format; each block is a unit.
 
-    Else the tokens that read sixty cells would drown the two that decide, and be praised for what those did. kept: as
-    above.
+    Else the tokens that read sixty cells would drown the two that decide, and be praised for what those did. kept,
+    counts: as above.
     """
     seen, done = (
-        _compared(part + rewards.format, rewards.game, scale, kept) for part in (rewards.perception, rewards.game)
+        _compared(part + rewards.format, rewards.game, scale, kept, counts)
+        for part in (rewards.perception, rewards.game)
     )
     return Credit(jnp.where(blocks == 0, seen, done), blocks)
 
 
-def _compared(earned: jax.Array, solved: jax.Array, scale: Scale, kept: np.ndarray | None) -> jax.Array:
+def _compared(
+    earned: jax.Array, solved: jax.Array, scale: Scale, kept: np.ndarray | None, counts: np.ndarray | None
+) -> jax.Array:
     """The advantages of what some replies of each group earned: float32 [S, G] -> float32 [S * K, 1]."""
-    each = advantages(earned, scale=scale, solved=solved)
-    return jnp.asarray(carried(np.asarray(each), kept)).reshape(-1, 1)
+    each = np.asarray(advantages(earned, scale=scale, solved=solved))
+    each = each if counts is None else np.where(counts, each, 0)
+    return jnp.asarray(carried(each, kept, counts)).reshape(-1, 1)
 
 
 def to_go(rewards: np.ndarray, discount: float) -> np.ndarray:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 import jaxgym
 from jaxgym import registry
@@ -88,12 +88,36 @@ def _record(file: Path, number: int, line: bytes) -> Record:
     try:
         registry.find(given["game"])
         with Image.open(picture) as opened:
-            width, height = opened.size
+            width, height = _size(opened)
     except (ValueError, OSError, Image.DecompressionBombError) as error:
         missing = isinstance(error, FileNotFoundError)
         raise ValueError(f"{where}: " + (f"there is no picture {picture}" if missing else str(error))) from None
     prompt = given.get("prompt") or _prompt(given["game"])
     return Record(where, given["game"], picture, height, width, prompt, given["reply"])
+
+
+def _turned(opened: Image.Image) -> int:
+    """How a picture is to be turned before it is looked at, as cameras say it: 1, not at all, to 8."""
+    return opened.getexif().get(ExifTags.Base.Orientation, 1) if opened.format != "PNG" else 1  # there all is read
+
+
+def _size(opened: Image.Image) -> tuple[int, int]:
+    """Width and height as it is looked at. Raises ValueError for what is more than a picture of eight bits."""
+    if opened.mode in ("I", "F") or opened.mode.startswith("I;16"):
+        raise ValueError("its picture has more than 8 bits a channel: save it with 8")
+    if getattr(opened, "is_animated", False) and opened.format != "MPO":  # a camera's, with a preview behind it
+        raise ValueError("its picture moves: save the frame that is meant")
+    return opened.size[::-1] if _turned(opened) >= 5 else opened.size
+
+
+def _flat(opened: Image.Image) -> Image.Image:
+    """A picture as it is looked at: turned as its camera says, on white where one sees through it."""
+    if _turned(opened) > 1:
+        opened = ImageOps.exif_transpose(opened)
+    if opened.has_transparency_data:
+        seen = opened.convert("RGBA")
+        opened = Image.alpha_composite(Image.new("RGBA", seen.size, "white"), seen)
+    return opened.convert("RGB")
 
 
 @functools.cache
@@ -166,6 +190,6 @@ def _open(record: Record) -> np.ndarray:
     """A picture, uint8 [H, W, 3]."""
     try:
         with Image.open(record.picture) as opened:
-            return np.asarray(opened.convert("RGB"))
+            return np.asarray(_flat(opened))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # a SyntaxError: a broken PNG
         raise ValueError(f"{record.where}: {record.picture} cannot be read: {error}") from None

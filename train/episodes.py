@@ -59,7 +59,7 @@ def play(config: Config, frame: Frame, params: Params, course: Course, state: An
 
 def differ(config: Config, turns: list[Turn]) -> np.ndarray:
     """Whether the episodes of a board earned more, some of them, than others: bool [S]."""
-    return np.asarray(advantages.differ(_totals(config, _earned(turns))))
+    return np.asarray(advantages.differ(_totals(config, _earned(turns)), _counted(config, turns).any(axis=0)))
 
 
 def report(config: Config, turns: list[Turn]) -> Report:
@@ -105,6 +105,11 @@ def _totals(config: Config, earned: Earned) -> jax.Array:
     return jnp.asarray(total).reshape(-1, config.grpo.group)
 
 
+def _counted(config: Config, turns: list[Turn]) -> np.ndarray:
+    """Of which answers something is learned: bool [T, S, G]."""
+    return np.stack([advantages.counted(turn.round.blocks, config.grpo.group) for turn in turns])
+
+
 def _as_long(turns: list[Turn], others: list[Turn]) -> list[Turn]:
     """Episodes with as many turns as others, of as many boards, have: what these said after the end is nobody's."""
     after = [
@@ -129,9 +134,10 @@ def learned_from(config: Config, *rounds: list[Turn]) -> list[Tried]:
     alive = np.stack([np.concatenate([turn.alive for turn in each]) for each in at_turn])
     board = np.stack([np.concatenate([turn.board + alive.size * i for i, turn in enumerate(each)]) for each in at_turn])
     totals = _totals(config, (game, format, perception))
+    counts = np.concatenate([_counted(config, turns) for turns in rounds], axis=1)  # [T, S, G]
     chosen = np.arange(len(totals))
     if part.refill:
-        useful = np.asarray(advantages.differ(totals))
+        useful = np.asarray(advantages.differ(totals, counts.any(axis=0)))
         chosen = np.argsort(~useful, kind="stable")[: part.states]
         alive &= np.repeat(useful, group)
     rows = (chosen[:, None] * group + np.arange(group)).reshape(-1)
@@ -139,10 +145,11 @@ def learned_from(config: Config, *rounds: list[Turn]) -> list[Tried]:
     seen, acted = _credited(config, alive, board, (game, format, perception))
     best = np.tile(np.arange(group), (len(chosen), 1))
     if 0 < part.keep < group:
-        best = np.asarray(advantages.farthest(totals[chosen], part.keep))
-        each, by_group = np.broadcast_to(best, (len(alive), *best.shape)), (len(alive), -1, group)
+        counts = counts[:, chosen]
+        best = np.asarray(advantages.farthest(totals[chosen], part.keep, np.any(counts, axis=0)))
+        each, counts = np.broadcast_to(best, (len(alive), *best.shape)), counts & alive.reshape(counts.shape)
         seen, acted = (
-            advantages.carried(x.reshape(by_group), each, alive.reshape(by_group)).reshape(len(x), -1)
+            advantages.carried(np.where(counts, x.reshape(counts.shape), 0), each, counts).reshape(len(x), -1)
             for x in (seen, acted)
         )
     own = (np.arange(len(chosen))[:, None] * group + best).reshape(-1)

@@ -50,7 +50,9 @@ class PlayerWriter:
         self._known: dict[tuple[Any, Any], str] = {
             (row.get("board"), row.get("step")): row["reply"]
             for row in rows
-            if row.get("game") == game.name and isinstance(row.get("reply"), str)
+            if row.get("game") == game.name
+            and isinstance(row.get("reply"), str)
+            and all(isinstance(row.get(name), int) for name in ("board", "step"))
         }
         self._first, self._step = 0, 0  # of the boards that are played now; of the protocol
         self._played = 0  # boards behind these

@@ -1,10 +1,11 @@
 """Settings that do nothing in a run, which a user should know before it begins."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 
 from train.config import Config
 from train.course import Course
+from train.parts import Base
 from train.rounds import every_action
 
 _OF_GROUPS = ("group", "keep", "refill", "kl")  # what compares replies
@@ -67,5 +68,7 @@ def _told(why: str, idle: Sequence[str], remedy: str = "") -> list[str]:
 
 def _changed(config: Config, part: str, names: Iterable[str]) -> list[str]:
     """The flags, among some fields of a part, that are not as usual."""
-    given, usual = getattr(config, part), getattr(Config(), part)
+    given, usual = getattr(config.settled(), part), getattr(Config(), part)
+    if isinstance(usual, Base):  # as many steps as are needed
+        usual = replace(config, base=usual).settled().base
     return [f"--{part}-{n.replace('_', '-')}" for n in names if getattr(given, n) != getattr(usual, n)]

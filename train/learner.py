@@ -197,7 +197,8 @@ def grpo_loss(
         apart = grpo.k3(now.logprobs, tried.reference, mask)
         kl, held = mean(apart), counted(apart)
         if rule.kl_in_advantage:
-            advantage = advantage - hyper.kl * jax.lax.stop_gradient(grpo.k1(old, tried.reference, mask))
+            as_held = share.held / jnp.where(mask, share.gain, 1.0)  # what is weighed by `gain` below counts by `held`
+            advantage -= hyper.kl * as_held * jax.lax.stop_gradient(grpo.k1(old, tried.reference, mask))
     gain = grpo.GAINS[rule.objective](now.logprobs, old, advantage, hyper.clip, mask)
     gain = gain * jnp.where(jnp.isfinite(hyper.cap), grpo.correction(old, tried.sampler, hyper.cap, mask), 1.0)
     ratio = (grpo.reply_ratio if rule.objective == "gspo" else grpo.ratio)(now.logprobs, old, mask)

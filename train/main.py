@@ -7,9 +7,11 @@ python -m train.main --resume runs/2026-01-31-1200  go on where a run stopped
 python -m train.main --games all --mesh-data -1     on all devices of the machine
 """
 
+import _thread
 import argparse
 import contextlib
 import dataclasses
+import gc
 import math
 import os
 import signal
@@ -88,6 +90,7 @@ def read_config(flags: dict[str, Any], base: Config) -> Config:
 
 
 _TWICE = 0.5  # seconds: `timeout` and others send a signal to a process and to its group, which is one wish
+_SOON = 0.05  # seconds
 
 
 class Stop:
@@ -118,14 +121,27 @@ class Stop:
         """The exit status of a program that such a signal ended."""
         return 128 + (self.signal or signal.SIGINT)
 
-    def _ask(self, number: int, _: FrameType | None) -> None:
+    def _ask(self, number: int, frame: FrameType | None) -> None:
         if self.deaf or time.monotonic() - self._asked < _TWICE:
+            return
+        if _collecting(frame):  # what is raised there is printed and lost: ask again when that is over
+            threading.Timer(_SOON, _thread.interrupt_main, (number,)).start()
             return
         self._asked = time.monotonic()
         self.at_once = not self.patient or bool(self.signal)
         self.signal = number
         if self.at_once:
             raise KeyboardInterrupt
+
+
+def _collecting(frame: FrameType | None) -> bool:
+    """Whether a call back from Python's collector of garbage is under way, as JAX has one."""
+    codes = {getattr(call, "__code__", None) for call in gc.callbacks}
+    while frame:
+        if frame.f_code in codes:
+            return True
+        frame = frame.f_back
+    return False
 
 
 class _Console(Console):
@@ -195,6 +211,8 @@ def _follow(config: Config, run: Path, console: Console, stop: Stop, *, resume: 
     say(console, f"run {folder.quoted(run)}: {', '.join(config.names())} on {where}")
     trainer = Trainer(config, run)
     found = resume and trainer.resume()
+    if stop.signal:  # nothing is there to be saved yet; what this raised before may have been lost in a destructor
+        raise KeyboardInterrupt
     while trainer.notes:
         say(console, trainer.notes.pop(0))
     if resume:
@@ -211,14 +229,17 @@ def _follow(config: Config, run: Path, console: Console, stop: Stop, *, resume: 
                 while trainer.notes:
                     say(console, trainer.notes.pop(0))
                 if devices.any_of(bool(stop.signal)):
+                    stop.at_once = False  # here all processes are between two steps
                     raise KeyboardInterrupt
             while trainer.notes:
                 say(console, trainer.notes.pop(0))
     except KeyboardInterrupt:
         stop.deaf = True  # whatever else is asked, a checkpoint under way is finished
         say(console, f"stopped at {trainer.phase} step {trainer.step}" + ("" if stop.at_once else ": saving"))
-        if stop.at_once:  # perhaps between two steps: what stands now is not to be kept
-            kept = "not saved, but for the last checkpoint"
+        if stop.at_once:  # perhaps within a step: what stands now is not to be kept
+            with contextlib.suppress(OSError):
+                trainer.checkpoints.wait()
+            kept = "not saved, but for the last checkpoint" if folder.has_checkpoint(run) else "nothing is saved yet"
         else:
             trainer.save()
             trainer.checkpoints.wait()

@@ -53,11 +53,16 @@ def collect(
         after, turn, state = states.asked(config, course, after, (step, i), renew_key, follow_key)
         rounds.append(answer(config, frame, params, course, state, play_key, group))
         after = states.planned(config, after, rounds[-1].replies.reading.actions[::group], turn)
-        if judged or sum(int(jnp.sum(advantages.differ(r.earned.total))) for r in rounds) >= part.states:
+        if judged or sum(int(jnp.sum(_differ(r, group))) for r in rounds) >= part.states:
             break
     report = _mean([each.report for each in rounds]) | ({"rounds": len(rounds)} if part.refill else {})
     learned = judged_from(rounds[0], course, standing) if judged else learned_from(rounds, part)
     return Collected([learned], after, report, len(rounds) * part.states * group)
+
+
+def _differ(found: Round, group: int) -> jax.Array:
+    """Whether there is anything to learn from the groups of a round: bool [S]."""
+    return advantages.differ(found.earned.total, advantages.counted(found.blocks, group))
 
 
 def _several_turns(
@@ -126,12 +131,14 @@ def learned_from(rounds: list[Round], part: Grpo) -> Tried:
     earned = Rewards(*(jnp.concatenate(each) for each in zip(*(r.earned for r in rounds), strict=True)))
     blocks = np.concatenate([r.blocks for r in rounds])
     group, length = part.group, blocks.shape[1]
-    differ = np.asarray(advantages.differ(earned.total))
+    counts = advantages.counted(blocks, group)
+    differ = np.asarray(advantages.differ(earned.total, counts))
     chosen = np.argsort(~differ, kind="stable")[: part.states] if part.refill else np.arange(part.states)
     if part.refill:
         blocks = np.where(np.repeat(differ, group)[:, None], blocks, -1)
     earned = Rewards(*(each[chosen] for each in earned))
-    kept = np.asarray(advantages.farthest(earned.total, part.keep)) if 0 < part.keep < group else None
+    counts = counts[chosen]
+    kept = np.asarray(advantages.farthest(earned.total, part.keep, counts)) if 0 < part.keep < group else None
     rows = (chosen[:, None] * group + (np.arange(group) if kept is None else kept)).reshape(-1)
     share_out = advantages.credit_by_reply if part.credit == "reply" else advantages.credit_by_block
     sampled = [r.replies.sampled for r in rounds]
@@ -143,7 +150,9 @@ def learned_from(rounds: list[Round], part: Grpo) -> Tried:
         sampler=_rows([said.logprobs for said in sampled], rows),
         old=None,
         reference=None,
-        credit=share_out(earned, jnp.asarray(blocks[rows].reshape(-1, length)), scale=part.scale, kept=kept),
+        credit=share_out(
+            earned, jnp.asarray(blocks[rows].reshape(-1, length)), scale=part.scale, kept=kept, counts=counts
+        ),
     )
 
 

@@ -106,5 +106,5 @@ def earn(
     }
     if group > 1:
         report["reward_std"] = float(jnp.mean(jnp.std(earned.total, axis=1)))
-        report["differ"] = float(jnp.mean(advantages.differ(earned.total)))
+        report["differ"] = float(jnp.mean(advantages.differ(earned.total, advantages.counted(blocks, group))))
     return Round(tried, of_all, earned, blocks, report)

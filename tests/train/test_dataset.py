@@ -123,12 +123,17 @@ def test_replies_on_disk_are_mixed_with_the_teachers(trainer, monkeypatch):
         (lambda row: row | {"prompt": "\ud83d"}, ":2 has a prompt that is no valid text"),
         (lambda row: row | {"picture": "vast.png"}, ":2: Image size (1600000000 pixels) exceeds limit"),
         (lambda row: row | {"picture": "odd.png"}, ":2: a picture of 40x40 pixels is not made of 16x16 blocks"),
+        (lambda row: row | {"picture": "deep.png"}, ":2: its picture has more than 8 bits a channel: save it with 8"),
+        (lambda row: row | {"picture": "moves.gif"}, ":2: its picture moves: save the frame that is meant"),
         (lambda row: row | {"reply": row["reply"] * 9}, "tokens: raise --reply, which is 60"),
     ],
 )
 def test_a_line_that_cannot_be_learned_from_is_told(folder, tmp_path, trainer, change, message):
     shutil.copytree(folder, tmp_path / "set")
     Image.new("RGB", (40, 40)).save(tmp_path / "set" / "odd.png")
+    Image.fromarray(np.full((112, 112), 40_000, np.uint16)).save(tmp_path / "set" / "deep.png")
+    frames = [Image.new("RGB", (112, 112), colour) for colour in ("red", "blue")]
+    frames[0].save(tmp_path / "set" / "moves.gif", save_all=True, append_images=frames[1:])
     written = (tmp_path / "set" / "odd.png").read_bytes()
     header = b"IHDR" + (40_000).to_bytes(4, "big") * 2 + written[24:29]
     vast = written[:12] + header + zlib.crc32(header).to_bytes(4, "big") + written[33:]
@@ -163,6 +168,25 @@ def test_a_prompt_that_a_template_cannot_have_is_told(folder, tmp_path):
     (tmp_path / "odd.jsonl").write_text("\n".join(map(json.dumps, rows)))
     with pytest.raises(ValueError, match=r"odd.jsonl:3: its prompt does not serve: .* has 2 image tokens"):
         dataset.shelve(tmp_path / "odd.jsonl", vlm, ["2048"], 0)
+
+
+def test_pictures_are_read_as_they_are_looked_at(folder, tmp_path):
+    """Turned as a camera says, and white where one sees through them."""
+    row = json.loads(lines(folder)[0])
+    clear = np.zeros((16, 32, 4), np.uint8)
+    clear[:, :16] = 200, 0, 0, 255
+    Image.fromarray(clear).save(tmp_path / "clear.png")
+    exif = Image.Exif()
+    exif[274] = 6  # to be turned by a quarter to the right
+    Image.fromarray(clear).convert("RGB").save(tmp_path / "turned.jpg", exif=exif, quality=100)
+    records = "\n".join(json.dumps(row | {"picture": name}) for name in ("clear.png", "turned.jpg"))
+    (tmp_path / "set.jsonl").write_text(records)
+    clear, turned = dataset.read(tmp_path / "set.jsonl")
+    assert (clear.height, clear.width, turned.height, turned.width) == (16, 32, 32, 16)
+    shown = dataset._open(clear)
+    assert (shown[:, :16] == (200, 0, 0)).all() and (shown[:, 16:] == 255).all()
+    shown = dataset._open(turned)
+    assert shown.shape == (32, 16, 3) and (shown[:12, :, 0] > 180).all() and (shown[20:] < 20).all()
 
 
 def test_a_picture_that_is_damaged_inside_is_told(folder, tmp_path):

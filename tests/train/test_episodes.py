@@ -173,6 +173,20 @@ def test_of_those_kept_that_ended_nothing_is_shared_out(one):
     np.testing.assert_allclose(advantages.carried(a, kept, a != 0), [[0, 0]])
 
 
+def test_episodes_that_were_all_cut_off_are_not_kept(one):
+    """They still say how good the others are: 2 and -2 lie 2 from the mean of all four."""
+    turns = [turn([9, 2, -2, -9], [1] * 4, [0, 0, 0, 0]), turn([0] * 4, [1] * 4, [1, 2, 3, 4])]
+    for each in turns:
+        each.round.blocks[[0, 3]] = -1
+    config = replace(one[0], episodes=Episodes(turns=2), grpo=replace(one[0].grpo, group=4, keep=2, scale="none"))
+    first, _ = episodes.learned_from(config, turns)
+    assert sorted(first.ids[:, 0].tolist()) == [1, 2]
+    np.testing.assert_allclose(np.sort(first.credit.advantage[:, 1]), [-1, 1])  # for 2 of 4: half of 2 and of -2
+    assert episodes.differ(config, turns).all()
+    turns[0].round.blocks[1] = turns[1].round.blocks[1] = -1
+    assert not episodes.differ(config, turns).any()
+
+
 def test_gigpo_compares_each_episode_once(one):
     """However many answers it has: two of one turn and one of two, of returns 1 and 0, lie 1/2 from their mean."""
     turns = [turn([1, 0, 1, 1], [1] * 4, [0, 1, 2, 3]), turn([0] * 4, [0, 1, 0, 0], [4, 5, 6, 7])]

@@ -81,6 +81,7 @@ def test_an_evaluation_that_broke_off_goes_on_and_asks_nothing_twice(player, tmp
     assert run(broken, "--player", "mine:answer") == 2
     assert "--player mine:answer failed: ZeroDivisionError: division by zero" in capsys.readouterr().err
     with (broken / evaluate.REPLIES).open("a") as out:
+        out.write('{"game": "2048", "board": [1], "step": 0, "reply": "up"}\n')  # of no board
         out.write('{"game": "2048", "boa')  # a line that a crash cut short
     player.answer = sound
     player.asked.clear()

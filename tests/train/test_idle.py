@@ -7,7 +7,7 @@ import pytest
 from train.config import Config
 from train.course import Course
 from train.idle import idle_flags
-from train.parts import Coldstart, Grpo, Reward, Sight
+from train.parts import Base, Coldstart, Grpo, Reward, Sight
 
 
 def course(*, named):
@@ -29,7 +29,15 @@ def block(**changes):
 
 @pytest.mark.parametrize("named", [True, False])
 def test_what_is_as_usual_is_not_told(named):
-    assert not told(named) and not told(named, recipe="g0")
+    for part in ({}, {"recipe": "g0"}, {"model": "some/folder"}, {"model": "some/folder", "recipe": "g0"}):
+        config = replace(Config(), **part)
+        for each in (config, config.settled()):
+            assert not idle_flags(each, [course(named=named)])
+
+
+def test_steps_of_a_phase_that_there_is_not_are_told():
+    lines = idle_flags(Config(model="some/folder", base=Base(steps=7)).settled(), [course(named=False)])
+    assert lines == ["this run has no phase base, so --base-steps will do nothing"]
 
 
 @pytest.mark.parametrize(

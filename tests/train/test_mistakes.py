@@ -1,6 +1,7 @@
 """What a user can cause, signals and damage among it: one clear line, no new folder, nothing lost."""
 
 import ast
+import gc
 import io
 import json
 import os
@@ -22,6 +23,7 @@ from rich.console import Console
 
 import jaxgym
 import policy
+import train.loop
 from train import advantages, command, folder, learner, report, rewards, terminal
 from train import main as program
 from train.checkpoint import Checkpoints
@@ -102,6 +104,59 @@ def test_a_signal_before_the_first_step_leaves_no_folder(tmp_path, tiny, monkeyp
     assert not list(tmp_path.iterdir())
 
 
+def in_a_collection(number):
+    """Ask to stop while garbage is collected."""
+
+    def call(phase, info):
+        if phase == "start":
+            os.kill(os.getpid(), number)
+
+    gc.callbacks.append(call)
+    gc.collect()
+    gc.callbacks.remove(call)
+
+
+def in_a_destructor(number):
+    class Gone:
+        def __del__(self):
+            os.kill(os.getpid(), number)
+
+    Gone()
+
+
+@pytest.mark.filterwarnings("error")  # such as for an exception that nobody can catch
+def test_a_signal_in_a_collection_of_garbage_is_heard_after_it(tmp_path, tiny, monkeypatch, capsys):
+    def late(*_):
+        in_a_collection(signal.SIGTERM)
+        time.sleep(20)
+        pytest.fail("the signal did not stop it")
+
+    monkeypatch.setattr("train.loop.prepare", late)
+    assert program.main(["--games", "2048", "--run", str(tmp_path / "a" / "b"), *tiny]) == 143
+    assert "stopped before there was anything new to save" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_signal_that_was_lost_before_the_first_step_stops_there(tmp_path, tiny, monkeypatch, capsys):
+    prepare = train.loop.prepare
+    monkeypatch.setattr("train.loop.prepare", lambda *given: [in_a_destructor(signal.SIGTERM), prepare(*given)][1])
+    monkeypatch.setattr(Trainer, "events", lambda self: pytest.fail("the signal did not stop it"))
+    assert program.main(["--games", "2048", "--run", str(tmp_path / "a" / "b"), *tiny]) == 143
+    assert "stopped before there was anything new to save" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_between_two_steps_all_is_saved_however_often_it_was_asked(tmp_path, tiny, stop_at, monkeypatch, capsys):
+    monkeypatch.setattr(program, "_TWICE", 0.0)
+    stop_at(lambda: [in_a_destructor(signal.SIGTERM) for _ in range(2)])
+    run = tmp_path / "run"
+    assert program.main(["--games", "2048", "--run", str(run), *tiny]) == 143
+    assert "stopped at base step 3: saving\nsaved. To go on:" in capsys.readouterr().out
+    assert "7" in {p.name for p in (run / "checkpoints").iterdir()}
+
+
 def test_a_second_signal_stops_at_once_and_keeps_the_last_checkpoint(tmp_path, tiny, monkeypatch, capsys):
     def impatient(self, phase):
         os.kill(os.getpid(), signal.SIGINT)
@@ -112,7 +167,7 @@ def test_a_second_signal_stops_at_once_and_keeps_the_last_checkpoint(tmp_path, t
     monkeypatch.setattr(Trainer, "_supervise", impatient)
     run = tmp_path / "run"
     assert program.main(["--games", "2048", "--run", str(run), *tiny]) == 130
-    assert "--resume" in capsys.readouterr().out and run.is_dir()
+    assert "nothing is saved yet. To go on: python -m train.main --resume" in capsys.readouterr().out and run.is_dir()
 
 
 def test_a_signal_after_a_stop_was_told_says_nothing_else(tmp_path, tiny, stop_at, monkeypatch, capsys):

@@ -262,6 +262,21 @@ def test_the_replies_kept_are_those_of_the_largest_variance():
         np.testing.assert_allclose(np.take_along_axis(earned, found, axis=1).var(axis=1), best, rtol=1e-5, atol=1e-7)
 
 
+def test_of_replies_that_count_those_of_the_largest_variance_are_kept():
+    """Against every subset there is of them; where they are too few they are all kept."""
+    rng = np.random.default_rng(1)
+    earned, counts = rng.normal(size=(40, 7)).astype(np.float32), rng.random((40, 7)) < 0.6
+    for keep in (2, 4):
+        found = np.asarray(advantages.farthest(jnp.asarray(earned), keep, counts))
+        for row, there, which in zip(earned, counts, found, strict=True):
+            few = there.sum() <= keep
+            assert len(set(which.tolist())) == keep
+            assert there[which].sum() == (there.sum() if few else keep)
+            if not few:
+                ways = itertools.combinations(np.flatnonzero(there), keep)
+                assert np.var(row[which]) == pytest.approx(max(np.var(row[list(way)]) for way in ways), rel=1e-5)
+
+
 def round_of(game, *, blocks=None):
     """Replies of four tokens to as many boards as there are rows of rewards; token ids tell the rows apart."""
     count = game.size
@@ -337,6 +352,33 @@ def test_replies_of_one_side_are_compared_with_each_other():
     a = np.asarray([[3.0, 1.0, -2.0, -2.0], [0.0, 0.0, 0.0, 0.0]], np.float32)
     np.testing.assert_allclose(advantages.carried(a, np.asarray([[0, 1], [0, 3]])), [[1, -1], [0, 0]])
     np.testing.assert_array_equal(advantages.carried(a, None), a)
+
+
+@pytest.mark.parametrize("credit", ["reply", "block"])
+def test_what_is_masked_is_not_kept_and_what_is_kept_teaches_what_all_others_would(credit):
+    """Most replies were cut off, and some of them would have taken the places of those that can teach."""
+    game = jnp.asarray([[1.0, 1.0, 0.5, -0.5, -1.0, -1.0] + [2.0, -2.0] * 5, [1.0, -1.0] * 8])
+    cut_off = np.abs(game) == 2
+    blocks = np.where(cut_off.reshape(-1, 1), -1, 2) * np.ones((1, 4), np.int32)
+    means = []
+    for keep in (0, 4):
+        part = Grpo(states=2, group=16, keep=keep, credit=credit, scale="none")
+        tried = reinforce.learned_from([round_of(game, blocks=blocks)], part)
+        there, each = np.asarray(tried.credit.units[:, 0] >= 0), np.asarray(tried.credit.advantage[:, 0])
+        means.append((there * np.maximum(each, 0)).reshape(2, -1).mean(axis=1))
+        assert there.sum() == (8 if keep else 22)
+    np.testing.assert_allclose(means[1], means[0], rtol=1e-5)
+
+
+def test_groups_in_which_all_that_count_earned_alike_are_refilled():
+    blocks = np.zeros((6, 4), np.int32)
+    blocks[2] = -1  # the one reply of its group that earned less was cut off
+    found = round_of(jnp.asarray([[1.0, 1.0, 0.0], [0.0, 1.0, 2.0]]), blocks=blocks)
+    assert reinforce._differ(found, 3).tolist() == [False, True]
+    assert reinforce._differ(round_of(found.earned.game), 3).all()
+    tried = reinforce.learned_from([found], Grpo(states=2, group=3, keep=0, refill=1, **PLAIN))
+    assert (np.asarray(tried.credit.units[:, 0]) == 0).tolist() == [True] * 3 + [False] * 3
+    assert (np.asarray(tried.ids[:3, 0]) // 4).tolist() == [3, 4, 5]
 
 
 def test_groups_without_differences_are_refilled_from_later_rounds():

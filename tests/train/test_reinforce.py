@@ -126,6 +126,22 @@ def test_the_two_estimates_of_the_divergence_pull_differently(one, tried):
     assert not np.allclose(none, k1, atol=1e-6) and not np.allclose(k1, k3, atol=1e-6)
 
 
+@pytest.mark.parametrize("average", ["token", "sequence"])
+def test_by_k1_tokens_are_held_alike_whatever_block_they_are_of(one, tried, average):
+    """As by k3: how much the objective makes of a block is not how much the divergence does."""
+    _, frame, _, _, _, _, state, fixed = one
+    config = with_grpo(one[0], kl=1.0, kl_estimate="k1", average=average)
+    slopes = []
+    for units in (tried.credit.units, jnp.minimum(tried.credit.units, 0)):
+        credit = tried.credit._replace(advantage=jnp.zeros_like(tried.credit.advantage), units=units)
+        rows = [tried._replace(reference=tried.sampler - 1.0, credit=credit)]
+        found = reinforce.gradient_of(config, frame, state.params, fixed, rows, config.grpo.states, "2048")
+        slopes.append(jax.tree.leaves(found[1]))
+    assert any(jnp.abs(leaf).max() > 1e-4 for leaf in slopes[0])
+    for a, b in zip(*slopes, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize("estimate", ["k1", "k3"])
 def test_the_weight_of_a_game_is_not_that_of_the_divergence(one, tried, estimate):
     _, frame, _, _, _, _, state, fixed = one
