@@ -6,6 +6,7 @@ python -m jaxgym gallery
 """
 
 import argparse
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -33,6 +34,9 @@ def main(arguments: list[str] | None = None) -> int:
     draw.add_argument("--out", default="gallery.html", help="where to write it (default: gallery.html)")
     for command in (play, film, draw):
         command.add_argument("--seed", type=int, default=0, help="(default: 0)")
+    for stream, errors in ((sys.stdin, "replace"), (sys.stdout, "backslashreplace"), (sys.stderr, "backslashreplace")):
+        with contextlib.suppress(AttributeError):  # a closed or captured one
+            stream.reconfigure(errors=errors)  # type: ignore[union-attr]  # what is no text, and what it cannot show
     options = parser.parse_args(arguments)
     try:
         if options.command == "gallery":
@@ -47,7 +51,8 @@ def main(arguments: list[str] | None = None) -> int:
             player = PLAYERS[options.player]
             print(f"written to {show.film(game, options.file, player=player, seed=options.seed, steps=options.steps)}")
         else:
-            score = terminal.play(game, options.seed, terminal.keyboard(game), print, colours=sys.stdout.isatty())
+            colours = bool(sys.stdout and sys.stdout.isatty())
+            score = terminal.play(game, options.seed, terminal.keyboard(game), print, colours)
             print(f"score {score:g}")
     except BrokenPipeError:  # whoever read it has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -6,7 +6,9 @@ from weakref import WeakSet
 import jax
 import jax.numpy as jnp
 
+from jaxgym.actions import Actions
 from jaxgym.game import Game, Outcome
+from jaxgym.sprites import Sheet
 
 _passed: "WeakSet[Game[Any]]" = WeakSet()  # games that were found right
 
@@ -18,6 +20,13 @@ def check(game: Game[Any]) -> None:
     """
     if game in _passed:
         return
+    for name, kind, wanted in (
+        ("actions", Actions, "such as jaxgym.actions.moves(...)"),
+        ("sheet", Sheet, "that of jaxgym.sprites.draw(...)"),
+        ("rules", str, "a text"),
+    ):
+        if not isinstance(getattr(game, name), kind):
+            raise ValueError(f"{game.name}: {name} is {_said(getattr(game, name))}: give {wanted}")
     key, count = jax.random.key(0), game.actions.n
     if not count:
         raise ValueError(f"{game.name}: it has no action: give it one at least")
@@ -41,13 +50,28 @@ def check(game: Game[Any]) -> None:
     _passed.add(game)
 
 
+def explained(game: Game[Any], state: Any, action: int) -> str:
+    """The teacher's reason, on the host: state of NumPy arrays. Raises ValueError, in one line, where there is none."""
+    try:
+        text = game.explain(state, action)
+    except Exception as error:  # as above
+        raise ValueError(f"{game.name}: explain fails: {why(error)}") from error
+    if not isinstance(text, str):
+        raise ValueError(f"{game.name}: explain(state, action) is {_said(text)}: give a text")
+    return text
+
+
+def why(error: Exception) -> str:
+    """What went wrong in a user's own function, in one line."""
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+
+
 def _traced(game: Game[Any], name: str, *given: Any) -> Any:
     """The shapes and types of what a function of a game gives."""
     try:
         return jax.eval_shape(getattr(game, name), *given)
     except Exception as error:  # whatever a user's own function may raise
-        why = (str(error).splitlines() or [""])[0]
-        raise ValueError(f"{game.name}: {name} fails: {type(error).__name__}: {why}") from error
+        raise ValueError(f"{game.name}: {name} fails: {why(error)}") from error
 
 
 def _expect(game: Game[Any], what: str, found: Any, shape: tuple[int, ...], *kinds: Any) -> None:

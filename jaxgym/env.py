@@ -18,7 +18,7 @@ from jaxgym.contract import check
 from jaxgym.engine import play, readable
 from jaxgym.game import Game
 from jaxgym.rare import rarely
-from jaxgym.render import render
+from jaxgym.render import render, sprite_ids
 
 AutoReset = Literal["same_step", "next_step"]
 Observation = Literal["picture", "tiles"]
@@ -135,7 +135,11 @@ class Env:
     def observation(self, state: EnvState) -> jax.Array:
         """What the player sees of a state: uint8 [H, W, 3], or int32 [R, C] with observe="tiles"."""
         tiles = self.game.tiles(state.board)
-        return tiles.astype(jnp.int32) if self.observe == "tiles" else render(self.game.sheet, tiles, state.look)
+        return (
+            sprite_ids(self.game.sheet, tiles)
+            if self.observe == "tiles"
+            else render(self.game.sheet, tiles, state.look)
+        )
 
     def bounds(self) -> tuple[jax.ShapeDtypeStruct, int]:
         """The shape and dtype of an observation, and the largest number there may be in it; the smallest is 0."""

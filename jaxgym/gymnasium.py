@@ -172,6 +172,8 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Deal all boards, or those of options["reset_mask"], bool [N]; a seed begins the same episodes anew."""
+        if options is not None and not isinstance(options, dict):
+            raise ValueError(f'options={options!r}: give a dict, such as {{"reset_mask": ...}}, or None')
         super().reset(seed=seed)
         if seed is not None or self._state is None:
             self._key = jax.random.key(int(self.np_random.integers(2**31)))

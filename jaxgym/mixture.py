@@ -21,7 +21,7 @@ import numpy as np
 
 from jaxgym.actions import INVALID, Actions
 from jaxgym.carry import varied
-from jaxgym.contract import check
+from jaxgym.contract import check, explained
 from jaxgym.engine import select
 from jaxgym.game import Game, Outcome
 from jaxgym.rare import rarely
@@ -271,7 +271,7 @@ def _explain(state: Mixed, action: int, *, parts: _Parts) -> str:
     game, said = parts.games[g], parts.names[action]
     if own == INVALID:
         return f"{said}: {game.name} has no such answer."
-    text = game.explain(jax.tree.map(np.asarray, state.boards[g]), own)
+    text = explained(game, jax.tree.map(np.asarray, state.boards[g]), own)
     named = game.actions.format(own)  # another game's text may have the two cells the other way round
     return said + text.removeprefix(named) if text.startswith(named) else text
 

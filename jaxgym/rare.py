@@ -86,8 +86,10 @@ def _sift(
     gpu_share: int,
 ) -> T:
     """`repeatedly` for rows: needed bool [B], and so on."""
-    size = len(needed)
-    lanes = min(size, max(LEAST, size // (SHARE if jax.default_backend() == "cpu" else gpu_share)))
+    size = needed.shape[0]
+    lanes = size  # all at once where their number is left open, as `jax.export` can
+    if isinstance(size, int):
+        lanes = min(size, max(LEAST, size // (SHARE if jax.default_backend() == "cpu" else gpu_share)))
 
     def turn(carry: tuple[jax.Array, T]) -> tuple[jax.Array, T]:
         left, state = carry

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 from jaxgym import own
-from jaxgym.contract import check
+from jaxgym.contract import check, why
 from jaxgym.game import Game
 from jaxgym.games import GAMES, Recipe
 from jaxgym.looks import Look, each
@@ -60,9 +60,11 @@ def make(name: str, *, level: str = "paper", looks: Any = None, **options: Any) 
     """
     recipe = find(name)
     drawn = {f.name for f in dataclasses.fields(Look)}
-    asked = {p for p in inspect.signature(recipe.make).parameters if p != "look"}
+    parameters = inspect.signature(recipe.make).parameters.values()
+    asked = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)} - {"look"}
+    any_other = any(p.kind == p.VAR_KEYWORD for p in parameters)
     for option in options:
-        if option not in drawn | asked:
+        if option not in drawn | asked and not any_other:
             known = ["level", "looks", *sorted(asked), *sorted(drawn)]
             raise ValueError(f"{name} has no option {option!r}{_near(option, known)}; it has {', '.join(known)}")
     difficulty = find_level(name, level)
@@ -71,7 +73,13 @@ def make(name: str, *, level: str = "paper", looks: Any = None, **options: Any) 
         raise ValueError(f"looks and {', '.join(parts)}: a look is given whole or by its parts, not both")
     look = Look(**parts) if looks is None else each(looks)
     with jax.ensure_compile_time_eval():  # its arrays are numbers, also where a program that is traced makes it
-        made = recipe.make(look=look, **{**difficulty, **{k: v for k, v in options.items() if k in asked}})
+        chosen = {**difficulty, **{k: v for k, v in options.items() if k not in parts}}
+        try:
+            made = recipe.make(look=look, **chosen)
+        except ValueError:
+            raise
+        except Exception as error:  # whatever a user's own function may raise
+            raise ValueError(f"game={name!r} fails: {why(error)}") from error
     if not isinstance(made, Game):
         raise ValueError(f"game={name!r} gave no jaxgym.Game but {type(made).__name__}")
     made = dataclasses.replace(made, name=name)

@@ -14,8 +14,9 @@ from PIL import Image
 from jaxgym import engine
 from jaxgym.checks import key_of, number, whole
 from jaxgym.game import Game
-from jaxgym.render import render
+from jaxgym.render import render, sprite_ids
 
+MARGIN = 4  # characters before a board in a terminal, where its rows are numbered
 _STILLS = (".gif", ".webp", ".png")
 
 
@@ -79,16 +80,16 @@ def episode(game: Game[Any], player: Callable[[Game[Any]], engine.Player], seed:
 
 def blocks(game: Game[Any], state: Any, width: int = 80) -> str:
     """A board for a terminal of so many columns: two pixels a character, 24-bit colours, rows and columns numbered."""
-    tiles = np.asarray(game.tiles(state))
+    tiles = np.asarray(sprite_ids(game.sheet, game.tiles(state)))
     rows, columns = tiles.shape
-    side = max(2, min(16, (width - 4) // columns) // 2 * 2)
+    side = max(2, min(16, (width - MARGIN) // columns) // 2 * 2)
     small = [
         Image.fromarray(sprite).resize((side, side), Image.Resampling.BOX) for sprite in np.asarray(game.sheet.pixels)
     ]
     board = np.block([[[np.asarray(small[i])] for i in row] for row in tiles.tolist()])
-    lines = ["    " + "".join(f"{c:^{side}}" for c in range(columns))]
+    lines = [" " * MARGIN + "".join(f"{c:^{side}}" for c in range(columns))]
     for y in range(0, rows * side, 2):
-        name = f"{y // side:>3} " if y % side == side // 2 // 2 * 2 else "    "
+        name = f"{y // side:>3} " if y % side == side // 2 // 2 * 2 else " " * MARGIN
         cells = [
             f"\x1b[38;2;{';'.join(map(str, a))};48;2;{';'.join(map(str, b))}m\u2580"
             for a, b in zip(board[y].tolist(), board[y + 1].tolist(), strict=True)

@@ -1,6 +1,8 @@
 """Play a game by hand, in a terminal."""
 
 import itertools
+import os
+import shutil
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -12,10 +14,12 @@ import numpy as np
 from jaxgym import engine, show
 from jaxgym.actions import INVALID
 from jaxgym.checks import key_of
+from jaxgym.contract import explained
 from jaxgym.game import Game
 from jaxgym.render import describe
 
 _ARROWS = {"\x1b[A": "up", "\x1b[B": "down", "\x1b[C": "right", "\x1b[D": "left"}
+_ESCAPE = 0.1  # seconds in which what follows an escape character belongs to it: an arrow key sends three
 _COMMANDS = {"h": "a hint", "u": "undo", "w": "the board in words", "n": "a new board", "q": "quit"}
 
 
@@ -42,8 +46,7 @@ def play(
         state, score, over = history[-1]
         over = over or not bool(legal(state).any())
         if fresh:
-            board = show.blocks(game, state) if colours else describe(game.sheet, game.tiles(state))
-            say(f"\n{board}\nscore {score:g}, {len(history) - 1} moves")
+            say(f"\n{_shown(game, state, colours)}\nscore {score:g}, {len(history) - 1} moves")
             if over:
                 say(ended)
         fresh = True
@@ -65,10 +68,20 @@ def play(
             say(ended)
             fresh = False
         elif command == "h":
-            say(game.explain(jax.tree.map(np.asarray, state), int(teach(state, jax.random.key(0)))))
+            try:
+                say(explained(game, jax.tree.map(np.asarray, state), int(teach(state, jax.random.key(0)))))
+            except ValueError as error:
+                say(str(error))
             fresh = False
         else:
             fresh = _answer(game, text, history, step, next(keys), say, usage)
+
+
+def _shown(game: Game[Any], state: Any, colours: bool) -> str:
+    """A board, drawn where the terminal is wide enough, else in words."""
+    tiles, width = game.tiles(state), shutil.get_terminal_size().columns
+    drawn = colours and width >= show.MARGIN + 2 * tiles.shape[1]
+    return show.blocks(game, state, width) if drawn else describe(game.sheet, tiles)
 
 
 def _answer(
@@ -99,9 +112,12 @@ def _answer(
 
 def keyboard(game: Game[Any]) -> Callable[[str], str]:
     """What reads the player's answers: lines, or single keys where the game is one of moves and the terminal can."""
+    if sys.stdin is None or sys.stdout is None:  # closed
+        return _nobody
     if not set(game.actions.names) <= set(_ARROWS.values()) or not sys.stdin.isatty():
         return input
     try:
+        import select
         import termios
         import tty
     except ImportError:  # not a Unix
@@ -112,15 +128,21 @@ def keyboard(game: Game[Any]) -> Callable[[str], str]:
         file = sys.stdin.fileno()
         before = termios.tcgetattr(file)
         try:
-            tty.setcbreak(file)
-            pressed = sys.stdin.read(1)
-            if pressed == "\x1b":
-                pressed += sys.stdin.read(2)
+            tty.setcbreak(file, termios.TCSADRAIN)  # what was typed ahead stays
+            typed = os.read(file, 1)
+            while typed.startswith(b"\x1b") and len(typed) < 3 and select.select([file], [], [], _ESCAPE)[0]:
+                typed += os.read(file, 1)
         finally:
             termios.tcsetattr(file, termios.TCSADRAIN, before)
         print()
-        if not pressed or pressed == "\x04":
+        if typed in (b"", b"\x04"):
             raise EOFError
+        pressed = typed.decode(errors="replace").replace("\x1bO", "\x1b[")  # what some terminals send for arrows
         return _ARROWS.get(pressed, pressed)
 
     return ask
+
+
+def _nobody(_: str) -> str:
+    """What a player types who cannot type or sees nothing."""
+    raise EOFError

@@ -17,6 +17,9 @@ def outcome(**parts):
 
 
 SLIPS = {
+    "actions is a list: give such as jaxgym.actions.moves(...)": lambda game: {"actions": ["left", "right"]},
+    "sheet is a NoneType: give that of jaxgym.sprites.draw(...)": lambda game: {"sheet": None},
+    "rules is a NoneType: give a text": lambda game: {"rules": None},
     "legal(state) is bool [1]: give bool [2]": lambda game: {"legal": lambda s: jnp.ones(1, bool)},
     "legal(state) is bool [3]: give bool [2]": lambda game: {"legal": lambda s: jnp.ones(3, bool)},
     "legal(state) is int32 [2]: give bool [2]": lambda game: {"legal": lambda s: jnp.ones(2, jnp.int32)},

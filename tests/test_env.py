@@ -4,6 +4,7 @@ import pickle
 import time
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -302,3 +303,23 @@ def test_an_environment_can_be_pickled(game):
         np.testing.assert_array_equal(a, b)
     assert again.game.actions.parse(game.actions.names[0]) == 0
     assert again.game.explain(state.board, action) == game.explain(state.board, action)
+
+
+@pytest.mark.parametrize("name", ["2048", "swap", "mixture"])
+def test_the_number_of_boards_may_be_left_open_when_a_program_is_exported(name):
+    """Boards that are dealt anew among them, which a batch of a known size does a few at a time."""
+    some = [jaxgym.make("2048", tile=28), jaxgym.make("shisen_sho", size=4, kinds=2, tile=28)]
+    env = Env(jaxgym.mix(some) if name == "mixture" else jaxgym.make(name), max_steps=2, autoreset="same_step")
+
+    def play(data, action):
+        keys = jax.random.wrap_key_data(data)
+        state = jax.vmap(env.reset)(keys)[1]
+        for _ in range(3):
+            obs, state, *rest = jax.vmap(env.step)(keys, state, action)
+        return obs, rest
+
+    (count,) = jax.export.symbolic_shape("count")
+    shapes = jax.ShapeDtypeStruct((count, 2), jnp.uint32), jax.ShapeDtypeStruct((count,), jnp.int32)
+    exported = jax.export.export(jax.jit(play))(*shapes)
+    given = jax.random.key_data(keys(9)), jnp.arange(9, dtype=jnp.int32)
+    same(exported.call(*given), jax.jit(play)(*given))

@@ -175,6 +175,7 @@ def test_a_number_that_is_no_action_costs_a_step(three, given):
         (lambda: begun().step(np.asarray([0.5, 1.0])), "actions are float64 [2]: give integers [2]"),
         (lambda: begun().step(np.asarray([0])), "give integers [2]"),
         (lambda: begun().reset(options={"reset_mask": [0, 1]}), "give bools [2]"),
+        (lambda: begun().reset(options=[1]), "options=[1]: give a dict"),
     ],
 )
 def test_what_cannot_be_is_told_in_one_line(wrong, told):

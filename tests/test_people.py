@@ -1,8 +1,10 @@
 """What people use: images, films, a board in a terminal, a game by hand, the gallery, the command line."""
 
+import os
 import re
 import shutil
 import subprocess
+import threading
 from dataclasses import replace
 
 import jax
@@ -161,6 +163,64 @@ def test_a_games_own_moves_come_before_commands(corridor):
 def test_a_cell_by_hand_may_be_two_numbers(corridor):
     cells = replace(corridor, actions=actions.cells(1, 2))  # (0, 0) to the left, (0, 1) to the right
     assert by_hand(cells, "0 1", "0, 1", "(0,1)", "1")[0] == 3
+
+
+def test_keys_are_read_one_by_one(monkeypatch):
+    """Also an escape alone, after which the next key counts, and arrows as either kind of terminal sends them."""
+    pty = pytest.importorskip("pty")
+    ours, its = pty.openpty()
+    with open(its) as typed:  # noqa: PTH123  # it has a number, no path
+        monkeypatch.setattr("sys.stdin", typed)
+        ask = terminal.keyboard(jaxgym.make("2048"))
+        for keys, read in (
+            (b"\x1b", ["\x1b"]),
+            (b"q", ["q"]),
+            (b"\x1b[A\x1bOBx", ["up", "down", "x"]),
+            (b"\xff", ["\ufffd"]),
+        ):
+            os.write(ours, keys)
+            assert [ask("> ") for _ in read] == read
+        threading.Timer(0.3, os.write, (ours, b"\x04")).start()  # else the terminal takes it for the end of a line
+        with pytest.raises(EOFError):
+            ask("> ")
+    os.close(ours)
+
+
+@pytest.mark.parametrize("closed", ["sys.stdin", "sys.stdout"])
+def test_who_cannot_play_ends_the_game(monkeypatch, closed):
+    monkeypatch.setattr(closed, None)
+    assert __main__.main(["play", "swap"]) == 0
+
+
+@pytest.mark.parametrize(("width", "side"), [(200, 16), (40, 8), (12, 2)])
+def test_a_board_is_as_wide_as_its_terminal_allows(small, monkeypatch, width, side):
+    monkeypatch.setenv("COLUMNS", str(width))
+    said = []
+    terminal.play(small, 0, lambda _: "q", said.append)
+    lines = re.sub(r"\x1b\[[\d;]*m", "", said[1]).splitlines()[2:-1]
+    assert {len(line) for line in lines} == {4 + 4 * side} and len(lines) == 4 * side // 2
+    monkeypatch.setenv("COLUMNS", "11")  # too narrow to draw it
+    terminal.play(small, 0, lambda _: "q", said.append)
+    assert " | " in said[-1] and "\x1b" not in said[-1]
+
+
+def test_a_board_of_unknown_sprites_is_drawn_as_pictures_are(small):
+    """By the nearest there are, and said so."""
+    odd = replace(small, tiles=lambda state: small.tiles(state).at[0].set(-3).at[1].set(99))
+    state = small.reset(jax.random.key(0))
+    near = replace(small, tiles=lambda state: small.tiles(state).at[0].set(0).at[1].set(len(small.sheet.names) - 1))
+    assert show.blocks(odd, state) == show.blocks(near, state)
+    seen = jaxgym.Env(odd, max_steps=3, observe="tiles").reset(jax.random.key(0))[0]
+    assert seen.dtype == np.int32 and seen[0, 0] == 0 and seen[1, 0] == len(small.sheet.names) - 1
+
+
+@pytest.mark.parametrize(
+    ("explain", "told"),
+    [(lambda state, action: 1 / 0, "explain fails: ZeroDivisionError"), (lambda state, action: 3, "give a text")],
+)
+def test_a_hint_that_fails_is_told_and_the_game_goes_on(corridor, explain, told):
+    score, said = by_hand(replace(corridor, explain=explain), "h", "right")
+    assert score == 1 and any(told in line for line in said)
 
 
 def test_the_gallery_has_every_level_theme_and_look():

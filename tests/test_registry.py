@@ -1,5 +1,7 @@
 """`make`: a game by its name, and one clear line when that cannot be."""
 
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -44,6 +46,34 @@ def test_a_module_of_ones_own_that_fails_is_told_in_one_line(says, told, tmp_pat
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ValueError, match=f"game='broken_game:make' cannot be imported: {told}$"):
         jaxgym.make("broken_game:make")
+
+
+@pytest.mark.parametrize(
+    ("says", "told"),
+    [
+        ("def make(*, look): raise KeyError('a')", "fails: KeyError: 'a'"),
+        ("def make(size, *, look): pass", r"fails: TypeError: make\(\) missing 1 required .* 'size'"),
+        ("def make(*, look): raise ValueError('size=3: too small')", "^size=3: too small"),
+        ("def make(*, look): return 3", "gave no jaxgym.Game but int"),
+    ],
+)
+def test_a_function_of_ones_own_that_makes_no_game_is_told_in_one_line(says, told, tmp_path, monkeypatch):
+    (tmp_path / "unmade.py").write_text(says)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "unmade", raising=False)
+    with pytest.raises(ValueError, match=told) as caught:
+        jaxgym.make("unmade:make")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_function_of_ones_own_may_take_any_option(tmp_path, monkeypatch):
+    (tmp_path / "anything.py").write_text(
+        "from dataclasses import replace\nimport jaxgym\n"
+        "def make(*, look, **options): return replace(jaxgym.make('2048'),"
+        " rules=f'{options} {look.theme}')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    assert jaxgym.make("anything:make", size=5, theme="dark").rules == "{'size': 5} dark"
 
 
 def test_an_option_of_ones_own_comes_before_a_part_of_the_look(tmp_path, monkeypatch):

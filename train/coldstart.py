@@ -15,6 +15,7 @@ import numpy as np
 from flax import nnx
 
 import jaxgym
+from jaxgym.contract import explained
 from jaxgym.game import Game
 from policy.decoder import Cache
 from policy.model import Model, Params
@@ -94,13 +95,23 @@ def word_of_sprite(game: Game[Any]) -> np.ndarray:
 
 
 def measure_scale(game: Game[Any], state: Any, key: jax.Array) -> float:
-    """How far apart a teacher's values of legal actions usually lie: the mean, over boards, of highest minus lowest."""
-    return max(float(_mean_range(game, state, key)), 1e-3)
+    """How far apart a teacher's values of legal actions usually lie: the mean, over boards, of highest minus lowest.
+
+    Raises ValueError where a game of a user's own gives others than it should.
+    """
+    mean, sound = _mean_range(game, state, key)
+    if not sound:
+        raise ValueError(
+            f"{game.name}: values(state, key) must be a finite number for every legal action, and -inf for every other"
+        )
+    return max(float(mean), 1e-3)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _mean_range(game: Game[Any], state: Any, key: jax.Array) -> jax.Array:
-    return jnp.mean(_ranges(opinion(game, state, key)))
+def _mean_range(game: Game[Any], state: Any, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+    values = opinion(game, state, key)
+    wanted = jnp.where(jax.vmap(game.legal)(state), jnp.isfinite(values), values == -jnp.inf)
+    return jnp.mean(_ranges(values)), jnp.all(wanted)
 
 
 def preferences(values: jax.Array, scale: float) -> jax.Array:
@@ -134,7 +145,7 @@ def compose(game: Game[Any], lesson: Lesson, *, guess: bool) -> list[str]:
     texts = []
     for i, action in enumerate(actions.tolist()):
         answer = game.actions.format(action)
-        reason = f"{answer}: a guess." if guess else game.explain(take(states, i), action)
+        reason = f"{answer}: a guess." if guess else explained(game, take(states, i), action)
         texts.append(jaxgym.write_reply(jaxgym.describe(game.sheet, tiles[i]), reason, answer))
     return texts
 

@@ -15,6 +15,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerFast
 
 import jaxgym
+from jaxgym.contract import explained
 from jaxgym.game import Game
 from policy import VLM
 from policy import tokenizer as tokens
@@ -72,7 +73,7 @@ def build_tokenizer(games: Sequence[Game[Any]], states: Sequence[Any], count: in
         for i in range(min(count, len(legal))):
             allowed = np.flatnonzero(legal[i])
             if len(allowed):
-                corpus.append(game.explain(take(batch, i), int(allowed[i % len(allowed)])))
+                corpus.append(explained(game, take(batch, i), int(allowed[i % len(allowed)])))
     return tokens.build([phrase for game in games for phrase in phrases(game)], corpus)
 
 
@@ -261,7 +262,7 @@ def _example(
 ) -> np.ndarray:
     """The tokens of a reply to a board: int32 [L]."""
     board = jaxgym.describe(game.sheet, tiles)
-    text = jaxgym.write_reply(board, game.explain(state, action), game.actions.format(action))
+    text = jaxgym.write_reply(board, explained(game, state, action), game.actions.format(action))
     return np.asarray(tokenizer.encode(text, add_special_tokens=False), np.int32)
 
 

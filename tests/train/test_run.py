@@ -347,6 +347,29 @@ def put_out(*, look: Look = Look()) -> Game[State]:
 """
 
 
+@pytest.mark.parametrize(
+    ("sound", "slip", "told"),
+    [
+        ("jnp.where(state.lit, jnp.float32(1), -jnp.inf)", "jnp.full(6, jnp.nan, jnp.float32)", "values"),
+        ("jnp.where(state.lit, jnp.float32(1), -jnp.inf)", "jnp.ones(6, jnp.float32)", "values"),
+        ("jnp.where(state.lit, jnp.float32(1), -jnp.inf)", "jnp.full(6, -jnp.inf, jnp.float32)", "values"),
+        ('f"{cells.format(action)}: it is lit."', "1 / 0", "explain fails: ZeroDivisionError: division by zero"),
+    ],
+)
+def test_a_teacher_of_ones_own_that_cannot_teach_is_told_before_a_run_begins(
+    tmp_path, tiny, monkeypatch, capsys, sound, slip, told
+):
+    name = f"lamps{abs(hash(slip))}"
+    assert sound in LIT
+    (tmp_path / f"{name}.py").write_text(LIT.replace(sound, slip))
+    monkeypatch.syspath_prepend(tmp_path)
+    assert program.main(["--games", f"{name}:put_out", "--run", str(tmp_path / "run"), *tiny]) == 2
+    said = capsys.readouterr().err
+    reason = told if told != "values" else "values(state, key) must be a finite number for every legal action, and"
+    assert said.startswith(f"error: {name}:put_out: {reason}") and said.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_game_of_single_cells_is_learned(tmp_path, small, monkeypatch):
     """What may be done is taught cell by cell, as it is pair by pair: the tower soon names a lit lamp."""
     (tmp_path / "lamps.py").write_text(LIT)
