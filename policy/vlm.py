@@ -70,7 +70,13 @@ class VLM:
         be.
         """
         longest, count, few = operator.index(max_new_tokens), operator.index(samples), operator.index(top_k)
-        if longest < 1 or count < 1 or few < 0 or not 0 <= temperature < np.inf or not 0 < top_p <= 1:
+        if (
+            longest < 1
+            or count < 1
+            or few < 0
+            or not 0 <= temperature <= np.finfo(np.float32).max
+            or not 0 < top_p <= 1
+        ):
             raise ValueError(
                 f"max_new_tokens={max_new_tokens} and samples={samples} must be at least 1, temperature={temperature} "
                 f"at least 0 and finite, top_k={top_k} at least 0, top_p={top_p} above 0 and at most 1"
@@ -112,6 +118,8 @@ class VLM:
         said, counts, vocab = np.asarray(ids), np.asarray(lengths), self.config.vocab
         if said.ndim != 2 or counts.shape != said.shape[:1] or not len(said):
             raise ValueError(f"ids are [B, T] and lengths [B], not {list(said.shape)} and {list(counts.shape)}")
+        if not all(np.issubdtype(given.dtype, np.integer) for given in (said, counts)):
+            raise ValueError(f"ids and lengths are integers, not {said.dtype} and {counts.dtype}")
         if said.size and not 0 <= said.min() <= said.max() < vocab:
             raise ValueError(f"ids {said.min()} .. {said.max()} do not all lie in [0, {vocab}), the model's vocabulary")
         if counts.size and not 1 <= counts.min() <= counts.max() <= said.shape[1]:
@@ -132,10 +140,12 @@ class VLM:
 def _pictures(pictures: Pictures | Sequence[jax.Array] | None) -> Pictures:
     """One array of pictures of one size, or a tuple of several."""
     if pictures is None or isinstance(pictures, list | tuple):
-        batches = tuple(part[None] if part.ndim == 3 else part for part in pictures or ())
+        batches = tuple(part[None] if getattr(part, "ndim", 0) == 3 else part for part in pictures or ())
     else:
         batches = (pictures,)
     for part in batches:
+        if not hasattr(part, "ndim"):
+            raise ValueError(f"pictures are uint8 [M, H, W, 3], or a list of arrays, not of {type(part).__name__}")
         if part.ndim != 4 or part.shape[-1] != 3 or part.dtype != np.uint8:
             raise ValueError(f"pictures are uint8 [M, H, W, 3], not {part.dtype}{list(part.shape)}")
     if len(batches) == 1:

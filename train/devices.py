@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -19,6 +19,7 @@ from jax.experimental import multihost_utils
 from policy import sharding
 from train.config import Config
 
+T = TypeVar("T")
 _WHERE, _COUNT, _NUMBER = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
 
 
@@ -133,6 +134,28 @@ def any_of(here: bool) -> bool:
     if jax.process_count() == 1:
         return here
     return bool(np.any(multihost_utils.process_allgather(np.asarray(here))))
+
+
+def in_all(work: Callable[[], T]) -> T:
+    """What `work`, which every process does, gave. Where it fails with ValueError or OSError in one, all fail."""
+    if not jax.distributed.is_initialized():
+        return work()
+    failure: Exception | None = None
+    try:
+        done = work()
+    except (OSError, ValueError) as error:
+        failure = error
+    if any_of(failure is not None):
+        raise failure or ValueError("another process of this run was given what cannot be, and says what")
+    return done
+
+
+def same(config: Config) -> None:
+    """Raise ValueError where this process is not to run what the first one is."""
+    others = config.differing(Config.from_dict(first(config.to_dict)))
+    if others:
+        names = ", ".join(f"--{flag}" for flag in others)
+        raise ValueError(f"the first process of this run has another {names}: give the same flags to all")
 
 
 def first(work: Callable[[], Any]) -> Any:

@@ -159,27 +159,39 @@ def start(flags: dict[str, Any], console: Console, stop: Stop) -> int:
     if patience is not None:
         devices.connect(patience)
     if resumed is None:
-        base = flags.pop("config", None)
-        config = read_config(flags, Config() if base is None else folder.read_base(Path(base))).settled()
-        config.check()
-        trackers.check(config.track)
+        config = devices.in_all(lambda: _new(flags))
         _wake(console)
         with folder.new(config) as run, folder.held(run):
             return _train(config, run, console, stop, resume=False)
-    where = {name.removeprefix("mesh_"): flags.pop(name) for name in [*flags] if name.startswith("mesh_")}
-    if flags:
-        raise ValueError(
-            "--resume takes no other flag but --mesh-...: a run goes on with the configuration it began with"
-        )
-    if not resumed:
-        raise ValueError("--resume: give the folder of a run")
+    where = devices.in_all(lambda: _elsewhere(flags, resumed))
     _wake(console)
     with folder.held(Path(resumed)):
         return _go_on(Path(resumed), where, console, stop)
 
 
+def _new(flags: dict[str, Any]) -> Config:
+    """The configuration of a new run, checked."""
+    base = flags.pop("config", None)
+    config = read_config(flags, Config() if base is None else folder.read_base(Path(base))).settled()
+    config.check()
+    trackers.check(config.track)
+    return config
+
+
+def _elsewhere(flags: dict[str, Any], run: str) -> dict[str, int]:
+    """The mesh that a run is to go on with, as far as it is another."""
+    where = {name.removeprefix("mesh_"): flags.pop(name) for name in [*flags] if name.startswith("mesh_")}
+    if flags:
+        raise ValueError(
+            "--resume takes no other flag but --mesh-...: a run goes on with the configuration it began with"
+        )
+    if not run:
+        raise ValueError("--resume: give the folder of a run")
+    return where
+
+
 def _go_on(run: Path, where: dict[str, int], console: Console, stop: Stop) -> int:
-    """Go on with a run; where: the mesh, as far as it is to be another."""
+    """Go on with a run; where: as `_elsewhere` says."""
     config, mended = folder.old(run)
     config = dataclasses.replace(config, mesh=dataclasses.replace(config.mesh, **where))
     for note in mended:
@@ -206,6 +218,7 @@ def _follow(config: Config, run: Path, console: Console, stop: Stop, *, resume: 
     from train import report  # after the flags have been read: a mistake in them is told at once
     from train.loop import Trainer
 
+    devices.same(config)
     mesh = devices.make_mesh(config)
     where = f"{mesh.size if mesh else 1} x {jax.devices()[0].device_kind}"
     say(console, f"run {folder.quoted(run)}: {', '.join(config.names())} on {where}")

@@ -26,7 +26,7 @@ def read(record: dict[str, Any], generation: dict[str, Any], processor: dict[str
         raise ValueError(" ".join(str(error).split())[:300]) from None
     try:
         return _convert(kind, config, generation, processor)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:  # what is missing, or is no number
+    except (AttributeError, ArithmeticError, KeyError, TypeError, ValueError) as error:  # what is missing, or no number
         raise ValueError(" ".join(str(error).split())[:300]) from None
 
 

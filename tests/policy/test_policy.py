@@ -283,6 +283,9 @@ def test_a_picture_beyond_the_table_of_places_is_refused(vlm):
     [
         (lambda ids, n, pics: (ids.at[0, -1].set(1 << 20), n, pics), "do not all lie in"),
         (lambda ids, n, pics: (ids.at[0, -1].set(-1), n, pics), "do not all lie in"),
+        (lambda ids, n, pics: (ids, n - 0.5, pics), "ids and lengths are integers, not int32 and float32"),
+        (lambda ids, n, pics: (ids.astype(jnp.float32), n, pics), "ids and lengths are integers, not float32"),
+        (lambda ids, n, pics: (ids, n, ["picture.png"]), "or a list of arrays, not of str"),
         (lambda ids, n, pics: (ids, n * 0, pics), r"lengths 0 \.\. 0"),
         (lambda ids, n, pics: (ids, n + 1, pics), "lengths"),
         (lambda ids, n, pics: (ids[0], n, pics), r"ids are \[B, T\]"),

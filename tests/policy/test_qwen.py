@@ -229,6 +229,7 @@ def tensors_of(folder, change):
         ),
         (lambda f: edit(f / "config.json", hidden_size="wide"), "cannot be read: .*hidden_size"),
         (lambda f: edit(f / "config.json", hidden_act="relu"), "hidden_act='relu': only 'silu' is supported"),
+        (lambda f: edit(f / "config.json", num_attention_heads=0), "by zero"),
         (lambda f: edit(f / "config.json", use_sliding_window=True, sliding_window=8), "use_sliding_window=True"),
         (lambda f: edit(f / "config.json", "rope_scaling", type="yarn", factor=2.0), "rope_type='yarn'"),
         (lambda f: edit(f / "config.json", "vision_config", window_size=12), "window_size"),

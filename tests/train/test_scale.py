@@ -214,6 +214,24 @@ def test_two_processes_learn_as_one_and_stop_together(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        (["--grpo-clip", "-5"], ["another process of this run was given what cannot be", "grpo clip=-5"]),
+        (["--seed", "2"], ["another process of this run has failed", "has another --seed: give the same flags to all"]),
+    ],
+)
+def test_a_process_that_was_given_other_flags_ends_all_in_one_line_each(more, told, tmp_path):
+    run, port = tmp_path / "run", free_port()
+    flags = [*FLAGS, "--mesh-data", "2", "--distributed", "--run", str(run)]
+    began = time.monotonic()
+    both = finish([start(0, 2, port, *flags), start(1, 2, port, *flags, *more)])
+    for (status, _, said), reason in zip(both, told, strict=True):
+        assert status == 2 and said.startswith("error: ") and reason in said and said.count("\n") == 1, said
+    assert time.monotonic() - began < 90 and not run.exists()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("killed", [0, 1])
 def test_a_process_that_is_gone_ends_the_others_in_one_line(killed, tmp_path):
     run, port = tmp_path / "run", free_port()
