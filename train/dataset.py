@@ -98,7 +98,13 @@ def _record(file: Path, number: int, line: bytes) -> Record:
 
 def _turned(opened: Image.Image) -> int:
     """How a picture is to be turned before it is looked at, as cameras say it: 1, not at all, to 8."""
-    return opened.getexif().get(ExifTags.Base.Orientation, 1) if opened.format != "PNG" else 1  # there all is read
+    if opened.format == "PNG":  # to ask would read all of it
+        return 1
+    try:
+        turn = opened.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # what is damaged, of whatever class, says nothing
+        return 1
+    return turn if turn in range(1, 9) else 1
 
 
 def _size(opened: Image.Image) -> tuple[int, int]:

@@ -189,6 +189,19 @@ def test_pictures_are_read_as_they_are_looked_at(folder, tmp_path):
     assert shown.shape == (32, 16, 3) and (shown[:12, :, 0] > 180).all() and (shown[20:] < 20).all()
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+@pytest.mark.parametrize("exif", [b"Exif\0\0rubbish", b"Exif\0\0II*\0\x08\0\0\0\xff\xff", "far"])
+def test_what_a_camera_says_wrongly_turns_nothing(folder, tmp_path, exif):
+    if exif == "far":
+        exif = Image.Exif()
+        exif[274] = 60
+    Image.new("RGB", (32, 16), "red").save(tmp_path / "odd.jpg", exif=exif)
+    row = json.loads(lines(folder)[0]) | {"picture": "odd.jpg"}
+    (tmp_path / "set.jsonl").write_text(json.dumps(row))
+    (record,) = dataset.read(tmp_path / "set.jsonl")
+    assert (record.height, record.width) == (16, 32) and dataset._open(record).shape == (16, 32, 3)
+
+
 def test_a_picture_that_is_damaged_inside_is_told(folder, tmp_path):
     shutil.copytree(folder, tmp_path / "set")
     first = dataset.read(tmp_path / "set")[0]
