@@ -271,7 +271,11 @@ def _laid_out(params: _Leaves, kind: str, config: VLMConfig) -> Iterator[tuple[s
 
 
 def _with(record: dict[str, Any], dtype: str, *, tied: bool) -> dict[str, Any]:
-    """A Hugging Face configuration that says in which dtype its tensors are, and whether the head is the embedding."""
+    """A Hugging Face configuration that says in which dtype its tensors are, and whether the head is the embedding.
+
+    Nothing is written as integers, whatever was done with the folder it comes from.
+    """
+    record = {k: v for k, v in record.items() if k != "quantization_config"}
     parts = {k: _with(v, dtype, tied=tied) for k, v in record.items() if k in ("text_config", "vision_config")}
     says: dict[str, Any] = {k: dtype for k in ("dtype", "torch_dtype") if k in record}
     says |= {"tie_word_embeddings": tied} if record.get("tie_word_embeddings", tied) != tied else {}

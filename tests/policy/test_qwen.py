@@ -7,6 +7,7 @@ import copy
 import dataclasses
 import json
 import re
+import shutil
 from types import SimpleNamespace
 
 import jax
@@ -410,10 +411,15 @@ def test_everything_is_computed_in_the_dtype_of_the_parameters(vlm, dtype):
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_a_half_precision_model_is_saved_as_such(vlm, folder, tmp_path, dtype):
-    half = policy.load(folder, dtype=dtype)
+    whole = shutil.copytree(folder, tmp_path / "whole")
+    given = json.loads((whole / "config.json").read_text())  # of one that was once quantised, and is no more
+    (whole / "config.json").write_text(json.dumps(given | {"quantization_config": {"quant_method": "bitsandbytes"}}))
+    half = policy.load(whole, dtype=dtype)
     assert {leaf.dtype for leaf in jax.tree.leaves(half.params)} == {jnp.dtype(dtype)}
+    tmp_path /= "half"
     policy.save(half, tmp_path)
     record = json.loads((tmp_path / "config.json").read_text())
+    assert "quantization_config" not in record
     assert dtype in (record.get("torch_dtype"), record.get("text_config", {}).get("dtype"))
     again = policy.load(tmp_path, dtype=dtype)
     for a, b in zip(jax.tree.leaves(half.params), jax.tree.leaves(again.params), strict=True):
