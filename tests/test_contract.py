@@ -85,9 +85,9 @@ def test_numbers_of_any_kind_are_those_that_are_promised(corridor, kind):
     np.testing.assert_array_equal(mixture.values(board, jax.random.key(0))[-1:], np.float32([1]))
     for game in (other, mixture):
         env = Env(game, autoreset="same_step", observe="tiles", max_steps=2)
-        state = env.reset(jax.random.key(0))[1]
+        state = jax.jit(env.reset)(jax.random.key(0))[1]
         right = int(np.flatnonzero(state.mask)[-1])
-        seen, state, reward, *_ = env.step(jax.random.key(1), state, right)
+        seen, state, reward, *_ = jax.jit(env.step)(jax.random.key(1), state, right)
         assert seen.dtype == jnp.int32 and reward.dtype == state.score.dtype == jnp.float32
     assert jaxgym.play(mixture, board, jnp.bool_(False), len(mixture.actions.names) - 1, jax.random.key(0)).reward == 2
 
@@ -102,10 +102,10 @@ def test_nothing_in_a_batch_or_in_a_state_is_no_error(corridor):
     for game in (empty, jaxgym.make("swap", size=4, kinds=4)):  # of which the second goes on by rows
         env = Env(game, autoreset="same_step", observe="tiles")
         keys = jax.random.split(jax.random.key(0), 2)
-        _, states = jax.vmap(env.reset)(keys)
+        _, states = jax.jit(jax.vmap(env.reset))(keys)
         for n in (2, 0):
             few = jax.tree.map(lambda leaf, n=n: leaf[:n], states)
-            seen, *_ = jax.vmap(env.step)(keys[:n], few, jnp.ones(n, jnp.int32))
+            seen, *_ = jax.jit(jax.vmap(env.step))(keys[:n], few, jnp.ones(n, jnp.int32))
             assert len(seen) == n
 
 

@@ -313,10 +313,12 @@ def test_the_number_of_boards_may_be_left_open_when_a_program_is_exported(name):
 
     def play(data, action):
         keys = jax.random.wrap_key_data(data)
-        state = jax.vmap(env.reset)(keys)[1]
-        for _ in range(3):
+
+        def step(state, _):
             obs, state, *rest = jax.vmap(env.step)(keys, state, action)
-        return obs, rest
+            return state, (obs, rest)
+
+        return jax.lax.scan(step, jax.vmap(env.reset)(keys)[1], None, 3)[1]
 
     (count,) = jax.export.symbolic_shape("count")
     shapes = jax.ShapeDtypeStruct((count, 2), jnp.uint32), jax.ShapeDtypeStruct((count,), jnp.int32)

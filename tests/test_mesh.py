@@ -76,7 +76,7 @@ def test_everything_can_be_spread(game, spread, batched):
         spread(rows).trace(keys())
 
 
-@pytest.mark.parametrize("name", ["2048", "swap"])
+@pytest.mark.parametrize("name", [pytest.param("2048", marks=pytest.mark.slow), "swap"])
 def test_eight_devices_play_as_one(name, spread):
     """Also over the mesh that JAX makes by default, whose axes are explicit."""
     play = jax.vmap(an_episode(jaxgym.make(name), "same_step"))

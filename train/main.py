@@ -125,13 +125,21 @@ class Stop:
         if self.deaf or time.monotonic() - self._asked < _TWICE:
             return
         if _collecting(frame):  # what is raised there is printed and lost: ask again when that is over
-            threading.Timer(_SOON, _thread.interrupt_main, (number,)).start()
+            threading.Timer(_SOON, _send, (number,)).start()
             return
         self._asked = time.monotonic()
         self.at_once = not self.patient or bool(self.signal)
         self.signal = number
         if self.at_once:
             raise KeyboardInterrupt
+
+
+def _send(number: int) -> None:
+    """A signal to the main thread, which breaks off what it waits for; on Windows it is heard after that."""
+    if hasattr(signal, "pthread_kill"):
+        signal.pthread_kill(threading.main_thread().ident or 0, number)
+    else:
+        _thread.interrupt_main(signal.Signals(number))
 
 
 def _collecting(frame: FrameType | None) -> bool:

@@ -71,10 +71,10 @@ def record(game, boards, steps, seed):
 
 
 SETTINGS = [  # size, kinds, max_turns, ring, boards
-    (4, 4, 2, True, 400),
-    (4, 2, 1, False, 220),
-    (4, 2, 0, True, 80),
-    (6, 9, 2, True, 30),
+    (4, 4, 2, True, 200),
+    (4, 2, 1, False, 120),
+    (4, 2, 0, True, 60),
+    (6, 9, 2, True, 20),
     (12, 36, 2, True, 1),
 ]
 
@@ -105,7 +105,7 @@ def test_every_step_agrees_with_the_oracle():
     for seed, (size, kinds, max_turns, ring, boards) in enumerate(SETTINGS):
         game = jaxgym.make("shisen_sho", size=size, kinds=kinds, max_turns=max_turns, ring=ring)
         steps += compare(game, max_turns, ring, boards, seed)
-    assert steps >= 5_000  # a million in `slow`
+    assert steps >= 2_500  # a million in `slow`
 
 
 def oracle_masks(kinds, max_turns, ring):

@@ -480,7 +480,8 @@ def test_spread_over_eight_devices_a_model_says_and_learns_the_same(vlm, folder,
         assert alike(np.asarray(eight), np.asarray(one)) < 1e-5, path
 
 
-@pytest.mark.parametrize("folder", ["qwen3_vl", pytest.param("qwen2_5_vl", marks=pytest.mark.slow)], indirect=True)
+@pytest.mark.slow
+@pytest.mark.parametrize("folder", folders.KINDS, indirect=True)
 def test_each_device_has_its_rows_and_what_is_sent_are_parameters(folder):
     """However large the batch, and however large the vocabulary, where parameters are cut as batches are (`fsdp`)."""
     spread = policy.load(folder, mesh=sharding.make_mesh(1, 8, 1, devices=jax.devices("cpu")[:8]))

@@ -21,7 +21,7 @@ def test_an_update_of_a_model_can_be_measured(rank):
     assert seconds > 0 and needs["seconds_to_compile"] > 0 and needs["bytes_beside"] > 0
 
 
-@pytest.mark.parametrize("credit", ["reply", "action"])
+@pytest.mark.parametrize("credit", [pytest.param("reply", marks=pytest.mark.slow), "action"])
 def test_the_benchmark_times_every_part_of_an_update(credit):
     """Replies of a model that has learned nothing all earn the same: the optimizer makes its step all the same."""
     config = Config(games=("2048",), model="tiny", recipe="g0", grpo=Grpo(states=4, group=2, credit=credit, kl=0.01))

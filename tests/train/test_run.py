@@ -93,7 +93,7 @@ def measured(folder):
     return [{k: v for k, v in row.items() if k not in ("seconds", "replies_per_second")} for row in rows]
 
 
-@pytest.mark.parametrize("stop", [3, 8, 12])
+@pytest.mark.parametrize("stop", [pytest.param(3, marks=pytest.mark.slow), 8, pytest.param(12, marks=pytest.mark.slow)])
 def test_a_stopped_run_goes_on_as_if_it_had_not(unbroken, tmp_path, small, stop):
     """Stopped in base, in the cold start, in RL: the same parameters and the same metrics, bit for bit."""
     trainer = train_only(small(), tmp_path)

@@ -95,6 +95,7 @@ def cut(tree) -> list[int]:
     return [leaf.size // leaf.addressable_shards[0].data.size for leaf in leaves]
 
 
+@pytest.mark.slow  # of the daily suite, the next test looks at what is cut after a step
 def test_what_learns_and_its_moments_are_cut(tmp_path):
     """Every device has an eighth of matrices, gradients, moments and reference, also after an update."""
     trainer = Trainer(config(mesh=Mesh(fsdp=8)), tmp_path / "run")
