@@ -140,50 +140,35 @@ def moving(credit: Credit) -> jax.Array:
     return (credit.units >= 0) & (credit.advantage != 0)
 
 
-def credit_by_reply(
+def credited(
     rewards: Rewards,
     blocks: jax.Array,
     *,
+    by: Literal["reply", "block"],
     scale: Scale,
     kept: np.ndarray | None = None,
     counts: np.ndarray | None = None,
 ) -> Credit:
-    """All tokens of a reply share the advantage of the sum of its rewards, and are one unit (arXiv 2402.03300).
+    """What the tokens of replies that are compared with each other are credited with.
+
+    by "reply": all tokens share the advantage of the sum of a reply's rewards, and are one unit (arXiv 2402.03300). By
+    "block": perception is judged by perception and format, think and answer by game and format, and each block is a
+    unit; else the tokens that read sixty cells would drown the two that decide, and be praised for what those did.
 
     kept int [S, K]: which replies of each group the blocks, int32 [S * K, R], are of; None: all. counts bool [S, G]: of
     which something is learned; None: all.
     """
-    whole = _compared(rewards.total, rewards.game, scale, kept, counts)
-    return Credit(jnp.broadcast_to(whole, blocks.shape), jnp.minimum(blocks, 0))
 
+    def compared(earned: jax.Array) -> jax.Array:
+        """float32 [S, G] -> float32 [S * K, 1]."""
+        each = np.asarray(advantages(earned, scale=scale, solved=rewards.game))
+        each = each if counts is None else np.where(counts, each, 0)
+        return jnp.asarray(carried(each, kept, counts)).reshape(-1, 1)
 
-def credit_by_block(
-    rewards: Rewards,
-    blocks: jax.Array,
-    *,
-    scale: Scale,
-    kept: np.ndarray | None = None,
-    counts: np.ndarray | None = None,
-) -> Credit:
-    """Perception is judged by perception and format, think and answer by game and format; each block is a unit.
-
-    Else the tokens that read sixty cells would drown the two that decide, and be praised for what those did. kept,
-    counts: as above.
-    """
-    seen, done = (
-        _compared(part + rewards.format, rewards.game, scale, kept, counts)
-        for part in (rewards.perception, rewards.game)
-    )
+    if by == "reply":
+        return Credit(jnp.broadcast_to(compared(rewards.total), blocks.shape), jnp.minimum(blocks, 0))
+    seen, done = (compared(part + rewards.format) for part in (rewards.perception, rewards.game))
     return Credit(jnp.where(blocks == 0, seen, done), blocks)
-
-
-def _compared(
-    earned: jax.Array, solved: jax.Array, scale: Scale, kept: np.ndarray | None, counts: np.ndarray | None
-) -> jax.Array:
-    """The advantages of what some replies of each group earned: float32 [S, G] -> float32 [S * K, 1]."""
-    each = np.asarray(advantages(earned, scale=scale, solved=solved))
-    each = each if counts is None else np.where(counts, each, 0)
-    return jnp.asarray(carried(each, kept, counts)).reshape(-1, 1)
 
 
 def to_go(rewards: np.ndarray, discount: float) -> np.ndarray:

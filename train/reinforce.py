@@ -140,7 +140,6 @@ def learned_from(rounds: list[Round], part: Grpo) -> Tried:
     counts = counts[chosen]
     kept = np.asarray(advantages.farthest(earned.total, part.keep, counts)) if 0 < part.keep < group else None
     rows = (chosen[:, None] * group + (np.arange(group) if kept is None else kept)).reshape(-1)
-    share_out = advantages.credit_by_reply if part.credit == "reply" else advantages.credit_by_block
     sampled = [r.replies.sampled for r in rounds]
     return Tried(
         prompts=Prompts(
@@ -150,8 +149,13 @@ def learned_from(rounds: list[Round], part: Grpo) -> Tried:
         sampler=_rows([said.logprobs for said in sampled], rows),
         old=None,
         reference=None,
-        credit=share_out(
-            earned, jnp.asarray(blocks[rows].reshape(-1, length)), scale=part.scale, kept=kept, counts=counts
+        credit=advantages.credited(
+            earned,
+            jnp.asarray(blocks[rows].reshape(-1, length)),
+            by="reply" if part.credit == "reply" else "block",
+            scale=part.scale,
+            kept=kept,
+            counts=counts,
         ),
     )
 

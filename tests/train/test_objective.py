@@ -166,7 +166,7 @@ BLOCKS = jnp.asarray([[0, 0, 0, 1, 1, 2, -1], [0, 0, 1, 2, 2, -1, -1]])
 
 def test_credit_by_reply_is_one_advantage_for_all_tokens():
     earned = advantages.Rewards(jnp.asarray([[1.0, -1.0]]), jnp.asarray([[1.0, 1.0]]), jnp.asarray([[0.5, 1.0]]))
-    credit = advantages.credit_by_reply(earned, BLOCKS, scale="none")
+    credit = advantages.credited(earned, BLOCKS, by="reply", scale="none")
     np.testing.assert_allclose(credit.advantage, [[0.75] * 7, [-0.75] * 7])
     share = shares(credit.units, "token")
     np.testing.assert_allclose(share, np.asarray([[1] * 6 + [0], [1] * 5 + [0, 0]]) / 11, rtol=1e-6)
@@ -174,15 +174,15 @@ def test_credit_by_reply_is_one_advantage_for_all_tokens():
 
 def test_credit_by_block_judges_reading_by_what_was_read_and_answering_by_what_it_did():
     earned = advantages.Rewards(jnp.asarray([[1.0, -1.0]]), jnp.asarray([[1.0, 1.0]]), jnp.asarray([[0.5, 1.0]]))
-    credit = advantages.credit_by_block(earned, BLOCKS, scale="none")
+    credit = advantages.credited(earned, BLOCKS, by="block", scale="none")
     np.testing.assert_allclose(credit.advantage[0, :6], [-0.25] * 3 + [1.0] * 3)
     np.testing.assert_allclose(credit.advantage[1, :5], [0.25] * 2 + [-1.0] * 3)
     share = shares(credit.units, "token")
     for block, count in ((0, 5), (1, 3), (2, 3)):
         np.testing.assert_allclose(share[block == BLOCKS], 1 / 3 / count, rtol=1e-6)
     assert (share[BLOCKS < 0] == 0).all()
-    unread = advantages.credit_by_block(
-        earned, jnp.where(BLOCKS == 0, 0, -1), scale="group"
+    unread = advantages.credited(
+        earned, jnp.where(BLOCKS == 0, 0, -1), by="block", scale="group"
     )  # no reply got any further
     np.testing.assert_allclose(shares(unread.units, "token").sum(), 1, rtol=1e-6)
 
@@ -191,18 +191,18 @@ def test_what_lies_past_the_end_moves_nothing():
     """Two replies that read alike and were cut off while they read: what their answers would be worth is of no one."""
     alike, apart = jnp.asarray([[1.0, 1.0]]), jnp.asarray([[1.0, -1.0]])
     cut_off = jnp.where(BLOCKS == 0, 0, -1)
-    credit = advantages.credit_by_block(advantages.Rewards(apart, alike, alike), cut_off, scale="none")
+    credit = advantages.credited(advantages.Rewards(apart, alike, alike), cut_off, by="block", scale="none")
     assert (credit.advantage != 0).any() and not advantages.moving(credit).any()
-    credit = advantages.credit_by_block(advantages.Rewards(alike, alike, apart), cut_off, scale="none")
+    credit = advantages.credited(advantages.Rewards(alike, alike, apart), cut_off, by="block", scale="none")
     np.testing.assert_array_equal(advantages.moving(credit), BLOCKS == 0)
 
 
-@pytest.mark.parametrize("share_out", [advantages.credit_by_reply, advantages.credit_by_block])
-def test_by_success_boards_count_by_how_rarely_they_are_solved_whatever_else_is_earned(share_out):
+@pytest.mark.parametrize("by", ["reply", "block"])
+def test_by_success_boards_count_by_how_rarely_they_are_solved_whatever_else_is_earned(by):
     """A reply that is well-formed and reads right has not solved its board."""
     game = jnp.asarray([[1.0] + [-1.0] * 3, [1.0] * 3 + [-1.0]])
     good = advantages.Rewards(game, jnp.ones_like(game), jnp.ones_like(game))
-    acted = share_out(good, jnp.ones((8, 1), jnp.int32), scale="success").advantage.reshape(2, 4)
+    acted = advantages.credited(good, jnp.ones((8, 1), jnp.int32), by=by, scale="success").advantage.reshape(2, 4)
     np.testing.assert_allclose(acted, [[3, -1, -1, -1], [1 / 3] * 3 + [-1]], rtol=1e-5)  # (r - p) / p
     among = advantages.among(
         np.asarray(game + 2).reshape(-1), np.repeat([0, 1], 4), scale="success", solved=np.asarray(game).reshape(-1)
@@ -336,8 +336,8 @@ def test_every_part_of_a_reward_keeps_its_balance():
     kept = np.asarray(advantages.farthest(rewards.total, 4))
     blocks = np.tile(np.asarray([[0, 0, 1, 2]], np.int32), (128, 1))
     for scale in ("success", "none", "group"):
-        whole = advantages.credit_by_block(rewards, jnp.asarray(blocks), scale=scale).advantage.reshape(8, 16, 4)
-        few = advantages.credit_by_block(rewards, jnp.asarray(blocks[:32]), scale=scale, kept=kept)
+        whole = advantages.credited(rewards, jnp.asarray(blocks), by="block", scale=scale).advantage.reshape(8, 16, 4)
+        few = advantages.credited(rewards, jnp.asarray(blocks[:32]), by="block", scale=scale, kept=kept)
         few = np.asarray(few.advantage).reshape(8, 4, 4)
         for token in (0, 3):
             mine = np.take_along_axis(np.asarray(whole[..., token]), kept, axis=1)
