@@ -1,9 +1,10 @@
 """What every test gets: strict numerics, every registered game with a recorded walk, and a game one can see through."""
 
+import contextlib
 import functools
 import gc
 import os
-import tempfile
+import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,10 +27,15 @@ if jaxlib.__version__.startswith(("0.10.", "0.11.")):  # another jaxlib ends at 
     _QUICK = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_QUICK}"
 
-# Many tests begin a run, and each run compiles the same programs: compile them once, for all processes of a session.
+# Many tests begin a run, and each run compiles the same programs: compile them once, for all processes of a session, and
+# for the sessions of the next days, which then take two thirds of the time.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-    _COMPILED = tempfile.TemporaryDirectory(prefix="jaxgym-tests-")
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = _COMPILED.name
+    _COMPILED = Path(__file__).parents[1] / ".pytest_cache" / "compiled"
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(_COMPILED)
+    for _file in _COMPILED.glob("*"):
+        with contextlib.suppress(FileNotFoundError):  # another process has been there
+            if time.time() - _file.stat().st_mtime > 7 * 24 * 3600:
+                _file.unlink()
 jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

@@ -107,6 +107,7 @@ def test_sampling_can_be_spread_over_prompts(write, spread):
     spread(lambda *rows: write(*rows, jax.random.key(2))).trace(*rows)
 
 
+@pytest.mark.slow
 def test_a_model_may_leave_its_mesh():
     """For one device, for another mesh, and for `shard_map`, where every device works on its own."""
     meshes = [make_mesh(*sizes, devices=jax.devices("cpu")[:8]) for sizes in ((2, 4, 1), (4, 1, 2))]
