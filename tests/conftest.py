@@ -27,8 +27,8 @@ if jaxlib.__version__.startswith(("0.10.", "0.11.")):  # another jaxlib ends at 
     _QUICK = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_QUICK}"
 
-# Many tests begin a run, and each run compiles the same programs: compile them once, for all processes of a session, and
-# for the sessions of the next days, which then take two thirds of the time.
+# Many tests begin a run, and each run compiles the same programs: compile them once, for all processes of a session and
+# for the sessions of the next days.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     _COMPILED = Path(__file__).parents[1] / ".pytest_cache" / "compiled"
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(_COMPILED)
