@@ -46,6 +46,8 @@ class VisionConfig:
         for name in ("full", "deepstack"):
             if not all(0 <= block < self.layers for block in getattr(self, name)):
                 raise ValueError(f"vision {name}={getattr(self, name)} does not name some of {self.layers} blocks")
+        if min(self.std) <= 0:
+            raise ValueError(f"vision std={self.std}: deviations must be more than 0")
 
     @property
     def head_dim(self) -> int:

@@ -192,6 +192,8 @@ def save(vlm: VLM, folder: str | Path) -> None:
     ValueError, and writes nothing, when a parameter is not finite, and OSError, which names the folder, when the disk
     is full. Where several processes share the model, all of them call this, and the first writes.
     """
+    if not str(folder):
+        raise ValueError('folder="": give the name of one; "." is the current one')
     scale = lora.scale_of(vlm.graphdef, vlm.params)
     weights.write(Path(folder), vlm.config, vlm.params, vlm.tokenizer, vlm.origin, scale=scale)
 

@@ -138,8 +138,8 @@ def _read_own(folder: Path, record: dict[str, Any]) -> tuple[VLMConfig, PreTrain
 
 def _read_qwen(folder: Path, record: dict[str, Any]) -> tuple[VLMConfig, PreTrainedTokenizerFast, Origin]:
     generation = read_json(folder / "generation_config.json")
-    processor = read_json(folder / "preprocessor_config.json")
-    processor = processor or read_json(folder / "processor_config.json").get("image_processor", {})
+    processor = read_json(folder / "processor_config.json").get("image_processor")  # first, as `transformers` has it
+    processor = processor or read_json(folder / "preprocessor_config.json")
     try:
         config = qwen.read(record, generation, processor)
     except ValueError as error:

@@ -315,6 +315,11 @@ def test_a_half_precision_model_goes_into_a_folder_and_back(vlm, tmp_path, dtype
         np.testing.assert_array_equal(a, b)
 
 
+def test_a_folder_without_a_name_is_none(vlm):
+    with pytest.raises(ValueError, match=r'^folder="": give the name of one'):
+        policy.save(vlm, "")
+
+
 def test_what_is_not_finite_is_neither_saved_nor_loaded(vlm, tmp_path):
     policy.save(vlm, tmp_path)
     before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}

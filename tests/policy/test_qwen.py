@@ -260,6 +260,7 @@ def tensors_of(folder, change):
         ),
         (lambda f: edit(f / "preprocessor_config.json", do_rescale=False), "do_rescale of"),
         (lambda f: edit(f / "preprocessor_config.json", patch_size=8), "patch_size of .*=8: only 4"),
+        (lambda f: edit(f / "preprocessor_config.json", image_std=[0.5, 0, 0.5]), r"vision std=\(0.5, 0, 0.5\): dev"),
         (lambda f: edit(f / "preprocessor_config.json", merge_size=4), "merge_size of .*=4: only 2"),
         (lambda f: shard(f, 2).unlink(), "lacks 1 of 2 files of tensors: model-00002-of-00002.safetensors"),
         (
@@ -295,6 +296,14 @@ def test_a_folder_needs_no_generation_and_no_preprocessor_config(vlm, folder, tm
         (tmp_path / name).unlink()
     bare = policy.load(tmp_path)
     assert bare.config == dataclasses.replace(vlm.config, stops=())
+
+
+def test_a_processor_that_was_saved_in_one_file_comes_first(tmp_path):
+    """As `transformers` has it, whose newer versions leave an older file as it was."""
+    inside = {"image_processor": {"image_mean": [0.25] * 3, "image_std": [0.125] * 3}}
+    (folders.write(tmp_path, "qwen2_5_vl") / "processor_config.json").write_text(json.dumps(inside))
+    vision = policy.load(tmp_path).config.vision
+    assert vision.mean == (0.25,) * 3 and vision.std == (0.125,) * 3
 
 
 @pytest.mark.parametrize("parts", [1, 3])
