@@ -108,7 +108,7 @@ def play_out(game: Game[Any], player: Callable[[Game[Any]], Player], key: jax.Ar
             now = proceed(game, now, act(game, player, now.boards.state, act_key), luck_key)
             if bool(jnp.all(now.over)):
                 break
-        scores.append(np.asarray(now.total))
+        scores.append(rewards.sound(game.name, np.asarray(now.total)))
     return np.concatenate(scores)
 
 
@@ -213,7 +213,7 @@ def evaluate(
             yield (i * BATCH) * rules.steps + size * (step + 1)
             if bool(jnp.all(now.over)):
                 break
-        totals.append(np.asarray(now.total))
+        totals.append(rewards.sound(game.name, np.asarray(now.total)))
         lasted.append(ended[np.asarray(now.over)])
     assert first is not None
     yield _summary(np.concatenate(totals), np.concatenate(lasted), seen, first, temperature)

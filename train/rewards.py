@@ -62,6 +62,14 @@ def share_of_cells(perception: str | None, board: Board) -> tuple[float, bool]:
     return (1.0, True) if same else (hits / sum(len(cells) for _, cells in board), False)
 
 
+def sound(name: str, score: np.ndarray) -> np.ndarray:
+    """Rewards of moves of the game of that name, or sums of them; raises ValueError where some are not finite."""
+    if not np.isfinite(score).all():
+        bad = score[~np.isfinite(score)][0]
+        raise ValueError(f"{name}: step gives rewards that are no finite numbers ({bad}): nothing can be made of them")
+    return score
+
+
 def outcome(legal: np.ndarray, score: np.ndarray) -> np.ndarray:
     """VLM-Gym's reward: +1 when the move is legal and scores, else -1; float32 [B]."""
     return np.where(legal & (score > 0), 1.0, -1.0).astype(np.float32)

@@ -219,4 +219,4 @@ def judge(
     reading = rewards.read([read_reply(game, text) for text in texts], truths)
     played = play_groups(game, state, reading.actions, luck_key, share)
     legal, score = jax.device_get((played.legal, played.reward))
-    return Replies(seen, prompts, sampled, texts, truths, reading, played, legal, score)
+    return Replies(seen, prompts, sampled, texts, truths, reading, played, legal, rewards.sound(game.name, score))

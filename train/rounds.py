@@ -52,6 +52,7 @@ def worth(config: Config, course: Course, state: Any, key: jax.Array, share: int
     actions = np.tile(np.arange(game.actions.n, dtype=np.int32), count)
     played = rollout.play_groups(game, state, actions, key)
     legal, score = jax.device_get((played.legal, played.reward))
+    rewards.sound(game.name, score)
     return (rewards.outcome if wanted == "outcome" else rewards.score)(legal, score).reshape(count, -1)
 
 

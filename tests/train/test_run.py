@@ -12,18 +12,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import jaxgym
 import policy
-from jaxgym.engine import random_legal
+from jaxgym.engine import random_legal, teacher
 from policy.sample import generate
 from tests.train.guises import problems
-from train import folder, learner, protocol, states, supervise
+from train import folder, learner, protocol, rounds, states, supervise
 from train import main as program
 from train.config import Config
 from train.course import prepare
 from train.loop import Trainer
 from train.parts import Base, Coldstart, Evaluation, Grpo, Reward, Sight, States
 from train.rewards import Reading
-from train.rollout import BATCH, act
+from train.rollout import BATCH, act, judge, show
 
 
 def test_a_run_leaves_everything_behind(finished):
@@ -368,6 +369,28 @@ def test_a_teacher_of_ones_own_that_cannot_teach_is_told_before_a_run_begins(
     reason = told if told != "values" else "values(state, key) must be a finite number for every legal action, and"
     assert said.startswith(f"error: {name}:put_out: {reason}") and said.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_rewards_that_are_no_numbers_are_told(tmp_path, small, monkeypatch):
+    """As they are earned by a player, by every action and by a reply."""
+    sound = "Outcome(State(lit), jnp.float32(1), ~lit.any())"
+    assert sound in LIT
+    slip = "Outcome(State(lit), jnp.where(lit.any(), jnp.float32(1), jnp.inf), ~lit.any())"
+    (tmp_path / "dim.py").write_text(LIT.replace(sound, slip))
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ValueError, match=r"^dim:put_out: step gives rewards that are no finite numbers \(inf\): "):
+        protocol.play_out(jaxgym.make("dim:put_out"), teacher, jax.random.key(0), 4)
+    config = small(games=("dim:put_out",), reward=Reward(game="score"))
+    _, courses, pools = prepare(config, jax.random.key(0))
+    course, state = courses["dim:put_out"], pools["dim:put_out"].state
+    with pytest.raises(ValueError, match=r"^dim:put_out: step gives rewards that are no finite numbers \(inf\): "):
+        rounds.worth(config, course, state, jax.random.key(0))
+    last = SimpleNamespace(ids=jnp.zeros((BATCH, 1), jnp.int32), lengths=jnp.ones(BATCH, jnp.int32))
+    answers = [course.language.game.actions.format(int(a)) for a in np.asarray(state.lit).argmax(axis=1)]
+    said = [jaxgym.write_reply("", "", answer) for answer in answers]
+    language = SimpleNamespace(game=course.language.game, decode_replies=lambda *_: said)
+    with pytest.raises(ValueError, match=r"^dim:put_out: step gives rewards that are no finite numbers \(inf\): "):
+        judge(language, state, None, show(course.language.game, state)[1], None, last, jax.random.key(0))
 
 
 def test_a_game_of_single_cells_is_learned(tmp_path, small, monkeypatch):
