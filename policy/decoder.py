@@ -56,7 +56,7 @@ def begin_by_copying(attention: "Attention", rngs: Keys) -> None:
     """
     c = attention.config
     share, size = c.heads // c.kv_heads, (c.width, c.kv_heads * c.head_dim)
-    alike, copied = (nnx.initializers.orthogonal()(rngs.params(), size) for _ in range(2))
+    alike, copied = (nnx.initializers.orthogonal()(rngs.params(), size, jnp.float32) for _ in range(2))
     attention.k.kernel[...] = alike
     attention.v.kernel[...] = copied
     queries = attention.q.kernel[...].reshape(c.width, c.kv_heads, share, c.head_dim)

@@ -154,13 +154,16 @@ class SwiGLU(nnx.Module):
         """
         more = -self.gate.out_features % 64
 
+        def along(row: jax.Array) -> jax.Array:
+            return row.reshape((1,) * (x.ndim - 1) + (-1,))
+
         def hidden(layer: nnx.Linear) -> jax.Array:
             made = jnp.matmul(x, jnp.pad(layer.kernel[...], ((0, 0), (0, more))))
-            return made if layer.bias is None else made + jnp.pad(layer.bias[...], (0, more))
+            return made if layer.bias is None else made + along(jnp.pad(layer.bias[...], (0, more)))
 
         mixed = jax.nn.silu(hidden(self.gate)) * hidden(self.up)
         made = jnp.matmul(mixed, jnp.pad(self.down.kernel[...], ((0, more), (0, 0))))
-        return made if self.down.bias is None else made + self.down.bias[...]
+        return made if self.down.bias is None else made + along(self.down.bias[...])
 
 
 class MLP(nnx.Module):
@@ -199,7 +202,8 @@ class LayerNorm(nnx.Module):
         whole = x.astype(jnp.float32)
         centred = whole - jnp.mean(whole, axis=-1, keepdims=True)
         normal = centred * jax.lax.rsqrt(jnp.mean(centred * centred, axis=-1, keepdims=True) + self.eps)
-        return (_row(self.scale, x) * normal + _row(self.bias, x)).astype(x.dtype)
+        scale, bias = (_row(each, x).astype(jnp.float32) for each in (self.scale, self.bias))
+        return (scale * normal + bias).astype(x.dtype)
 
 
 def _row(vector: nnx.Param[jax.Array], x: jax.Array) -> jax.Array:

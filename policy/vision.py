@@ -67,8 +67,8 @@ def look_around(qkv: nnx.Linear, config: VisionConfig, layer: int) -> None:
 def carry_over(attention: "VisionAttention", config: VisionConfig, rngs: Keys) -> None:
     """Let the last block begin without a stare, and carry what it looks at over whole, apart from what is there."""
     asked, carried, turned = rngs.params(), rngs.params(), rngs.params()
-    orthogonal, size = nnx.initializers.orthogonal(), (config.width, config.width)
-    wide = nnx.initializers.normal(0.5 * config.width**-0.5)(asked, (config.width, 2 * config.width))
+    orthogonal, size = nnx.initializers.orthogonal(dtype=jnp.float32), (config.width, config.width)
+    wide = nnx.initializers.normal(0.5 * config.width**-0.5, jnp.float32)(asked, (config.width, 2 * config.width))
     assert attention.qkv.bias is not None
     attention.qkv.bias[...] = jnp.zeros_like(attention.qkv.bias[...])
     attention.qkv.kernel[...] = jnp.concatenate([wide, orthogonal(carried, size)], axis=1)
@@ -209,7 +209,7 @@ class VisionTower(nnx.Module):
         self.mesh: jax.sharding.Mesh | None = None
         self.embed = linear(config.patch_values, config.width, bias=config.embed_bias, rngs=rngs)
         if config.grid:
-            init = nnx.initializers.normal(0.5)  # learning where a cell stands wants a strong start
+            init = nnx.initializers.normal(0.5, jnp.float32)  # learning where a cell stands wants a strong start
             self.places = nnx.Param(init(rngs.params(), (config.grid, config.grid, config.width)))
         self.blocks = nnx.List([VisionBlock(config, layer, rngs=rngs) for layer in range(config.layers)])
         if config.looks:
@@ -255,7 +255,8 @@ class VisionTower(nnx.Module):
         if not self.config.stretch:
             return table[coordinates[:, 0], coordinates[:, 1]]
         around, weights = stretched(rows, columns, self.config.grid, coordinates)
-        return jnp.sum(table.reshape(-1, table.shape[-1])[around] * jnp.asarray(weights)[..., None], axis=1)
+        near = table.reshape(-1, table.shape[-1])[around].astype(jnp.float32)
+        return jnp.sum(near * jnp.asarray(weights)[..., None], axis=1)
 
     def _blocks(self, run: range, x: jax.Array, angles: jax.Array, where: Layout) -> jax.Array:
         """Some blocks in a row that look at windows, or at whole pictures, all of them."""

@@ -42,7 +42,8 @@ class VLM:
         """Logits after every token.
 
         ids int32 [B, T] right-padded, with one placeholder (`config.image_id`) per image token; lengths int32 [B];
-        pictures uint8 [M, H, W, 3] in reading order -> float32 [B, T, V]. What stands past a row's length is undefined.
+        pictures uint8 [M, H, W, 3] in reading order -> float32 [B, T, V]. What stands past a row's length is undefined;
+        what is never said (`config.image_id`, `config.unsaid`) is -inf.
         Pictures of several sizes come as a list of [H, W, 3] or [M, H, W, 3], in reading order; none is None. Raises
         ValueError when the placeholders do not match the pictures, or an id or a length cannot be.
         """
@@ -148,6 +149,7 @@ def _pictures(pictures: Pictures | Sequence[jax.Array] | None) -> Pictures:
             raise ValueError(f"pictures are uint8 [M, H, W, 3], or a list of arrays, not of {type(part).__name__}")
         if part.ndim != 4 or part.shape[-1] != 3 or part.dtype != np.uint8:
             raise ValueError(f"pictures are uint8 [M, H, W, 3], not {part.dtype}{list(part.shape)}")
+    batches = tuple(part for part in batches if len(part)) or batches[:1]
     if len(batches) == 1:
         return batches[0]
     return jnp.concatenate(batches) if len({part.shape[1:] for part in batches}) == 1 else batches

@@ -101,12 +101,12 @@ def write(
         else:
             record = _with(json.loads(origin.files["config.json"]), dtype, tied=config.decoder.tied)
         (aside / "config.json").write_text(json.dumps(record, indent=2) + "\n")
-        stale = {tensors.INDEX, *_WORDS, *(file.name for file in folder.glob("model*.safetensors"))} - {
+        stale = {tensors.INDEX, *_WORDS, *_KEPT, *(file.name for file in folder.glob("model*.safetensors"))} - {
             f.name for f in aside.iterdir()
         }
         for file in sorted(aside.iterdir()):
             file.replace(folder / file.name)
-        for name in stale:  # of a model that was cut into other parts, or has another tokenizer
+        for name in stale:  # of a model that was cut into other parts, or has another tokenizer or processor
             (folder / name).unlink(missing_ok=True)
 
 

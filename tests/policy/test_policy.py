@@ -315,6 +315,13 @@ def test_a_half_precision_model_goes_into_a_folder_and_back(vlm, tmp_path, dtype
         np.testing.assert_array_equal(a, b)
 
 
+def test_wider_numbers_make_no_other_weights(vlm):
+    with jax.enable_x64(True):
+        wide = policy.load("tiny", tokenizer=vlm.tokenizer, key=jax.random.key(3))
+    for a, b in zip(jax.tree.leaves(wide.params), jax.tree.leaves(vlm.params), strict=True):
+        np.testing.assert_array_equal(a, b, strict=True)
+
+
 def test_a_folder_without_a_name_is_none(vlm):
     with pytest.raises(ValueError, match=r'^folder="": give the name of one'):
         policy.save(vlm, "")

@@ -298,6 +298,39 @@ def test_a_folder_needs_no_generation_and_no_preprocessor_config(vlm, folder, tm
     assert bare.config == dataclasses.replace(vlm.config, stops=())
 
 
+@pytest.mark.parametrize("folder", ["qwen2_5_vl"], indirect=True)
+def test_no_pictures_of_some_size_are_none(vlm):
+    ids, lengths, pictures = given(CASES["one picture"])
+    empty = np.zeros((0, 24, 40, 3), np.uint8)
+    found = vlm.logits(ids, lengths, [empty, *pictures, empty])
+    np.testing.assert_array_equal(found, vlm.logits(ids, lengths, pictures))
+
+
+def test_nothing_is_left_of_a_model_where_another_is_saved(tmp_path):
+    other, there = folders.write(tmp_path / "other", "qwen3_vl"), tmp_path / "there"
+    processor = json.loads((other / "preprocessor_config.json").read_text())
+    (other / "processor_config.json").write_text(json.dumps({"image_processor": processor}))
+    for name in ("preprocessor_config.json", "generation_config.json"):
+        (other / name).unlink()
+    vlm = policy.load(other)
+    for each in (policy.load(folders.write(tmp_path / "one", "qwen2_5_vl")), vlm):
+        policy.save(each, there)
+    assert policy.load(there).config == vlm.config
+    assert {file.name for file in there.glob("*_config.json")} == {file.name for file in other.glob("*_config.json")}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_numbers_of_one_kind_are_not_taken_for_another(folder, dtype):
+    vlm = policy.load(folder, dtype=dtype)
+    seen = vlm._given(*given(CASES["several pictures"]))
+
+    def slopes(params):
+        return jax.grad(lambda params: nnx.merge(vlm.graphdef, params).answered(*seen, seen[0]).logprobs.sum())(params)
+
+    with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+        jax.eval_shape(slopes, vlm.params)
+
+
 def test_a_processor_that_was_saved_in_one_file_comes_first(tmp_path):
     """As `transformers` has it, whose newer versions leave an older file as it was."""
     inside = {"image_processor": {"image_mean": [0.25] * 3, "image_std": [0.125] * 3}}
@@ -616,7 +649,9 @@ def test_a_hidden_width_that_a_gpu_is_slow_at_is_widened(hidden, bias, monkeypat
     wanted = jax.tree.leaves(slope(params, x))
     monkeypatch.setattr(layers, "fused", lambda dtype: True)
     monkeypatch.setattr(jnp, "matmul", lambda a, b: products.append(b.shape) or matmul(a, b))
-    for a, b in zip(jax.tree.leaves(slope(params, x)), wanted, strict=True):
+    with jax.numpy_rank_promotion("raise"):
+        found = jax.tree.leaves(slope(params, x))
+    for a, b in zip(found, wanted, strict=True):
         assert alike(np.asarray(a), np.asarray(b)) < 1e-5
     assert products == [(16, 64), (16, 64), (64, 16)] * (hidden % 8 > 0)
 
