@@ -116,10 +116,18 @@ class Checkpoints:
             mend = "go on with the version that wrote it, or begin anew with another --run"
             raise ValueError(f"{place} does not fit this version, which keeps other arrays: {mend}") from None
 
+    def land(self) -> str:
+        """Wait until this process has written what it has of a checkpoint; what went wrong.
+
+        No word of it to the others: they may have failed, or be in the midst of something else.
+        """
+        writing, self._writing = self._writing, None
+        return writing.result() if writing else ""
+
     def close(self) -> None:
         """Wait until all is written, and let go; raises OSError, one line, when it cannot be."""
         try:
-            if failed := self._writing.result() if self._writing else "":  # no word to the others: they may have failed
+            if failed := self.land():
                 raise OSError(failed)
         finally:
             self._thread.shutdown()
@@ -159,8 +167,7 @@ class Checkpoints:
 
     def _settle(self) -> str:
         """Wait for the write under way; what went wrong with it. What the first process found there counts for all."""
-        writing, self._writing = self._writing, None
-        found = writing.result() if writing else ""
+        found = self.land()
         failed, scores = devices.first(lambda: (found, [*self._scores.items()]))
         self._scores = dict(scores)
         return str(failed)

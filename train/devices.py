@@ -123,15 +123,20 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
+def several() -> bool:
+    """Whether a run has several processes."""
+    return jax.process_count() > 1
+
+
 def meet() -> None:
     """Wait until every process is here."""
-    if jax.process_count() > 1:
+    if several():
         multihost_utils.sync_global_devices("meet")
 
 
 def any_of(here: bool) -> bool:
     """Whether something is so in any process."""
-    if jax.process_count() == 1:
+    if not several():
         return here
     return bool(np.any(multihost_utils.process_allgather(np.asarray(here))))
 
@@ -160,7 +165,7 @@ def same(config: Config) -> None:
 
 def first(work: Callable[[], Any]) -> Any:
     """What `work`, done by the first process alone, gave: JSON. Where it fails with ValueError or OSError all fail."""
-    if jax.process_count() == 1:
+    if not several():
         return work()
     failure: Exception | None = None
     said: dict[str, Any] = {}

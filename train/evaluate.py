@@ -68,17 +68,25 @@ class PlayerWriter:
         self._played = self._first + len(playing)
         texts = [self._known.get((self._first + i, self._step), "") for i in range(len(playing))]
         asked = [i for i in np.flatnonzero(playing).tolist() if (self._first + i, self._step) not in self._known]
+        if asked and not self._step:  # have it compiled before anything is said that a signal could lose
+            play_groups(self.game, state, np.full(len(playing), -1, np.int32), key)
         for i, text in zip(asked, self._ask([seen[i] for i in asked]) if asked else [], strict=True):
             texts[i] = text
-        reading = rewards.read(
-            [jaxgym.read_reply(self.game, text) for text in texts],
-            truths := [jaxgym.describe(self.game.sheet, grid) for grid in tiles],
-        )
-        played = play_groups(self.game, state, reading.actions, key)
-        said = Answers(seen, texts, truths, reading, *map(np.asarray, (played.legal, played.reward)))
-        for i in asked:
-            files.append(self._file, self._row(said, i))
+        said: Answers | None = None
+        try:
+            said = self._judged(state, seen, tiles, texts, key)
+        finally:
+            for i in asked:
+                row = {"game": self.game.name, "board": self._first + i, "step": self._step, "reply": texts[i]}
+                files.append(self._file, row | (self._outcome(said, i) if said else {}))
         return said
+
+    def _judged(self, state: Any, seen: np.ndarray, tiles: np.ndarray, texts: list[str], key: jax.Array) -> Answers:
+        truths = [jaxgym.describe(self.game.sheet, grid) for grid in tiles]
+        reading = rewards.read([jaxgym.read_reply(self.game, text) for text in texts], truths)
+        played = play_groups(self.game, state, reading.actions, key)
+        legal, score = map(np.asarray, (played.legal, played.reward))
+        return Answers(seen, texts, truths, reading, legal, rewards.sound(self.game.name, score))
 
     def remember(self, said: Answers, dealt: np.ndarray) -> None:
         """What was said is past; a player is told of nothing but the boards it sees."""
@@ -97,13 +105,9 @@ class PlayerWriter:
             raise ValueError(f"{wrong} gave {len(texts)} replies to {len(pictures)} pictures")
         return list(texts)
 
-    def _row(self, said: Answers, i: int) -> dict[str, Any]:
+    def _outcome(self, said: Answers, i: int) -> dict[str, Any]:
         action = int(said.reading.actions[i])
         return {
-            "game": self.game.name,
-            "board": self._first + i,
-            "step": self._step,
-            "reply": said.texts[i],
             "action": self.game.actions.format(action) if action >= 0 else None,
             "legal": bool(said.legal[i]),
             "score": float(said.score[i]),

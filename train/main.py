@@ -166,6 +166,7 @@ def start(flags: dict[str, Any], console: Console, stop: Stop) -> int:
     resumed, patience = flags.pop("resume", None), flags.pop("distributed", None)
     if patience is not None:
         devices.connect(patience)
+        stop.patient = devices.several()  # from here on they stop together
     if resumed is None:
         config = devices.in_all(lambda: _new(flags))
         _wake(console)
@@ -232,7 +233,7 @@ def _follow(config: Config, run: Path, console: Console, stop: Stop, *, resume: 
     say(console, f"run {folder.quoted(run)}: {', '.join(config.names())} on {where}")
     trainer = Trainer(config, run)
     found = resume and trainer.resume()
-    if stop.signal:  # nothing is there to be saved yet; what this raised before may have been lost in a destructor
+    if devices.any_of(bool(stop.signal)):  # nothing is there to be saved yet; what it raised may have been lost
         raise KeyboardInterrupt
     while trainer.notes:
         say(console, trainer.notes.pop(0))
@@ -254,12 +255,12 @@ def _follow(config: Config, run: Path, console: Console, stop: Stop, *, resume: 
                     raise KeyboardInterrupt
             while trainer.notes:
                 say(console, trainer.notes.pop(0))
+        stop.told = True  # all that was asked for is done
     except KeyboardInterrupt:
         stop.deaf = True  # whatever else is asked, a checkpoint under way is finished
         say(console, f"stopped at {trainer.phase} step {trainer.step}" + ("" if stop.at_once else ": saving"))
         if stop.at_once:  # perhaps within a step: what stands now is not to be kept
-            with contextlib.suppress(OSError):
-                trainer.checkpoints.wait()
+            trainer.checkpoints.land()
             kept = "not saved, but for the last checkpoint" if folder.has_checkpoint(run) else "nothing is saved yet"
         else:
             trainer.save()
@@ -299,10 +300,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console, stop = _Console(width=None if sys.stdout and sys.stdout.isatty() else 200), Stop()
     try:
         with stop:
-            return start(vars(parser().parse_args(arguments)), console, stop)
+            status = start(vars(parser().parse_args(arguments)), console, stop)
+        if stop.at_once:
+            devices.leave(status)
+        return status
     except KeyboardInterrupt:
         if not stop.told:
             say(console, "stopped before there was anything new to save")
+        if stop.at_once:
+            devices.leave(stop.status)
         return stop.status
     except (ValueError, OSError) as error:
         why = one_line(error)

@@ -94,6 +94,19 @@ def test_an_evaluation_that_broke_off_goes_on_and_asks_nothing_twice(player, tmp
     assert "of something else" in capsys.readouterr().err
 
 
+def test_what_was_said_is_kept_whatever_happens_then(player, tmp_path, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(evaluate.rewards, "read", interrupted)
+        run(tmp_path / "out", "--player", "mine:answer")
+        raise KeyboardInterrupt  # `run` has told of it
+    player.asked.clear()
+    assert run(tmp_path / "out", "--player", "mine:answer") == 0
+    assert player.asked == [3] * 11
+
+
 def test_boards_that_are_over_are_not_asked_about(player, tmp_path):
     game = jaxgym.make("2048", picture=448, patch=28)
     writer = evaluate.PlayerWriter(game, player.answer, "mine:answer", tmp_path / "replies.jsonl")

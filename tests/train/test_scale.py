@@ -250,6 +250,37 @@ def test_a_process_that_is_gone_ends_the_others_in_one_line(killed, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("asked", [0, 1])
+def test_a_signal_to_one_process_before_the_first_step_stops_all(asked, tmp_path):
+    run, port = tmp_path / "run", free_port()
+    both = [start(i, 2, port, *FLAGS, "--mesh-data", "2", "--distributed", "--run", str(run)) for i in range(2)]
+    while not run.exists() and all(each.poll() is None for each in both):
+        time.sleep(0.05)
+    both[asked].send_signal(signal.SIGTERM)
+    for number, (status, said, failed) in enumerate(finish(both)):
+        assert (status, failed) == (143 if number == asked else 130, ""), (said, failed)
+        assert ("stopped before there was anything new to save" in said) == (number == 0)
+    assert not run.exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("wait", [0.6, 2.0])
+def test_two_signals_to_one_process_end_all(wait, tmp_path):
+    """Perhaps in the midst of a step, where no word can be had with the other."""
+    run, port = tmp_path / "run", free_port()
+    both = [start(i, 2, port, *FLAGS, "--sight-steps", "500", "--mesh-data", "2", "--distributed", "--run", str(run))
+            for i in range(2)]  # fmt: skip
+    while not run.exists() and all(each.poll() is None for each in both):
+        time.sleep(0.05)
+    time.sleep(8)  # the first step compiles
+    for _ in range(2):
+        both[1].send_signal(signal.SIGTERM)
+        time.sleep(wait)
+    began = time.monotonic()
+    assert finish(both)[1][0] in (143, -signal.SIGTERM) and time.monotonic() - began < 100  # the latter: as it left
+
+
+@pytest.mark.slow
 def test_a_process_that_waits_for_others_can_be_stopped(tmp_path):
     alone = start(1, 2, free_port(), *FLAGS, "--run", str(tmp_path / "run"), "--distributed", "100")
     time.sleep(15)
