@@ -4,7 +4,7 @@ One decoder and one vision tower, built of the parts that Qwen-VL models are bui
 presets, which are small, are settings of the same classes.
 """
 
-import math
+import sys
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, get_args, get_origin
 
@@ -175,7 +175,7 @@ def fits(value: Any, kind: Any) -> bool:
         kinds = kinds[:1] * len(value) if kinds[-1] is ... and isinstance(value, tuple) else kinds
         return isinstance(value, tuple) and len(value) == len(kinds) and all(map(fits, value, kinds))
     if kind in (int, float):
-        return isinstance(value, kind | int) and not isinstance(value, bool) and math.isfinite(value)
+        return isinstance(value, kind | int) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
     return isinstance(value, kind)
 
 

@@ -108,7 +108,7 @@ class Config:
         for name in names:
             for level in self.states.levels:
                 registry.find_level(name, level)
-        if self.model not in PRESETS and not Path(self.model).is_dir():
+        if self.model not in PRESETS and not (self.model and Path(self.model).is_dir()):
             raise ValueError(f"model {self.model!r} is neither a preset ({', '.join(PRESETS)}) nor a folder")
         if self.model in PRESETS and (self.lora.rank or self.freeze != "nothing"):
             given = f"lora rank={self.lora.rank}" if self.lora.rank else f"freeze={self.freeze}"

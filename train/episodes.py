@@ -18,7 +18,7 @@ from train.course import Course
 from train.learner import Frame, Tried, cut
 from train.memory import Memory, Prompts
 from train.rollout import try_replies
-from train.rounds import Report, Round, earn
+from train.rounds import Report, Round, earn, mean
 
 
 class Turn(NamedTuple):
@@ -65,11 +65,7 @@ def differ(config: Config, turns: list[Turn]) -> np.ndarray:
 def report(config: Config, turns: list[Turn]) -> Report:
     """What to log of episodes: the means over the answers given, and of the episodes their lengths and returns."""
     alive = np.stack([turn.alive for turn in turns])
-    weights = alive.sum(axis=1)
-    means = {
-        name: float(np.average([turn.round.report[name] for turn in turns], weights=weights))
-        for name in turns[0].round.report
-    }
+    means = mean([turn.round.report for turn in turns], alive.sum(axis=1))
     earned = _earned(turns)
     return means | {
         "reward_std": float(jnp.mean(jnp.std(_totals(config, earned), axis=1))),

@@ -22,7 +22,7 @@ from train.memory import Prompts
 from train.optimizer import TrainState
 from train.parts import Grpo
 from train.rollout import Boards, try_replies
-from train.rounds import Report, Round, earn, every_action
+from train.rounds import Report, Round, earn, every_action, mean
 
 _APART, _APART_HALF = 1e-8, 1e-3  # a divergence from the model before RL that is more than rounding, by precision
 
@@ -55,7 +55,7 @@ def collect(
         after = states.planned(config, after, rounds[-1].replies.reading.actions[::group], turn)
         if judged or sum(int(jnp.sum(_differ(r, group))) for r in rounds) >= part.states:
             break
-    report = _mean([each.report for each in rounds]) | ({"rounds": len(rounds)} if part.refill else {})
+    report = mean([each.report for each in rounds]) | ({"rounds": len(rounds)} if part.refill else {})
     learned = judged_from(rounds[0], course, standing) if judged else learned_from(rounds, part)
     return Collected([learned], after, report, len(rounds) * part.states * group)
 
@@ -90,13 +90,9 @@ def _several_turns(
     return Collected(
         episodes.learned_from(config, *rounds),
         after,
-        _mean(reports) | ({"rounds": len(rounds)} if part.refill else {}),
+        mean(reports) | ({"rounds": len(rounds)} if part.refill else {}),
         sum(map(len, rounds)) * part.states * part.group,
     )
-
-
-def _mean(reports: list[Report]) -> Report:
-    return {name: np.mean([each[name] for each in reports]) for name in reports[0]}
 
 
 def trouble(report: Report, room: int) -> str:

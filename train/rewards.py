@@ -11,6 +11,7 @@ import numpy as np
 from jaxgym.dialogue import Reply, read_words
 from train.advantages import Rewards
 
+_MOST = 1e15  # that a reward may be, for its square to be a float32
 Board = list[tuple[str, list[str]]]  # see `read_board`
 
 
@@ -107,10 +108,12 @@ def ask_own(function: Callable[..., Any], where: str, replies: Any, game: Any) -
     count = len(replies.texts)
     try:
         given = np.asarray(function(replies, game), np.float32)
-    except Exception as error:  # of a user's code
+    except (Exception, SystemExit) as error:  # of a user's code
         raise ValueError(f"reward own={where!r} failed: {type(error).__name__}: {error}") from error
     if given.shape != (count,) or not np.isfinite(given).all():
         raise ValueError(f"reward own={where!r}: must give {count} finite numbers, one a reply, not {given.shape}")
+    if np.abs(given).max(initial=0) > _MOST:
+        raise ValueError(f"reward own={where!r}: gives {np.abs(given).max():g}; must be at most {_MOST:g} in size")
     return given
 
 

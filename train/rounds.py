@@ -1,6 +1,6 @@
 """Boards that were answered, and what the answers earned."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -24,6 +24,17 @@ class Round(NamedTuple):
     earned: Rewards  # float32 [S, G]
     blocks: np.ndarray  # int32 [B, R]: of every token, -1 where nothing is to be learned
     report: Report
+
+
+def mean(reports: Sequence[Report], weights: Sequence[float] | np.ndarray | None = None) -> Report:
+    """The means of what is reported of some rounds, by weights (None: alike); of `reason`, by the boards that were read
+    as well.
+    """
+    weights = np.ones(len(reports)) if weights is None else np.asarray(weights, np.float64)
+    each = {name: np.asarray([report[name] for report in reports], np.float64) for name in reports[0]}
+    means: Report = {name: float(np.average(values, weights=weights)) for name, values in each.items()}
+    read = weights * each["board"]
+    return means | ({"reason": float(np.average(np.nan_to_num(each["reason"]), weights=read))} if read.any() else {})
 
 
 def every_action(config: Config, course: Course) -> bool:

@@ -368,6 +368,8 @@ def test_mistakes_are_told_in_one_line(flags, message, capsys, tmp_path, monkeyp
         ('{"games": ["shisen-sho"]}', "did you mean shisen_sho"),
         ('{"games": []}', "games: name one at least, or all"),
         ('{"grpo": {"lr": 1e999}}', "grpo lr=inf: must be a finite number"),
+        ('{"save": {"every": 1' + "0" * 400 + "}}", ": must be a finite number"),
+        ('{"games": ["2048"], "model": ""}', "model '' is neither a preset"),
         ('{"grpo": 3}', "3 is no configuration"),
         ('["seed"]', "is no configuration"),
         ('{"seed": 1', "is damaged"),

@@ -1,5 +1,8 @@
 """Options of RL at work: one update of a tiny model, in which each must do what it says."""
 
+import math
+import re
+import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -299,6 +302,31 @@ def test_a_users_own_reward_is_added(one):
     own = collected(one, config, course=course._replace(own=doubled))
     added = own.report["reward"] - without.report["reward"]
     assert added == pytest.approx(own.report["own_reward"], rel=1e-4) and added > 1
+
+
+@pytest.mark.parametrize(
+    ("gives", "told"),
+    [
+        (lambda replies, game: [1.0], ": must give 3 finite numbers, one a reply, not (1,)"),
+        (lambda replies, game: [1.0, math.nan, 0.0], ": must give 3 finite numbers, one a reply, not (3,)"),
+        (lambda replies, game: [1.0, -3e38, 0.0], ": gives 3e+38; must be at most 1e+15 in size"),
+        (lambda replies, game: sys.exit("gone"), " failed: SystemExit: gone"),
+        (lambda replies, game: 1 / 0, " failed: ZeroDivisionError: division by zero"),
+    ],
+)
+def test_a_reward_of_ones_own_that_is_none_is_told(gives, told):
+    with pytest.raises(ValueError, match=re.escape(f"reward own='mine:gives'{told}")):
+        rewards.ask_own(gives, "mine:gives", SimpleNamespace(texts=["a", "b", "c"]), None)
+
+
+def test_the_mean_of_reports_knows_of_what_a_share_is():
+    """Of two rounds with boards that were read and one without any: all moves on these, not one mean of the others."""
+    each = [{"board": 0.5, "reason": 1.0, "legal": 1.0}, {"board": 0.0, "reason": np.nan, "legal": 0.0}]
+    each += [{"board": 0.25, "reason": 0.0, "legal": 0.5}]
+    found = rounds.mean(each)
+    assert found == {"board": 0.25, "reason": pytest.approx(2 / 3), "legal": 0.5}
+    assert rounds.mean(each, [1, 5, 2])["reason"] == pytest.approx(0.5)
+    assert np.isnan(rounds.mean(each[1:2])["reason"])
 
 
 @pytest.mark.parametrize("game", ["outcome", "regret", "score"])
