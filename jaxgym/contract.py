@@ -24,6 +24,7 @@ def check(game: Game[Any]) -> None:
         ("actions", Actions, "such as jaxgym.actions.moves(...)"),
         ("sheet", Sheet, "that of jaxgym.sprites.draw(...)"),
         ("rules", str, "a text"),
+        ("name", str, "a text"),
     ):
         if not isinstance(getattr(game, name), kind):
             raise ValueError(f"{game.name}: {name} is {_said(getattr(game, name))}: give {wanted}")
@@ -41,6 +42,10 @@ def check(game: Game[Any]) -> None:
     tiles = _traced(game, "tiles", state)
     if len(getattr(tiles, "shape", ())) != 2 or not jnp.issubdtype(tiles.dtype, jnp.integer) or not tiles.size:
         raise ValueError(f"{game.name}: tiles(state) is {_said(tiles)}: give int32 [R, C], sprite ids")
+    try:
+        game.sheet.canvas(*tiles.shape)
+    except ValueError as error:
+        raise ValueError(f"{game.name}: tiles(state) is {_said(tiles)}: {error}") from None
     _same(game, "step", state, outcome.state)
     for name in ("renew", "augment"):
         if getattr(game, name) is not None:

@@ -43,7 +43,7 @@ class Env(gymnasium.Env[np.ndarray, np.int64]):
     """One board. For many use `VectorEnv`.
 
     game: from `jaxgym.make`, or a name and, as options, what `make` takes. max_steps, observe: as for `jaxgym.Env`.
-    The action is its number; one that is not legal changes nothing and costs a step. Observations are read-only. info
+    The action is its number; one that is not legal changes nothing and costs a step. info
     has `action_mask` bool [A], the legal actions, `score` and `steps` of the episode, and after a step `legal`. Raises
     ValueError, in one line, for what cannot be.
     """
@@ -75,12 +75,12 @@ class Env(gymnasium.Env[np.ndarray, np.int64]):
         """Deal a board; a seed begins the same episodes anew."""
         super().reset(seed=seed)
         obs, info = self._boards.reset(seed=seed, options=options)
-        return obs[0], _row(info)
+        return obs[0].copy(), _row(info)
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Give one answer."""
         obs, reward, terminated, truncated, info = self._boards.step(np.asarray([action]))
-        return obs[0], float(reward[0]), bool(terminated[0]), bool(truncated[0]), _row(info)
+        return obs[0].copy(), float(reward[0]), bool(terminated[0]), bool(truncated[0]), _row(info)
 
     def render(self) -> Any:
         """The board as uint8 [H, W, 3], with render_mode="rgb_array"."""
@@ -97,8 +97,8 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
     game: from `jaxgym.make`, a mixture among them, or a name and, as options, what `make` takes. max_steps, observe:
     as for `jaxgym.Env`. autoreset: "next_step", as Gymnasium's own have it, "same_step", or None: then boards that
     ended stay until `reset(options={"reset_mask": bool [N]})`; or Gymnasium's `AutoresetMode`. arrays: "numpy", on the
-    host, observations read-only; or "jax", where they were made, for `torch.from_dlpack` or Gymnasium's `JaxToTorch`.
-    Actions may be either, or PyTorch's.
+    host, observations read-only; or "jax", where they were made, for `torch.from_dlpack` or Gymnasium's `JaxToTorch`
+    (`pip install 'gymnasium[array-api]'`). Actions may be either, or PyTorch's.
 
     infos has `action_mask` bool [N, A], the legal actions of what is returned, `score` float32 [N] and `steps` int32
     [N] of the episode that the step belongs to, and after a step `legal` bool [N], that the action was a legal move of

@@ -122,12 +122,15 @@ class _Unpickler(pickle.Unpickler):
     """Reads arrays, strings, lists and numbers; refuses every other thing that a pickle can name."""
 
     def find_class(self, module: str, name: str) -> Any:
-        rebuild = np.zeros(0).__reduce__()[0]  # NumPy keeps it in a module whose name has changed over the years
+        rebuild = np.zeros(0).__reduce__()[0]  # NumPy keeps them in modules whose names have changed over the years
+        view = np.zeros(0).__reduce_ex__(5)[0]
         known = {
             ("numpy", "ndarray"): np.ndarray,
             ("numpy", "dtype"): np.dtype,
             ("numpy.core.multiarray", "_reconstruct"): rebuild,
             ("numpy._core.multiarray", "_reconstruct"): rebuild,
+            ("numpy.core.numeric", "_frombuffer"): view,
+            ("numpy._core.numeric", "_frombuffer"): view,
             ("_codecs", "encode"): lambda text, codec: text.encode("latin1"),  # how Python 3 writes bytes for Python 2
         }
         if (module, name) not in known:

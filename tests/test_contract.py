@@ -29,6 +29,9 @@ SLIPS = {
     "over, of step, is int32 []: give bool []": outcome(over=jnp.int32(0)),
     "the reward of step is complex64 []: give float32 []": outcome(reward=jnp.complex64(1)),
     "tiles(state) is int32 [0, 3]: give int32 [R, C]": lambda game: {"tiles": lambda s: jnp.zeros((0, 3), jnp.int32)},
+    "tiles(state) is int32 [30, 9]: 30x9 cells of 28 pixels do not fit into a picture of 224": lambda game: {
+        "tiles": lambda s: jnp.zeros((30, 9), jnp.int32)
+    },
     "it has no action: give it one at least": lambda game: {"actions": jaxgym.actions.swaps(1, 1)},
     "step gives a tuple: give a jaxgym.Outcome": lambda game: {"step": lambda s, a, k: tuple(game.step(s, a, k))},
     "step gives a state of other parts than reset: one array, not .cell, .coin": outcome(state=jnp.int32(0)),
@@ -57,6 +60,11 @@ def test_games_that_are_right_pass(corridor, game):
     check(corridor)
     check(game)
     check(replace(corridor, **outcome(reward=jnp.bool_(1))(corridor)))  # any number counts, a bool too
+
+
+def test_a_name_is_a_text(corridor):
+    with pytest.raises(ValueError, match=r"^None: name is a NoneType: give a text$"):
+        check(replace(corridor, name=None))
 
 
 def test_lists_and_tuples_are_told_apart(corridor):

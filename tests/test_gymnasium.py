@@ -83,6 +83,14 @@ def test_what_is_told_may_be_changed_in_place(corridor):
             each[:] = 0
 
 
+def test_what_one_board_shows_may_be_changed_in_place(corridor):
+    """PyTorch warns of an array that may not be."""
+    env = Env(corridor, observe="tiles")
+    seen, _ = env.reset(seed=0)
+    after, *_ = env.step(RIGHT)
+    assert seen.flags.writeable and after.flags.writeable and not np.shares_memory(seen, after)
+
+
 class OnAnotherDevice:
     """As PyTorch's arrays on a GPU are: NumPy cannot have them."""
 

@@ -72,7 +72,7 @@ def shisen_sho_photo(
     if album < size * size // kinds:
         raise ValueError(
             f"photos={str(photos)!r} has {album} pictures of some class, but kinds={kinds} on {size}x{size} needs "
-            f"{size * size // kinds} different ones of each: give more kinds or a smaller size"
+            f"{size * size // kinds} different ones of each: give more photos, more kinds or a smaller size"
         )
     chosen = np.concatenate([np.flatnonzero(labels == k)[:album] for k in range(kinds)])
     sheet = sprites.photos([names[k] for k in labels[chosen]], pictures[chosen], (size, size), look)

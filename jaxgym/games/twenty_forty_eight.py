@@ -266,7 +266,8 @@ def _merges(line: list[int]) -> list[int]:
 def twenty_forty_eight(*, size: int = 4, fours: float = 0.1, look: Looks = Look()) -> Game[State]:
     """2048 on size x size cells (3 to 6), where a share `fours` (0 to 1) of the new tiles are 4s."""
     size = whole("size", size, 3, 6)
-    if not isinstance(fours, int | float | np.integer | np.floating) or not 0 <= fours <= 1:
+    number = isinstance(fours, int | float | np.integer | np.floating) and not isinstance(fours, bool)
+    if not number or not 0 <= fours <= 1:
         raise ValueError(f"fours={fours!r}: give a share from 0 to 1")
     names = ("empty", *(str(2**k) for k in range(1, LARGEST + 1)))
     painters = [None, *(sprites.plate(k, *colours) for k, colours in enumerate(PLATES, start=1))]

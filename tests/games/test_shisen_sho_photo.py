@@ -133,7 +133,7 @@ def python2_strings(words):
     return b"\x80\x02}(" + said[0] + b"](" + b"".join(said[1:]) + b"eu."
 
 
-def cifar_files(per_batch=20, seed=0):
+def cifar_files(per_batch=20, seed=0, protocol=2):
     """The files of CIFAR-10 with noise for pictures: {name: bytes}, and the pictures by class."""
     rng = np.random.default_rng(seed)
     files, pictures = {"batches.meta": python2_strings(CLASSES), "readme.html": b"not ours"}, []
@@ -141,7 +141,7 @@ def cifar_files(per_batch=20, seed=0):
         data = rng.integers(0, 256, (per_batch, 3072), dtype=np.uint8)
         labels = [(j + i) % 10 for j in range(per_batch)]
         content = {b"batch_label": b"training batch", b"labels": labels, b"data": data, b"filenames": [b"x.png"]}
-        files[f"data_batch_{i}"] = pickle.dumps(content, protocol=2)
+        files[f"data_batch_{i}"] = pickle.dumps(content, protocol=protocol)
         pictures += zip(labels, data, strict=True)
     return files, pictures
 
@@ -169,9 +169,12 @@ def files():
     return cifar_files()[0]
 
 
-@pytest.mark.parametrize("form", ["archive", "folder", "folder around it"])
-def test_cifar_is_read_from_archive_or_folder(tmp_path, form):
-    files, expected = cifar_files()
+@pytest.mark.parametrize(
+    ("form", "protocol"), [("archive", 2), ("folder", 2), ("folder around it", 2), ("folder", 4), ("folder", 5)]
+)
+def test_cifar_is_read_from_archive_or_folder(tmp_path, form, protocol):
+    """Also as Python writes it anew today."""
+    files, expected = cifar_files(protocol=protocol)
     if form == "archive":
         path = write_archive(tmp_path / "cifar-10-python.tar.gz", files)
     else:

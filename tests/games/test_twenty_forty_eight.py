@@ -372,7 +372,9 @@ def test_tiles_look_different(theme):
     assert apart.min() > 6
 
 
-@pytest.mark.parametrize("options", [{"size": 2}, {"size": 7}, {"size": 4.0}, {"fours": -0.1}, {"fours": float("nan")}])
+@pytest.mark.parametrize(
+    "options", [{"size": 2}, {"size": 7}, {"size": 4.0}, {"fours": -0.1}, {"fours": float("nan")}, {"fours": True}]
+)
 def test_bad_options_are_refused_in_one_line(options):
     (name,) = options
     with pytest.raises(ValueError, match=rf"^{name}=.*: give [^\n]*$"):
