@@ -154,16 +154,13 @@ class SwiGLU(nnx.Module):
         """
         more = -self.gate.out_features % 64
 
-        def along(row: jax.Array) -> jax.Array:
-            return row.reshape((1,) * (x.ndim - 1) + (-1,))
-
         def hidden(layer: nnx.Linear) -> jax.Array:
             made = jnp.matmul(x, jnp.pad(layer.kernel[...], ((0, 0), (0, more))))
-            return made if layer.bias is None else made + along(jnp.pad(layer.bias[...], (0, more)))
+            return made if layer.bias is None else made + _row(jnp.pad(layer.bias[...], (0, more)), x)
 
         mixed = jax.nn.silu(hidden(self.gate)) * hidden(self.up)
         made = jnp.matmul(mixed, jnp.pad(self.down.kernel[...], ((0, more), (0, 0))))
-        return made if self.down.bias is None else made + along(self.down.bias[...])
+        return made if self.down.bias is None else made + _row(self.down.bias[...], x)
 
 
 class MLP(nnx.Module):
@@ -187,7 +184,7 @@ class RMSNorm(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         whole = x.astype(jnp.float32)
         mean = jnp.mean(whole * whole, axis=-1, keepdims=True)
-        return _row(self.scale, x) * (whole * jax.lax.rsqrt(mean + self.eps)).astype(x.dtype)
+        return _row(self.scale[...], x) * (whole * jax.lax.rsqrt(mean + self.eps)).astype(x.dtype)
 
 
 class LayerNorm(nnx.Module):
@@ -202,10 +199,10 @@ class LayerNorm(nnx.Module):
         whole = x.astype(jnp.float32)
         centred = whole - jnp.mean(whole, axis=-1, keepdims=True)
         normal = centred * jax.lax.rsqrt(jnp.mean(centred * centred, axis=-1, keepdims=True) + self.eps)
-        scale, bias = (_row(each, x).astype(jnp.float32) for each in (self.scale, self.bias))
+        scale, bias = (_row(each[...], x).astype(jnp.float32) for each in (self.scale, self.bias))
         return (scale * normal + bias).astype(x.dtype)
 
 
-def _row(vector: nnx.Param[jax.Array], x: jax.Array) -> jax.Array:
+def _row(vector: jax.Array, x: jax.Array) -> jax.Array:
     """A vector as the last axis of something of the rank of x."""
-    return vector[...].reshape((1,) * (x.ndim - 1) + (-1,))
+    return vector.reshape((1,) * (x.ndim - 1) + (-1,))
