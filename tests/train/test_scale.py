@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,6 +32,14 @@ FLAGS = [
     "--reward-own", "tests.train.test_scale:own", "--no-save-best",
     "--seed", "1",  # of those few in which some draw lies so near a border that rounding decides, 0 is one
 ]  # fmt: skip
+
+
+def late(replies, game):
+    """The same, in a step that takes long; leaves a mark when it begins."""
+    Path(os.environ["MARK"]).touch()
+    time.sleep(8)
+    return own(replies, game)
+
 
 SEED = ["--seed", "2"]  # of two processes: with 1 a token of the last update is such a draw
 
@@ -185,6 +194,24 @@ def free_port() -> int:
         return held.getsockname()[1]
 
 
+def pair(run: Path, *flags: str, **environment: str) -> list[subprocess.Popen[str]]:
+    """Two processes of a run."""
+    port, flags = free_port(), ("--distributed", "--run", str(run), *flags)
+    return [start(i, 2, port, *FLAGS, *flags, **environment) for i in range(2)]
+
+
+def wait_for(processes: list[subprocess.Popen[str]], there: Callable[[], bool]) -> None:
+    """Until something is there, or one of the processes has ended."""
+    while not there() and all(each.poll() is None for each in processes):
+        time.sleep(0.05)
+
+
+def measures(run: Path) -> bool:
+    """Whether something has been measured in it."""
+    log = run / "metrics.jsonl"
+    return log.exists() and "sight" in log.read_text()
+
+
 def finish(processes: list[subprocess.Popen[str]]) -> list[tuple[int, str, str]]:
     said = [process.communicate(timeout=500) for process in processes]
     return [(process.returncode, *texts) for process, texts in zip(processes, said, strict=True)]
@@ -196,11 +223,9 @@ def test_two_processes_learn_as_one_and_stop_together(tmp_path):
     alone = tmp_path / "alone"  # by the program as well: games are shorter in this process
     ((status, *said),) = finish([start(0, 1, free_port(), *FLAGS, *SEED, "--run", str(alone))])
     assert status == 0, said
-    run, port = tmp_path / "run", free_port()
-    both = [start(i, 2, port, *FLAGS, *SEED, "--mesh-fsdp", "2", "--distributed", "--run", str(run)) for i in range(2)]
-    log = run / "metrics.jsonl"
-    while not (log.exists() and "sight" in log.read_text()) and all(each.poll() is None for each in both):
-        time.sleep(0.1)
+    run = tmp_path / "run"
+    both = pair(run, *SEED, "--mesh-fsdp", "2")
+    wait_for(both, lambda: measures(run))
     both[1].send_signal(signal.SIGTERM)
     first, second = finish(both)
     assert (first[0], second[0]) == (130, 143), (first, second)
@@ -237,12 +262,9 @@ def test_a_process_that_was_given_other_flags_ends_all_in_one_line_each(more, to
 @pytest.mark.slow
 @pytest.mark.parametrize("killed", [0, 1])
 def test_a_process_that_is_gone_ends_the_others_in_one_line(killed, tmp_path):
-    run, port = tmp_path / "run", free_port()
-    both = [start(i, 2, port, *FLAGS, "--sight-steps", "500", "--mesh-data", "2", "--distributed", "--run", str(run))
-            for i in range(2)]  # fmt: skip
-    log = run / "metrics.jsonl"
-    while not (log.exists() and "sight" in log.read_text()) and all(each.poll() is None for each in both):
-        time.sleep(0.1)
+    run = tmp_path / "run"
+    both = pair(run, "--sight-steps", "500", "--mesh-data", "2")
+    wait_for(both, lambda: measures(run))
     both[killed].kill()
     status, _, told = finish(both)[1 - killed]
     assert status == 2 and "error: " in told, told
@@ -252,10 +274,9 @@ def test_a_process_that_is_gone_ends_the_others_in_one_line(killed, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("asked", [0, 1])
 def test_a_signal_to_one_process_before_the_first_step_stops_all(asked, tmp_path):
-    run, port = tmp_path / "run", free_port()
-    both = [start(i, 2, port, *FLAGS, "--mesh-data", "2", "--distributed", "--run", str(run)) for i in range(2)]
-    while not run.exists() and all(each.poll() is None for each in both):
-        time.sleep(0.05)
+    run = tmp_path / "run"
+    both = pair(run, "--mesh-data", "2")
+    wait_for(both, run.exists)
     both[asked].send_signal(signal.SIGTERM)
     for number, (status, said, failed) in enumerate(finish(both)):
         assert (status, failed) == (143 if number == asked else 130, ""), (said, failed)
@@ -264,20 +285,20 @@ def test_a_signal_to_one_process_before_the_first_step_stops_all(asked, tmp_path
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("wait", [0.6, 2.0])
-def test_two_signals_to_one_process_end_all(wait, tmp_path):
-    """Perhaps in the midst of a step, where no word can be had with the other."""
-    run, port = tmp_path / "run", free_port()
-    both = [start(i, 2, port, *FLAGS, "--sight-steps", "500", "--mesh-data", "2", "--distributed", "--run", str(run))
-            for i in range(2)]  # fmt: skip
-    while not run.exists() and all(each.poll() is None for each in both):
-        time.sleep(0.05)
-    time.sleep(8)  # the first step compiles
+def test_a_process_that_is_asked_twice_within_a_step_waits_for_nobody(tmp_path):
+    """No word can be had with the other, who is in the midst of a step as well."""
+    run, mark = tmp_path / "run", tmp_path / "mark"
+    short = ["--recipe", "g0", "--sight-steps", "0", "--base-steps", "0", "--reward-own", "tests.train.test_scale:late"]
+    both = pair(run, "--mesh-data", "2", *short, MARK=str(mark))
+    wait_for(both, mark.exists)
     for _ in range(2):
         both[1].send_signal(signal.SIGTERM)
-        time.sleep(wait)
-    began = time.monotonic()
-    assert finish(both)[1][0] in (143, -signal.SIGTERM) and time.monotonic() - began < 100  # the latter: as it left
+        time.sleep(0.7)
+    try:
+        assert both[1].wait(30) == 143
+    finally:
+        for each in both:
+            each.kill()
 
 
 @pytest.mark.slow
