@@ -62,15 +62,28 @@ def differ(config: Config, turns: list[Turn]) -> np.ndarray:
     return np.asarray(advantages.differ(_totals(config, _earned(turns)), _counted(config, turns).any(axis=0)))
 
 
-def report(config: Config, turns: list[Turn]) -> Report:
-    """What to log of episodes: the means over the answers given, and of the episodes their lengths and returns."""
-    alive = np.stack([turn.alive for turn in turns])
-    means = mean([turn.round.report for turn in turns], alive.sum(axis=1))
+def answers(turns: list[Turn]) -> int:
+    """How many answers episodes got while they were in play."""
+    return sum(int(turn.alive.sum()) for turn in turns)
+
+
+def report(config: Config, *rounds: list[Turn]) -> Report:
+    """What to log of rounds of as many episodes each: means over the answers given, and over the episodes what they
+    are as a whole.
+    """
+    given = [turn for turns in rounds for turn in turns]
+    means = mean([turn.round.report for turn in given], [int(turn.alive.sum()) for turn in given])
+    whole = [_whole_report(config, turns) for turns in rounds]
+    return means | {name: float(np.mean([each[name] for each in whole])) for name in whole[0]}
+
+
+def _whole_report(config: Config, turns: list[Turn]) -> Report:
+    """What episodes are as a whole: their lengths and returns, and how they differ."""
     earned = _earned(turns)
-    return means | {
+    return {
         "reward_std": float(jnp.mean(jnp.std(_totals(config, earned), axis=1))),
         "differ": float(np.mean(differ(config, turns))),
-        "turns": float(alive.sum(axis=0).mean()),
+        "turns": answers(turns) / len(turns[0].alive),
         "return": float(advantages.to_go(earned[0], config.episodes.discount)[0].mean()),
     }
 

@@ -86,12 +86,11 @@ def _several_turns(
         after = states.planned(config, after, rounds[-1][0].round.replies.reading.actions[:: part.group], turn)
         if sum(int(episodes.differ(config, played).sum()) for played in rounds) >= part.states:
             break
-    reports = [episodes.report(config, played) for played in rounds]
     return Collected(
         episodes.learned_from(config, *rounds),
         after,
-        mean(reports) | ({"rounds": len(rounds)} if part.refill else {}),
-        sum(map(len, rounds)) * part.states * part.group,
+        episodes.report(config, *rounds) | ({"rounds": len(rounds)} if part.refill else {}),
+        sum(map(episodes.answers, rounds)),
     )
 
 

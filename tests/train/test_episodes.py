@@ -263,6 +263,24 @@ def test_further_boards_are_played_until_enough_episodes_differ(one, monkeypatch
         assert [len(tried.ids) for tried in found.tried] == [4, 4] and found.written == rounds * 8
 
 
+def test_what_is_told_of_several_rounds_is_told_of_their_answers(one):
+    """Of 4 answers in the one and 4 + 1 in the other; what episodes are as a whole is the mean of rounds."""
+
+    def told(each, legal):
+        return each._replace(round=each.round._replace(report={"legal": legal, "board": 0.0}))
+
+    short = [told(turn([1, 1, 0, 1], [1] * 4, [0, 0, 1, 1]), 1.0)]
+    long = [
+        told(turn([0, 0, 0, 0], [1] * 4, [0, 0, 1, 1]), 0.5),
+        told(turn([0, 0, 0, 4], [0, 0, 0, 1], [2, 2, 1, 3]), 0.0),
+    ]
+    config = replace(one[0], episodes=Episodes(turns=2, discount=0.5))
+    report = episodes.report(config, short, long)
+    assert [episodes.answers(turns) for turns in (short, long)] == [4, 5]
+    assert report["legal"] == pytest.approx((4 * 1.0 + 4 * 0.5) / 9)
+    assert report["turns"] == pytest.approx((1 + 5 / 4) / 2) and report["return"] == pytest.approx((3 / 4 + 2 / 4) / 2)
+
+
 def test_one_turn_is_the_bandit(one):
     """The same replies through both: the same credit."""
     config, frame, vlm, course, boards = one
