@@ -18,6 +18,16 @@ _DTYPES = {
 }  # fmt: skip
 
 
+def check_fetched(folder: Path) -> None:
+    """Raise ValueError where a folder was cloned without its large files: short texts stand for them."""
+    mark, small = b"version https://git-lfs", 1024
+    files = [file for file in folder.iterdir() if file.is_file() and file.stat().st_size < small]
+    if bare := [file.name for file in files if file.read_bytes().startswith(mark)]:
+        raise ValueError(
+            f"{folder} has only pointers to {len(bare)} of its files, run git lfs pull in it: {some(bare)}"
+        )
+
+
 def find(folder: Path) -> dict[str, np.ndarray]:
     """The tensors of a folder by name, whichever files they are in; ValueError when one is missing or damaged."""
     whole = folder / "model.safetensors"

@@ -61,6 +61,8 @@ def read_chat(folder: Path, vocab: int, image_id: int) -> PreTrainedTokenizerFas
 
     Raises ValueError, one line, where it does not fit, or has no chat template that serves.
     """
+    if not any((folder / name).exists() for name in ("tokenizer.json", "vocab.json")):  # else one would be made up
+        raise ValueError(f"{folder} has no tokenizer: put its tokenizer.json there")
     words = _open(folder)
     _check_size(words, folder, vocab)
     own = read_json(folder / "chat_template.json").get("chat_template")  # for pictures, where the tokenizer has another

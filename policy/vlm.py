@@ -1,6 +1,7 @@
 """VLM: a model to use, with its tokenizer. `load` makes one, `save` keeps it."""
 
 import operator
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -180,10 +181,15 @@ def load(
         graphdef, params = model.create(config, jax.random.key(0) if key is None else key)
         params = jax.tree.map(lambda leaf: leaf.astype(kind), params)
         return VLM(config, graphdef, sharding.spread(params, mesh), words, mesh=mesh)
-    folder = Path(str(source))
-    if not folder.is_dir():
-        raise ValueError(f"{source} is neither a folder nor one of the presets {', '.join(PRESETS)}")
-    return VLM(*weights.read(folder, kind, mesh, remat=remat), mesh=mesh)
+    if tokenizer is not None or key is not None:
+        raise ValueError(f"tokenizer and key are for presets ({', '.join(PRESETS)}): a folder has its own")
+    if not str(source) or not os.path.isdir(source):  # noqa: PTH112 - those of Path raise for a name that is too long
+        file = os.path.isfile(source)  # noqa: PTH113
+        hint = "give the folder that it is in" if file else "nothing is fetched: download it first"
+        raise ValueError(
+            f"{str(source)[:200]!r} is neither a folder nor one of the presets {', '.join(PRESETS)}; {hint}"
+        )
+    return VLM(*weights.read(Path(source), kind, mesh, remat=remat), mesh=mesh)
 
 
 def save(vlm: VLM, folder: str | Path) -> None:

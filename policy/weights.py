@@ -34,6 +34,7 @@ _KEPT = ("config.json", "generation_config.json", "preprocessor_config.json", "p
          "video_preprocessor_config.json")  # fmt: skip
 _WORDS = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "special_tokens_map.json",
           "added_tokens.json", "chat_template.json", "chat_template.jinja")  # fmt: skip
+_TEMPLATES = "additional_chat_templates/*.jinja"
 _Leaves = Iterator[tuple[str, jax.Array]]  # by dotted path
 
 
@@ -51,20 +52,35 @@ def read(
     folder: Path, dtype: jnp.dtype, mesh: jax.sharding.Mesh | None, *, remat: bool
 ) -> tuple[VLMConfig, nnx.GraphDef[Model], Params, PreTrainedTokenizerFast, Origin]:
     """The model in a folder. Raises ValueError, in one line, when the folder is not whole."""
-    record = read_json(folder / "config.json", needed="it is not a model")
+    record = read_json(folder / "config.json", needed="it is not a model" + _within(folder))
     kind = record.get("format", record.get("model_type"))
+    tensors.check_fetched(folder)
     if kind == OWN:
         config, words, origin = *_read_own(folder, record), Origin()
     elif kind in qwen.KINDS:
         config, words, origin = _read_qwen(folder, record)
     else:
-        raise ValueError(f"{folder} holds a {kind!r} model; this version reads {', '.join((OWN, *qwen.KINDS))}")
+        what = f"a {kind!r} model" if kind else "no model"
+        raise ValueError(f"{folder} holds {what}{_within(folder)}; this version reads {', '.join((OWN, *qwen.KINDS))}")
     config, stored = replace(config, remat=remat), tensors.find(folder)
     if origin.kind != OWN and config.decoder.tied and _has_a_head_of_its_own(stored):
         config = replace(config, decoder=replace(config.decoder, tied=False))
     graphdef, blank = outline(config)
-    params = _fill(blank, folder, stored, origin.kind, config, dtype, mesh)
+    try:
+        params = _fill(blank, folder, stored, origin.kind, config, dtype, mesh)
+    except ValueError as error:
+        if not (packed := record.get("quantization_config")):
+            raise
+        way = packed.get("quant_method") if isinstance(packed, dict) else None
+        how = f"quantized, {way}" if way else "quantized"
+        raise ValueError(f"{error} (by config.json it is {how}: give the folder of its bfloat16 weights)") from None
     return config, graphdef, params, words, origin
+
+
+def _within(folder: Path) -> str:
+    """Where in a folder that holds none a model is: in a cache's snapshot, or in a run's folder."""
+    inner = sorted((*folder.glob("snapshots/*/config.json"), *folder.glob("*/config.json")))
+    return f"; give {inner[0].parent}" if inner else ""
 
 
 def write(
@@ -94,6 +110,7 @@ def write(
         if not as_it_was:
             words.save_pretrained(aside)
         for name, content in (*origin.files.items(), *as_it_was.items()):
+            (aside / name).parent.mkdir(exist_ok=True)
             (aside / name).write_bytes(content)
         dtype = next(leaf for path, leaf in named(params).items() if "lora_" not in path).dtype.name
         if origin.kind == OWN:
@@ -101,13 +118,16 @@ def write(
         else:
             record = _with(json.loads(origin.files["config.json"]), dtype, tied=config.decoder.tied)
         (aside / "config.json").write_text(json.dumps(record, indent=2) + "\n")
-        stale = {tensors.INDEX, *_WORDS, *_KEPT, *(file.name for file in folder.glob("model*.safetensors"))} - {
-            f.name for f in aside.iterdir()
-        }
-        for file in sorted(aside.iterdir()):
-            file.replace(folder / file.name)
-        for name in stale:  # of a model that was cut into other parts, or has another tokenizer or processor
-            (folder / name).unlink(missing_ok=True)
+        for file in aside.glob("*.safetensors"):  # which safetensors writes for its owner alone
+            file.chmod((aside / "config.json").stat().st_mode)
+        new = sorted(file.relative_to(aside) for file in aside.rglob("*") if file.is_file())
+        old = [folder / name for name in (tensors.INDEX, *_KEPT, *_WORDS)]
+        old += [*folder.glob("model*.safetensors"), *folder.glob(_TEMPLATES)]
+        for path in new:
+            (folder / path).parent.mkdir(exist_ok=True)
+            (aside / path).replace(folder / path)
+        for file in {*old} - {folder / path for path in new}:  # of other parts, another tokenizer or processor
+            file.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -146,8 +166,9 @@ def _read_qwen(folder: Path, record: dict[str, Any]) -> tuple[VLMConfig, PreTrai
         raise ValueError(f"{folder} cannot be read: {error}") from None
     words = tokenizer.read_chat(folder, config.vocab, config.image_id)
     config = replace(config, pad_id=words.pad_token_id)
+    templates = (str(file.relative_to(folder)) for file in folder.glob(_TEMPLATES))
     files, said = ({name: (folder / name).read_bytes() for name in names if (folder / name).is_file()}
-                   for names in (_KEPT, _WORDS))  # fmt: skip
+                   for names in (_KEPT, (*_WORDS, *templates)))  # fmt: skip
     return config, words, Origin(record["model_type"], files, said, _digest(words))
 
 
@@ -177,6 +198,9 @@ def _fill(
     originals: dict[str, str] = {}
     for name, tensor in stored.items():
         found[qwen.canonical(name)], originals[qwen.canonical(name)] = tensor, name
+    head, table = (qwen.name_of(path, kind) for path in ("head.kernel", "embedding.embedding"))
+    if kind != OWN and config.decoder.tied and table not in found and head in found:
+        found[table] = found.pop(head)  # the name that some writers keep of two for one tensor
     wanted = {path: _source(path, leaf.shape, kind, config) for path, leaf in named(blank).items()}
     names = {source.name for source in wanted.values()}
     missing = names - found.keys()
@@ -188,11 +212,15 @@ def _fill(
         if found[source.name].shape != source.shape
     ]
     numbers = [source.name for source in there if found[source.name].dtype == np.bool_]
-    for what, wrong in (
-        ("missing", missing), ("unexpected", unexpected), ("misshapen", misshapen), ("no floating-point", numbers),
-    ):  # fmt: skip
+    beside = f"; and {len(unexpected)} unexpected: {some(unexpected)}" if unexpected else ""
+    for what, wrong, mend in (
+        ("missing", missing, beside),
+        ("unexpected", unexpected, " (take them out if the model does without them)"),
+        ("misshapen", misshapen, ""),
+        ("integer or 8-bit", numbers, ""),
+    ):
         if wrong:
-            raise ValueError(f"{folder} has {len(wrong)} {what} tensors: {some(wrong)}")
+            raise ValueError(f"{folder} has {len(wrong)} {what} tensors: {some(wrong)}{mend}")
 
     broken, large = set[str](), set[str]()
 

@@ -109,7 +109,9 @@ class Config:
             for level in self.states.levels:
                 registry.find_level(name, level)
         if self.model not in PRESETS and not (self.model and Path(self.model).is_dir()):
-            raise ValueError(f"model {self.model!r} is neither a preset ({', '.join(PRESETS)}) nor a folder")
+            raise ValueError(
+                f"model {self.model!r} is neither a preset ({', '.join(PRESETS)}) nor a folder; nothing is fetched"
+            )
         if self.model in PRESETS and (self.lora.rank or self.freeze != "nothing"):
             given = f"lora rank={self.lora.rank}" if self.lora.rank else f"freeze={self.freeze}"
             raise ValueError(f"{given} needs a saved model: {self.model!r} is a preset, which has learned nothing yet")

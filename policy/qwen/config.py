@@ -1,5 +1,6 @@
 """Hugging Face's config.json of Qwen2.5-VL and Qwen3-VL, read as a VLMConfig."""
 
+import math
 from typing import Any
 
 from transformers import PreTrainedConfig, Qwen2_5_VLConfig, Qwen3VLConfig
@@ -8,7 +9,7 @@ from policy.config import DecoderConfig, VisionConfig, VLMConfig
 
 _KINDS: dict[str, type[PreTrainedConfig]] = {"qwen2_5_vl": Qwen2_5_VLConfig, "qwen3_vl": Qwen3VLConfig}
 KINDS = tuple(_KINDS)
-_HALF = (0.5, 0.5, 0.5)  # mean and deviation of Qwen3-VL's image processor; Qwen2.5-VL's are those of CLIP
+_HALF = (0.5, 0.5, 0.5)  # mean and deviation of the published Qwen3-VL; Qwen2.5-VL's are those of CLIP
 
 
 def read(record: dict[str, Any], generation: dict[str, Any], processor: dict[str, Any]) -> VLMConfig:
@@ -20,6 +21,8 @@ def read(record: dict[str, Any], generation: dict[str, Any], processor: dict[str
     kind = record.get("model_type")
     if kind not in _KINDS:
         raise ValueError(f"model_type {kind!r} is not one of {', '.join(KINDS)}")
+    if not isinstance(record.get("vision_config"), dict):  # else the class would make one up
+        raise ValueError("config.json has no vision_config: it is of a model without a tower, or cut off")
     try:
         config = _KINDS[kind].from_dict(record)
     except Exception as error:  # its checks raise classes of their own, that share nothing but this one
@@ -76,7 +79,7 @@ def _convert(kind: str, config: Any, generation: dict[str, Any], processor: dict
 
 
 def _vision(vision: Any, *, theta: float, third: bool, processor: dict[str, Any]) -> VisionConfig:
-    _expect("rescale_factor", round(255 * processor.get("rescale_factor", 1 / 255), 6), 1.0)
+    _expect("rescale_factor", round(255 * _number(processor, "rescale_factor", 1 / 255), 6), 1.0)
     for name, wanted in (
         ("do_rescale", True), ("do_normalize", True), ("patch_size", vision.patch_size),
         ("merge_size", vision.spatial_merge_size), ("temporal_patch_size", vision.temporal_patch_size),
@@ -88,13 +91,16 @@ def _vision(vision: Any, *, theta: float, third: bool, processor: dict[str, Any]
         _expect("num_position_embeddings", vision.num_position_embeddings, grid**2)
         deep = tuple(vision.deepstack_visual_indexes)
         own = {"norm": "layer", "mlp": "gelu", "embed_bias": True, "grid": grid, "stretch": True, "deepstack": deep}
-        own |= {"mean": _HALF, "std": _HALF}
+        own |= {} if processor else {"mean": _HALF, "std": _HALF}  # the class that it names has those of CLIP
     else:
         side, left = divmod(vision.window_size, vision.patch_size * vision.spatial_merge_size)
         _expect("what is left of window_size over whole image tokens", left, 0)
         own = {"window": side, "full": tuple(vision.fullatt_block_indexes)}
-    own |= {k: tuple(processor[f"image_{k}"]) for k in ("mean", "std") if f"image_{k}" in processor}
-    own["least"] = int(processor.get("min_pixels") or (processor.get("size") or {}).get("shortest_edge") or 0)
+    own |= {k: _colours(processor, f"image_{k}") for k in ("mean", "std") if f"image_{k}" in processor}
+    size = processor.get("size") or {}
+    if not isinstance(size, dict):
+        raise ValueError(f'size={size!r} of the image processor: give an object, such as {{"shortest_edge": 3136}}')
+    own["least"] = int(_number(processor, "min_pixels", 0) or _number(size, "shortest_edge", 0))
     return VisionConfig(
         width=vision.hidden_size,
         layers=vision.depth,
@@ -106,6 +112,22 @@ def _vision(vision: Any, *, theta: float, third: bool, processor: dict[str, Any]
         rope_theta=float(theta),
         **own,
     )
+
+
+def _number(fields: dict[str, Any], name: str, default: float) -> float:
+    """A number of the image processor's; the default where it says nothing."""
+    value = fields.get(name, default)
+    value = default if value is None else value
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"{name}={value!r} of the image processor: give a number")
+    return value
+
+
+def _colours(processor: dict[str, Any], name: str) -> tuple[float, ...]:
+    value = processor[name]
+    if not (isinstance(value, list) and len(value) == 3):
+        raise ValueError(f"{name}={value!r} of the image processor: give three numbers, one for each colour")
+    return tuple(_number({name: each}, name, math.nan) for each in value)
 
 
 def _expect(name: str, found: Any, wanted: Any) -> None:

@@ -49,8 +49,10 @@ def form_of(path: str) -> Form:
 
 
 def canonical(name: str) -> str:
-    """A tensor's name as newer versions write it: the published Qwen2.5-VL folders have `model.layers` and `visual`."""
-    if name.startswith("visual."):
+    """A tensor's name as newer versions write it: the published Qwen2.5-VL folders have `model.layers` and `visual`,
+    those of a model without a head no `model` at all.
+    """
+    if name.startswith(("visual.", "language_model.")):
         return "model." + name
     room, _, rest = name.partition(".")
     if room == "model" and not rest.startswith(("language_model.", "visual.")):
@@ -69,4 +71,4 @@ def may_stand_by(name: str) -> bool:
     """Whether a tensor may be in a folder although no parameter is made of it: what is computed from the configuration
     (older versions stored it), and the head where it is the embedding.
     """
-    return name == "lm_head.weight" or name.endswith("rotary_emb.inv_freq")
+    return name == "lm_head.weight" or name.endswith(("rotary_emb.inv_freq", "rotary_pos_emb.inv_freq"))

@@ -254,6 +254,10 @@ def test_a_damaged_folder_is_told_in_one_line(vlm, tmp_path, damage, message):
 def test_an_unknown_source_is_told():
     with pytest.raises(ValueError, match="neither a folder nor one of the presets tiny, small, medium"):
         policy.load("gigantic")
+    for source in ("", "x" * 5000):
+        with pytest.raises(ValueError, match=r"neither a folder .*; nothing is fetched: download it first") as error:
+            policy.load(source)
+        assert len(str(error.value)) < 400
 
 
 def test_missing_and_misshapen_tensors_are_named(vlm, tmp_path):

@@ -262,6 +262,26 @@ def tensors_of(folder, change):
         (lambda f: edit(f / "preprocessor_config.json", patch_size=8), "patch_size of .*=8: only 4"),
         (lambda f: edit(f / "preprocessor_config.json", image_std=[0.5, 0, 0.5]), r"vision std=\(0.5, 0, 0.5\): dev"),
         (lambda f: edit(f / "preprocessor_config.json", merge_size=4), "merge_size of .*=4: only 2"),
+        (lambda f: edit(f / "preprocessor_config.json", image_mean=0.5), "image_mean=0.5 of .*: give three numbers"),
+        (
+            lambda f: edit(f / "preprocessor_config.json", image_mean=[0.5, "a", 0]),
+            "image_mean='a' of .*: give a number",
+        ),
+        (lambda f: edit(f / "preprocessor_config.json", min_pixels="x"), "min_pixels='x' of the image processor"),
+        (lambda f: edit(f / "preprocessor_config.json", size=5), "size=5 of the image processor: give an object"),
+        (lambda f: edit(f / "config.json", vision_config=None), "has no vision_config"),
+        (lambda f: tensors_of(f, lambda t: {"v_head.weight": t.pop(next(iter(t))), **t}), "1 missing .* 1 unexpected"),
+        (
+            lambda f: [
+                edit(f / "config.json", quantization_config={"quant_method": "awq"}),
+                tensors_of(f, lambda t: {k: v.astype(np.int8) for k, v in t.items()}),
+            ],
+            "by config.json it is quantized, awq: give the folder of its bfloat16 weights",
+        ),
+        (
+            lambda f: (f / "tokenizer.json").write_text("version https://git-lfs\noid sha256:0\nsize 7\n"),
+            "only pointers to 1 of its files, run git lfs pull in it: tokenizer.json",
+        ),
         (lambda f: shard(f, 2).unlink(), "lacks 1 of 2 files of tensors: model-00002-of-00002.safetensors"),
         (
             lambda f: shard(f, 1).write_bytes(shard(f, 1).read_bytes()[:-9]),
@@ -273,9 +293,9 @@ def tensors_of(folder, change):
             lambda f: [(f / "model.safetensors.index.json").unlink(), (f / "pytorch_model.bin").write_text("")],
             "save the model as safetensors first",
         ),
-        (lambda f: tensors_of(f, lambda t: {k: v.astype(np.int8) for k, v in t.items()}), "no floating-point tensors"),
+        (lambda f: tensors_of(f, lambda t: {k: v.astype(np.int8) for k, v in t.items()}), "integer or 8-bit tensors"),
         (lambda f: tensors_of(f, lambda t: {k: v * np.inf for k, v in t.items()}), "tensors that are not finite"),
-        (lambda f: (f / "tokenizer.json").unlink(), "tokenizer"),
+        (lambda f: (f / "tokenizer.json").unlink(), "has no tokenizer: put its tokenizer.json there"),
         (lambda f: (f / "chat_template.jinja").unlink(), "has no chat template"),
         (lambda f: (f / "chat_template.jinja").write_text("{% if %}"), "chat template of .* does not serve"),
         (lambda f: (f / "chat_template.jinja").write_text("no picture"), "one picture has 0 image tokens"),
@@ -287,6 +307,43 @@ def test_a_folder_that_cannot_serve_is_told_in_one_line(tmp_path, damage, messag
     with pytest.raises(ValueError, match=message) as error:
         policy.load(tmp_path)
     assert "\n" not in str(error.value)
+
+
+def test_names_that_other_writers_give_are_read(tmp_path):
+    """A model without a head has no `model`, a tied one may have kept the head of the two, older ones their buffers."""
+    folders.write(tmp_path, "qwen2_5_vl", files=1)
+    file, case = tmp_path / "model.safetensors", given(CASES["one picture"])
+    stored, wanted = load_file(file), policy.load(tmp_path).logits(*case)
+    bare = {name.replace("model.", "language_model.", 1): tensor for name, tensor in stored.items()}
+    headed = stored | {"lm_head.weight": stored["model.embed_tokens.weight"]}
+    del headed["model.embed_tokens.weight"]
+    for names in (bare, headed, stored | {"visual.rotary_pos_emb.inv_freq": np.ones(4, np.float32)}):
+        save_file(names, file, metadata={"format": "pt"})
+        np.testing.assert_array_equal(policy.load(tmp_path).logits(*case), wanted)
+
+
+def test_colours_that_a_processor_leaves_out_are_those_of_its_class(tmp_path):
+    """`transformers` then takes CLIP's for both kinds."""
+    file = folders.write(tmp_path, "qwen3_vl") / "preprocessor_config.json"
+    record = json.loads(file.read_text())
+    file.write_text(json.dumps({k: v for k, v in record.items() if k not in ("image_mean", "image_std")}))
+    vision = policy.load(tmp_path).config.vision
+    plain = policy.load(folders.write(tmp_path / "other", "qwen2_5_vl")).config.vision
+    assert (vision.mean, vision.std) == (plain.mean, plain.std) and vision.mean[0] == pytest.approx(0.48145466)
+
+
+def test_a_folder_that_holds_one_names_it(tmp_path):
+    """That of a cache, of a run; and a file of one."""
+    inner = folders.write(tmp_path / "snapshots" / "abc", "qwen3_vl")
+    with pytest.raises(ValueError, match=f"it is not a model; give {inner}"):
+        policy.load(tmp_path)
+    (tmp_path / "config.json").write_text('{"games": ["2048"]}')  # that of a run
+    with pytest.raises(ValueError, match=f"holds no model; give {inner}"):
+        policy.load(tmp_path)
+    with pytest.raises(ValueError, match="give the folder that it is in"):
+        policy.load(inner / "config.json")
+    with pytest.raises(ValueError, match="tokenizer and key are for presets"):
+        policy.load(inner, key=jax.random.key(0))
 
 
 def test_a_folder_needs_no_generation_and_no_preprocessor_config(vlm, folder, tmp_path):
@@ -366,8 +423,14 @@ def test_the_files_of_a_tokenizer_are_as_they_were(folder, tmp_path):
     here, there = folders.write(tmp_path / "here", folder.name), tmp_path / "there"
     edit(here / "tokenizer_config.json", additional_special_tokens=["<|vision_start|>"])
     (here / "merges.txt").write_text("#version: 0.2\n")
+    others = "additional_chat_templates"
+    for folder, name in ((here, "tools"), (there, "stale")):
+        (folder / others).mkdir(parents=True)
+        (folder / others / f"{name}.jinja").write_text("tools")
     vlm = policy.load(here)
     policy.save(vlm, there)
+    assert [file.name for file in (there / others).iterdir()] == ["tools.jinja"]
+    assert (there / "model.safetensors").stat().st_mode == (there / "config.json").stat().st_mode
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "merges.txt"):
         assert (there / name).read_bytes() == (here / name).read_bytes()
     changed = policy.load(here)
