@@ -42,6 +42,13 @@ def check_key(key: Any) -> None:
         raise ValueError(f"key: give a PRNG key, such as jax.random.key(0), not {dtype or type(key).__name__}")
 
 
+def word(name: str, value: Any, allowed: Sequence[str | None]) -> None:
+    """Raise ValueError, naming the argument, for what is none of some words (or None)."""
+    if not (value is None or isinstance(value, str)) or value not in allowed:
+        *others, last = ("None" if each is None else f'"{each}"' for each in allowed)
+        raise ValueError(f"{name}={value!r}: give {', '.join(others)} or {last}")
+
+
 def one_of(name: str, value: Any, allowed: Sequence[int], why: str = "") -> int:
     """The whole number, one of a list, that an argument must be; raises ValueError, naming it, for anything else."""
     number = integer(value)

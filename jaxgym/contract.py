@@ -1,16 +1,18 @@
 """What a game must be, checked before anything is compiled: a slip in one of its functions is told in one line."""
 
 from typing import Any
-from weakref import WeakSet
+from weakref import WeakKeyDictionary, WeakSet
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxgym.actions import Actions
 from jaxgym.game import Game, Outcome
 from jaxgym.sprites import Sheet
 
 _passed: "WeakSet[Game[Any]]" = WeakSet()  # games that were found right
+_dealt: "WeakKeyDictionary[Game[Any], Any]" = WeakKeyDictionary()  # the shapes of a board of each
 
 
 def check(game: Game[Any]) -> None:
@@ -53,6 +55,27 @@ def check(game: Game[Any]) -> None:
     if game.practice is not None:
         _same(game, "practice", state, _traced(game, "practice", key))
     _passed.add(game)
+
+
+def check_state(game: Game[Any], state: Any) -> None:
+    """Raise ValueError, in one line, for what is no board of a game: of other parts or shapes than those it deals."""
+    if game not in _dealt:
+        _dealt[game] = jax.eval_shape(game.reset, jax.random.key(0))
+    wanted = _dealt[game]
+    structure: Any = jax.tree.structure(wanted)
+    if structure != jax.tree.structure(state):
+        found, ours = (f"a {type(each).__module__}.{type(each).__name__}" for each in (state, wanted))
+        if found == ours:
+            found, ours = _parts(state), _parts(wanted)
+        inside = "; an EnvState has it in .board" if hasattr(state, "board") and hasattr(state, "look") else ""
+        raise ValueError(f"state is {found}: a board of {game.name} is {ours}{inside}")
+    for (path, one), leaf in zip(jax.tree_util.tree_leaves_with_path(wanted), jax.tree.leaves(state), strict=True):
+        if np.shape(leaf) != one.shape:
+            batch = "; vmap over a batch" if np.shape(leaf)[1:] == one.shape else ", by its options"
+            part = f"state{jax.tree_util.keystr(path)}"
+            raise ValueError(
+                f"{part} is {list(np.shape(leaf))}: a board of this {game.name} has {list(one.shape)}{batch}"
+            )
 
 
 def explained(game: Game[Any], state: Any, action: int) -> str:

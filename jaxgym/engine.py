@@ -15,7 +15,8 @@ import numpy as np
 
 from jaxgym.actions import INVALID
 from jaxgym.carry import varied
-from jaxgym.checks import whole
+from jaxgym.checks import check_key, whole, word
+from jaxgym.contract import check_state
 from jaxgym.game import Game, Outcome
 
 _SHORT, _LANES = 64, 16  # masks so short are one row; bytes that are added up side by side
@@ -87,10 +88,12 @@ def branch(
 ) -> Played:
     """Try n answers from one state in play: actions, any integers [n] -> Played with a leading axis [n].
 
-    With shared luck equal actions have equal outcomes; with independent luck each has its own.
+    With shared luck equal actions have equal outcomes; with independent luck each has its own. Raises ValueError for
+    what is no key, no action, or no board of the game.
     """
-    if luck not in ("shared", "independent"):
-        raise ValueError(f'luck={luck!r}: give "shared" or "independent"')
+    word("luck", luck, ("shared", "independent"))
+    check_key(key)
+    check_state(game, state)
     tried = readable(actions, game.actions.n)
     if tried.ndim != 1:
         raise ValueError(f"actions are integers [n], not of shape {list(tried.shape)}")
@@ -114,9 +117,11 @@ Player = Callable[[Any, jax.Array], jax.Array]  # (state, key) -> action
 def rollout(game: Game, player: Player, state: Any, key: jax.Array, steps: int) -> tuple[Any, Rollout]:
     """Let a player act on one board for so many steps; a finished board stays as it ended. Also the last state.
 
-    Raises ValueError for a number of steps that is none.
+    Raises ValueError for a number of steps that is none, and for what is no key or no board of the game.
     """
     steps = whole("steps", steps, 0)
+    check_key(key)
+    check_state(game, state)
 
     def step(carry: tuple[Any, jax.Array], step_key: jax.Array) -> tuple[tuple[Any, jax.Array], Rollout]:
         state, over = carry

@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxgym.carry import varied
-from jaxgym.checks import check_key, whole
-from jaxgym.contract import check
+from jaxgym.checks import check_key, whole, word
+from jaxgym.contract import check, check_state
 from jaxgym.engine import play, readable
 from jaxgym.game import Game
 from jaxgym.rare import rarely
@@ -67,10 +67,8 @@ class Env:
             raise ValueError(f"game={self.game!r}: give a Game, such as jaxgym.make(...) returns")
         check(self.game)
         object.__setattr__(self, "max_steps", whole("max_steps", self.max_steps, 1, MOST_STEPS))
-        if self.autoreset is not None and self.autoreset not in get_args(AutoReset):
-            raise ValueError(f'autoreset={self.autoreset!r}: give None, "same_step" or "next_step"')
-        if self.observe not in get_args(Observation):
-            raise ValueError(f'observe={self.observe!r}: give "picture" or "tiles"')
+        word("autoreset", self.autoreset, (None, *get_args(AutoReset)))
+        word("observe", self.observe, get_args(Observation))
 
     def reset(self, key: jax.Array) -> tuple[jax.Array, EnvState]:
         """Deal a board: key [] -> observation and state."""
@@ -101,6 +99,7 @@ class Env:
         check_key(key)
         if jnp.ndim(state.steps):
             raise ValueError(f"state: a batch of {len(state.steps)} takes a key and an action each: jax.vmap(env.step)")
+        check_state(self.game, state.board)
         given = action if isinstance(action, jax.Array) else readable(action, self.game.actions.n)
         return self._program(key, state, given)
 

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgym.checks import whole
+from jaxgym.checks import whole, word
 from jaxgym.env import AutoReset, EnvState, Observation
 from jaxgym.env import Env as Pure
 from jaxgym.game import Game
@@ -73,7 +73,7 @@ class Env(gymnasium.Env[np.ndarray, np.int64]):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """Deal a board; a seed begins the same episodes anew."""
-        super().reset(seed=seed)
+        super().reset(seed=_seed(seed))
         obs, info = self._boards.reset(seed=seed, options=options)
         return obs[0].copy(), _row(info)
 
@@ -103,7 +103,9 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
     infos has `action_mask` bool [N, A], the legal actions of what is returned, `score` float32 [N] and `steps` int32
     [N] of the episode that the step belongs to, and after a step `legal` bool [N], that the action was a legal move of
     a board in play. With "same_step" also `final_obs` [N, ...] and `final_info`, what ended looked like where
-    `_final_obs` bool [N] says so; as NumPy only when some board ended. Raises ValueError for what cannot be.
+    `_final_obs` bool [N] says so; as NumPy only when some board ended. `score` and `steps` are right in every mode;
+    Gymnasium's RecordEpisodeStatistics (1.3) leaves out an episode's first step with "same_step". Raises ValueError for
+    what cannot be.
     """
 
     def __init__(
@@ -118,8 +120,7 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         render_mode: str | None = None,
         **options: Any,
     ) -> None:
-        if arrays not in get_args(Arrays):
-            raise ValueError(f'arrays={arrays!r}: give "numpy" or "jax"')
+        word("arrays", arrays, get_args(Arrays))
         self.game = given(game, **options)
         self.num_envs = whole("num_envs", num_envs, 1)
         self.render_mode = _checked(render_mode)
@@ -174,7 +175,7 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         """Deal all boards, or those of options["reset_mask"], bool [N]; a seed begins the same episodes anew."""
         if options is not None and not isinstance(options, dict):
             raise ValueError(f'options={options!r}: give a dict, such as {{"reset_mask": ...}}, or None')
-        super().reset(seed=seed)
+        super().reset(seed=_seed(seed))
         if seed is not None or self._state is None:
             self._key = jax.random.key(int(self.np_random.integers(2**31)))
         chosen = (options or {}).get("reset_mask")
@@ -238,6 +239,10 @@ class VectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
             known = (array >= 0) & (array < self.game.actions.n)
             array = np.where(known, array.astype(np.int32), np.int32(-1))
         return jnp.asarray(array)
+
+
+def _seed(seed: Any) -> int | None:
+    return None if seed is None else whole("seed", seed, 0)
 
 
 def _checked(render_mode: str | None) -> str | None:

@@ -13,6 +13,7 @@ from PIL import Image
 
 from jaxgym import engine
 from jaxgym.checks import key_of, number, whole
+from jaxgym.contract import check_state
 from jaxgym.game import Game
 from jaxgym.render import render, sprite_ids
 
@@ -99,6 +100,7 @@ def blocks(game: Game[Any], state: Any, width: int = 80) -> str:
 
 
 def _draw(game: Game[Any], state: Any, look: int) -> jax.Array:
+    check_state(game, state)
     return render(game.sheet, game.tiles(state), whole("look", look, 0, game.sheet.looks - 1))
 
 

@@ -116,6 +116,23 @@ def test_luck_is_one_of_two_words(corridor):
         engine.branch(corridor, corridor.reset(jax.random.key(0)), jnp.zeros(1, jnp.int32), jax.random.key(0), "own")
 
 
+def test_what_is_no_board_and_no_key_is_told(corridor):
+    key, player = jax.random.key(0), engine.random_legal(corridor)
+    state, envs = corridor.reset(key), jaxgym.Env(corridor).reset(key)[1]
+    tries = (lambda *given: engine.branch(corridor, given[0], jnp.zeros(2, jnp.int32), given[1]),
+             lambda *given: engine.rollout(corridor, player, *given, 3))  # fmt: skip
+    many = jax.tree.map(lambda leaf: leaf[None], state)
+    for act in tries:
+        for given, told in (
+            ((state, 0), "key: give a PRNG key"),
+            ((envs, key), "an EnvState has it in .board"),
+            ((many, key), "vmap over a batch"),
+        ):
+            with pytest.raises(ValueError, match=rf"^[^\n]*{told}[^\n]*$"):
+                act(*given)
+        act(state, key)
+
+
 # Rollouts
 
 

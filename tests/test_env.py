@@ -50,11 +50,28 @@ def marks(env, answers, seed=0):
         ("autoreset", "sometimes"),
         ("autoreset", True),
         ("observe", "pixels"),
+        ("observe", np.zeros(2)),
     ],
 )
 def test_bad_arguments(corridor, argument, value):
     with pytest.raises(ValueError, match=argument):
         Env(**{"game": corridor, argument: value})
+
+
+@pytest.mark.parametrize("autoreset", [None, "same_step", "next_step"])
+def test_a_state_of_another_environment_is_told(corridor, autoreset):
+    """Of a smaller board, of another game, of a batch; also while a step is compiled."""
+    key = jax.random.key(0)
+    env, small, other = (
+        Env(game, autoreset=autoreset) for game in (jaxgym.make("2048"), jaxgym.make("2048", size=3), corridor)
+    )
+    for step in (env.step, jax.jit(env.step)):
+        with pytest.raises(ValueError, match=r"state.board is \[3, 3\]: a board of this 2048 has \[4, 4\]"):
+            step(key, small.reset(key)[1], 0)
+        with pytest.raises(ValueError, match=r"state is a .*: a board of 2048 is a .*twenty_forty_eight"):
+            step(key, other.reset(key)[1], 0)
+    held = jax.tree.map(np.asarray, env.reset(key)[1])
+    np.testing.assert_array_equal(env.step(key, held, 0)[0], env.step(key, env.reset(key)[1], 0)[0])
 
 
 def test_action_is_one_integer(corridor):

@@ -184,6 +184,8 @@ def test_a_number_that_is_no_action_costs_a_step(three, given):
         (lambda: begun().step(np.asarray([0])), "give integers [2]"),
         (lambda: begun().reset(options={"reset_mask": [0, 1]}), "give bools [2]"),
         (lambda: begun().reset(options=[1]), "options=[1]: give a dict"),
+        (lambda: begun().reset(seed=[1, 2]), "seed=[1, 2]: give a whole number, at least 0"),
+        (lambda: Env("2048").reset(seed=-1), "seed=-1: give a whole number, at least 0"),
     ],
 )
 def test_what_cannot_be_is_told_in_one_line(wrong, told):
