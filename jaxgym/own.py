@@ -8,6 +8,8 @@ from typing import Any
 def find(where: str, what: str) -> Any:
     """The object MODULE:NAME; raises ValueError, in one line that says what it was to be, when there is none."""
     module, _, name = where.partition(":")
+    if not module or not name:
+        raise ValueError(f"{what}={where!r}: give MODULE:NAME")
     try:
         found = getattr(importlib.import_module(module), name)
     except (Exception, SystemExit) as error:  # whatever a module of a user's does when it is imported

@@ -193,16 +193,27 @@ def words_loss(
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Cross-entropy of written replies alone: for a model with a tokenizer of its own, and for replies on disk.
 
-    share float32 [n, R]: how much each token counts.
+    share float32 [n, R]: how much each token counts. What is reported of boards is for `of_those_asked`.
     """
     said = nnx.merge(graphdef, params).answered(*prompts, written.ids)
     perception = written.blocks == 0
+    reading = perception.any(axis=1)
     loss = -jnp.sum(jnp.where(share > 0, share * said.logprobs, 0.0))
     return loss, {
         "loss": loss,
-        "cells": masked_mean(said.likeliest.astype(jnp.float32), perception),
-        "board": jnp.mean(jnp.all(said.likeliest | ~perception, axis=1).astype(jnp.float32)),
+        "tokens": jnp.mean(said.likeliest & perception, dtype=jnp.float32),
+        "tokens_asked": jnp.mean(perception, dtype=jnp.float32),
+        "board": jnp.mean(jnp.all(said.likeliest | ~perception, axis=1) & reading, dtype=jnp.float32),
+        "board_asked": jnp.mean(reading, dtype=jnp.float32),
     }
+
+
+def of_those_asked(report: dict[str, Any]) -> dict[str, Any]:
+    """What `words_loss` reports, of the whole batch: the tokens that read the board, and the boards read with all of
+    them, by how many there are; not a number where no reply reads its board.
+    """
+    shares = {name: report[name] / report[f"{name}_asked"] for name in ("tokens", "board")}
+    return {name: value for name, value in report.items() if not name.endswith("_asked")} | shares
 
 
 def word_shares(blocks: jax.Array, perception: float) -> jax.Array:
@@ -259,7 +270,7 @@ def loss(
     words = 2 * (weights.perception * read + (1 - weights.perception) * wrote)
     report = {
         "loss": words + chose,
-        "cells": masked_mean(right.astype(jnp.float32), perception),
+        "cells": masked_mean(right.astype(jnp.float32), perception & (place > 0)),  # behind the block's opening tag
         "board": jnp.mean(jnp.all(right | ~perception, axis=1).astype(jnp.float32)),
         "decision_loss": chose,
         "regret": lost,

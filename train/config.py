@@ -64,8 +64,9 @@ class Config:
 
     def __post_init__(self) -> None:
         check_fields(self, seed=0, picture=0, reply=0, accumulate=1)
-        if "grpo" in self.phases and self.grpo.states // self.grpo.minibatches % self.accumulate:
-            raise ValueError(f"accumulate={self.accumulate}: must divide the boards of a minibatch of GRPO")
+        of_one = self.grpo.states // self.grpo.minibatches
+        if "grpo" in self.phases and of_one % self.accumulate:
+            raise ValueError(f"accumulate={self.accumulate}: must divide the {of_one} boards of a minibatch of GRPO")
         several, given = self.episodes.turns > 1, self.episodes
         if not several and (given.same_board or (given.history and self.grpo.updates)):
             name = f"same_board={given.same_board:g}" if given.same_board else f"history={given.history}"
@@ -209,7 +210,7 @@ def _flat(record: dict[str, Any], before: str = "") -> dict[str, Any]:
 def _changed(part: Any, record: Any, name: str) -> Any:
     """A part of a configuration (its name is for what is wrong with it) with other values."""
     if not isinstance(record, dict):
-        raise ValueError(f"{record!r} is no configuration")
+        raise ValueError(f"{name} is {record!r}: give an object of settings")
     known = {each.name for each in fields(part)}
     for wrong in sorted(set(record) - known):
         near = difflib.get_close_matches(wrong, known, n=2)
@@ -221,4 +222,12 @@ def _changed(part: Any, record: Any, name: str) -> Any:
             values[key] = _changed(old, value, key)
         else:
             values[key] = tuple(value) if isinstance(value, list) else value
-    return replace(part, **values)
+    return replace(part, **values) if isinstance(part, Config) else changed(part, name, values)
+
+
+def changed(part: Any, name: str, values: dict[str, Any]) -> Any:
+    """A part of a configuration with other values; raises ValueError, which names it, for what cannot be."""
+    try:
+        return replace(part, **values)
+    except ValueError as error:
+        raise ValueError(f"{name} {error}") from None

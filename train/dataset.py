@@ -22,6 +22,7 @@ from jaxgym import registry
 from policy import VLM
 from policy import tokenizer as tokens
 from train.coldstart import Written
+from train.files import Mendable
 from train.language import Language
 from train.memory import Prompts
 
@@ -198,4 +199,4 @@ def _open(record: Record) -> np.ndarray:
         with Image.open(record.picture) as opened:
             return np.asarray(_flat(opened))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # a SyntaxError: a broken PNG
-        raise ValueError(f"{record.where}: {record.picture} cannot be read: {error}") from None
+        raise Mendable(f"{record.where}: {record.picture} cannot be read: {error}") from None

@@ -30,7 +30,7 @@ from train.config import Config
 from train.course import PAPER, make, prepare
 from train.metrics import Records
 from train.parts import Episodes, Evaluation, Grpo
-from train.protocol import Answers, ModelWriter, Writer, anchors, evaluate, protocol
+from train.protocol import Answers, ModelWriter, Writer, anchors, evaluate, keys_of, protocol
 from train.rollout import play_groups, show
 from train.scoreboard import Scoreboard
 from train.terminal import Display, say, show_results
@@ -126,17 +126,18 @@ def examined(config: Config, player: str, out: Path) -> Iterator[tuple[str, int,
     records.forget_samples()
     scores = Scoreboard(records)
     part = config.evaluation
-    for i, (game, writer) in enumerate(writers):
+    for name, (game, writer) in zip(config.names(), writers, strict=True):
+        boards_key, anchors_key = keys_of(key, name)
         if not scores.has(game, column):
             heat = None if player else part.temperature
-            for event in evaluate(game, writer, jax.random.fold_in(key, 1000 + i), part.boards, heat):
+            for event in evaluate(game, writer, boards_key, part.boards, heat):
                 if isinstance(event, int):
                     yield game.name, event, part.boards * protocol(game).steps
                 else:
                     scores.enter_model(game, column, event, 0)
         if not scores.has(game, "teacher"):
-            for name, score in anchors(game, jax.random.fold_in(key, 2000 + i), part.boards):
-                scores.enter(game, name, score)
+            for one, score in anchors(game, anchors_key, part.boards):
+                scores.enter(game, one, score)
         scores.keep()
     report.write(out)
 

@@ -9,6 +9,10 @@ from pathlib import Path
 from typing import Any
 
 
+class Mendable(ValueError):
+    """What failed is a file or a function of the user's: once that is mended, a run can go on."""
+
+
 def write(path: Path, data: str | bytes) -> None:
     """Replace a file by new contents, all at once: whatever happens, the old ones or the new are there.
 

@@ -13,6 +13,7 @@ from typing import Any
 from train import devices, files
 from train.checkpoint import Checkpoints
 from train.config import Config
+from train.metrics import read_table
 
 
 @contextlib.contextmanager
@@ -33,7 +34,10 @@ def new(config: Config) -> Iterator[Path]:
             on = f", or go on with it: --resume {quoted(run)}" if (run / "config.json").exists() else ""
             raise ValueError(f"{run} exists already: give another --run{on}")
         made.extend(folder for folder in (run, *run.parents) if not folder.exists())
-        run.mkdir(parents=True)
+        try:
+            run.mkdir(parents=True)
+        except OSError as error:
+            raise ValueError(f"--run {run}: no folder can be made there: {error.strerror}") from None
         return str(run)
 
     run = Path(devices.first(make))
@@ -69,6 +73,8 @@ def old(run: Path) -> tuple[Config, list[str]]:
                 raise ValueError(f"{run} is the folder of a model, not of a run: give its run, or --model") from None
             return None, str(error)
 
+    if devices.first(lambda: _is_evaluation(run)):
+        raise ValueError(f"{run} is the folder of an evaluation: to go on with it, give train.evaluate as before")
     record, wrong = devices.first(read)
     if record is not None:
         return Config.from_dict(record), []
@@ -123,6 +129,15 @@ def _is_model(file: Path) -> bool:
         return bool(files.read_json(file).keys() & {"format", "model_type"})
     except (OSError, ValueError, AttributeError):
         return False
+
+
+def _is_evaluation(run: Path) -> bool:
+    """Whether a folder is one of `train.evaluate`, as far as that has come."""
+    return (
+        run.is_dir()
+        and not has_checkpoint(run)
+        and bool({"model", "player"} & {*read_table(run / "table.json")[0]["order"]})
+    )
 
 
 def has_checkpoint(run: Path) -> bool:

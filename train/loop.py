@@ -43,7 +43,7 @@ from train.learner import Frame
 from train.metrics import Records
 from train.optimizer import TrainState
 from train.parts import Grpo, Sight, Supervised
-from train.protocol import ModelWriter, anchors, evaluate
+from train.protocol import ModelWriter, anchors, evaluate, keys_of
 from train.rollout import BATCH, Boards
 from train.scoreboard import Scoreboard
 from train.states import begin, every
@@ -69,7 +69,7 @@ class Trainer:
 
     def __init__(self, config: Config, run: Path) -> None:
         self.config, self.run = config, run
-        self.began = time.monotonic()
+        self.began, self.tested = time.monotonic(), 0.0  # seconds of evaluation are no seconds of training
         self.records = Records(run)
         self.scores = Scoreboard(self.records)
         self.checkpoints = Checkpoints(run, config.save.keep, best=config.save.best)
@@ -313,7 +313,8 @@ class Trainer:
         if row >= _ROW or skipped > _SHARE * self.config.length(phase):
             self._give_up(skipped, row)
         run |= {"skipped": skipped} if skipped else {}
-        shown = _SHOWN.get(phase, ("cells",))
+        shown = _SHOWN.get(phase, ("cells", "tokens"))
+        shown = tuple(name for name in shown if all(name in report for report in reports.values()))
         return {k: float(np.mean([report[k] for report in reports.values()])) for k in shown} | run
 
     def _give_up(self, skipped: int, row: int) -> None:
@@ -333,10 +334,11 @@ class Trainer:
     def evaluate(self, column: str) -> Iterator[Event]:
         """Play every game by the protocol, on boards that are the same for every column."""
         boards, temperature = self.config.evaluation.boards, self.config.evaluation.temperature
-        for i, (name, course) in enumerate(self.courses.items()):
-            game, key = course.language.game, jax.random.fold_in(self.key, 1000 + i)
+        for name, course in self.courses.items():
+            game, key = course.language.game, keys_of(self.key, name)[0]
             if self.scores.has(game, column):
                 continue
+            began = time.monotonic()
             history = self.config.episodes.history, self.config.episodes.pictures
             writer = ModelWriter(self.frame.graphdef, self.params, course.language, temperature, history)
             for event in evaluate(game, writer, key, boards, temperature):
@@ -346,17 +348,30 @@ class Trainer:
                     done = self.config.length(column) if column in self.config.phases else 0
                     self.scores.enter_model(game, column, event, done)
             self.scores.keep()
+            self._leave_out(began)
 
     def anchors(self) -> Iterator[Event]:
         """Score players without a model."""
-        for i, (name, course) in enumerate(self.courses.items()):
-            game, key = course.language.game, jax.random.fold_in(self.key, 2000 + i)
+        for name, course in self.courses.items():
+            game, key = course.language.game, keys_of(self.key, name)[1]
             if self.scores.has(game, "teacher"):
                 continue
+            began = time.monotonic()
             for done, (player, score) in enumerate(anchors(game, key, self.config.evaluation.boards)):
                 self.scores.enter(game, player, score)
                 yield Event(f"anchors of {name}", done + 1, 3, {})
             self.scores.keep()
+            self._leave_out(began)
+
+    def _leave_out(self, began: float) -> None:
+        """What was done since then is no training."""
+        spent = time.monotonic() - began
+        self.began, self.tested = self.began + spent, self.tested + spent
+
+    @property
+    def seconds(self) -> float:
+        """How long it has taken, evaluations and all, those before a resume too."""
+        return time.monotonic() - self.began + self.tested
 
     @property
     def _number(self) -> int:
@@ -375,6 +390,7 @@ class Trainer:
                 "phase": self.phase,
                 "step": self.step,
                 "seconds": time.monotonic() - self.began,
+                "tested": self.tested,
                 "config": self.config.to_dict(),
                 "fixed": self._fixed,
                 "table": self.records.table,
@@ -401,7 +417,7 @@ class Trainer:
             self.step = progress["step"]
             self.standings |= {name: Standing(*numbers) for name, numbers in progress.get("standings", {}).items()}
             self.earned = list(progress.get("earned", []))
-            self.began = time.monotonic() - progress["seconds"]
+            self.began, self.tested = time.monotonic() - progress["seconds"], progress.get("tested", 0.0)
             phases = self.config.phases
             done = {p: self.config.length(p) for p in phases[: phases.index(self.phase)]} | {self.phase: self.step}
         self.records.forget_after(done)

@@ -26,9 +26,9 @@ from typing import Any, Literal, get_args, get_origin
 from rich.console import Console
 
 try:
-    from train import devices, folder, trackers
+    from train import devices, files, folder, trackers
     from train.command import Parser, one_line, out_of_memory, wake
-    from train.config import Config
+    from train.config import Config, changed
     from train.terminal import Display, say, show_results
     from train.watch import Watch
 except ValueError as wrong:  # JAX reads its environment when it is imported
@@ -83,7 +83,7 @@ def read_config(flags: dict[str, Any], base: Config) -> Config:
     for field in dataclasses.fields(Config):
         if dataclasses.is_dataclass(field.default):
             own = {n: flags[k] for k in flags for n in [k.removeprefix(field.name + "_")] if n != k}
-            changes[field.name] = dataclasses.replace(getattr(base, field.name), **own)
+            changes[field.name] = changed(getattr(base, field.name), field.name, own)
         elif field.name in flags:
             changes[field.name] = flags[field.name]
     return dataclasses.replace(base, **changes)
@@ -211,10 +211,10 @@ def _go_on(run: Path, where: dict[str, int], console: Console, stop: Stop) -> in
 
 
 def _train(config: Config, run: Path, console: Console, stop: Stop, *, resume: bool) -> int:
-    """Train and evaluate, in a run's folder; what a full disk ends can go on, and says how."""
+    """Train and evaluate, in a run's folder; what a full disk or the user's own file ends can go on, and says how."""
     try:
         return _follow(config, run, console, stop, resume=resume)
-    except OSError as error:
+    except (OSError, files.Mendable) as error:
         if not folder.has_checkpoint(run):
             raise
         hint = f"mend that, and go on: python -m train.main --resume {folder.quoted(run)}"
@@ -282,7 +282,7 @@ def _follow(config: Config, run: Path, console: Console, stop: Stop, *, resume: 
         following.close()
     show_results(console, trainer.records.table)
     paths = f"Report: {folder.quoted(run / 'report.html')}  Model: {folder.quoted(run / 'model')}"
-    say(console, f"{time.monotonic() - trainer.began:.0f} s in all. {paths}")
+    say(console, f"{trainer.seconds:.0f} s in all. {paths}")
     return 0
 
 

@@ -27,18 +27,16 @@ _KINDS: dict[Any, str] = {
 
 def check_fields(part: Any, **least: float) -> None:
     """Raise ValueError for a value that its field cannot have; `least` has the smallest of some numbers."""
-    owner = type(part).__name__.lower()
-    where = "" if owner == "config" else f"{owner} "
     for each in fields(part):
         value = plain(getattr(part, each.name))
         object.__setattr__(part, each.name, value)
         if not fits(value, each.type):
             choices = f"one of {', '.join(get_args(each.type))}" if get_origin(each.type) is Literal else ""
-            raise ValueError(f"{where}{each.name}={value!r}: must be {choices or _KINDS[each.type]}")
+            raise ValueError(f"{each.name}={value!r}: must be {choices or _KINDS[each.type]}")
         if each.name in least and value < least[each.name]:
-            raise ValueError(f"{where}{each.name}={value}: must be at least {least[each.name]:g}")
+            raise ValueError(f"{each.name}={value}: must be at least {least[each.name]:g}")
         if each.name == "lr" and value > 1:
-            raise ValueError(f"{where}lr={value}: must be at most 1")
+            raise ValueError(f"lr={value}: must be at most 1")
 
 
 def check_divides(name: str, value: int) -> None:
@@ -47,7 +45,7 @@ def check_divides(name: str, value: int) -> None:
         raise ValueError(f"{name}={value}: must divide {POOL}, the number of boards in play (1, 2, 4, ... {POOL})")
 
 
-def _weight(part: str, weights: tuple[str, ...], game: str) -> float:
+def _weight(weights: tuple[str, ...], game: str) -> float:
     """What some NAME=WEIGHT say of a game, 1 where they do not; raises ValueError for one that is none."""
     found = 1.0
     for given in weights:
@@ -57,7 +55,7 @@ def _weight(part: str, weights: tuple[str, ...], game: str) -> float:
         except ValueError:
             value = math.nan
         if not name or not 0 <= value < math.inf:
-            raise ValueError(f"{part} weights: {given!r} must be the name of a game, = and a number from 0 on")
+            raise ValueError(f"weights: {given!r} must be the name of a game, = and a number from 0 on")
         found = value if name == game else found
     return found
 
@@ -75,7 +73,7 @@ class Sight:
         check_fields(self, steps=0, boards=1, lr=0.0, practice=0.0)
         check_divides("boards", self.boards)
         if self.practice > 1:
-            raise ValueError(f"sight practice={self.practice}: must be at most 1")
+            raise ValueError(f"practice={self.practice}: must be at most 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +94,7 @@ class Supervised:
     def __post_init__(self) -> None:
         check_fields(self, steps=self._fewest, boards=1, lr=0.0, perception=0.0, decision=0.0, dense=0.0)
         if self.perception > 1:
-            raise ValueError(f"{type(self).__name__.lower()} perception={self.perception}: must be at most 1")
+            raise ValueError(f"perception={self.perception}: must be at most 1")
         check_divides("boards", self.boards)
 
 
@@ -134,11 +132,9 @@ class Coldstart(Supervised):
         super().__post_init__()
         check_fields(self, regret=0.0)
         if not 0 < self.data_share <= 1:
-            raise ValueError(f"coldstart data_share={self.data_share}: must be above 0 and at most 1")
+            raise ValueError(f"data_share={self.data_share}: must be above 0 and at most 1")
         if self.data_share < 1 and not self.data:
-            raise ValueError(
-                f"coldstart data_share={self.data_share}: there is no data to count, give --coldstart-data"
-            )
+            raise ValueError(f"data_share={self.data_share}: there is no data to count, give --coldstart-data")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,11 +156,11 @@ class States:
     def __post_init__(self) -> None:
         check_fields(self, depth=0, promote=0.0)
         if self.promote > 1:
-            raise ValueError(f"states promote={self.promote}: must be at most 1")
+            raise ValueError(f"promote={self.promote}: must be at most 1")
         if not self.levels or len(set(self.levels)) < len(self.levels):
-            raise ValueError(f"states levels={','.join(self.levels)}: must be at least one, each once")
+            raise ValueError(f"levels={','.join(self.levels)}: must be at least one, each once")
         if not self.play or not set(self.play) <= set(PLAYERS):
-            raise ValueError(f"states play={','.join(self.play)}: must be some of {','.join(PLAYERS)}")
+            raise ValueError(f"play={','.join(self.play)}: must be some of {','.join(PLAYERS)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,7 +188,7 @@ class Reward:
 
     def weight(self, game: str) -> float:
         """How much a game counts; raises ValueError for weights that are none."""
-        return _weight("reward", self.weights, game)
+        return _weight(self.weights, game)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,7 +207,7 @@ class Mix:
 
     def weight(self, game: str) -> float:
         """The fixed odds of a game; raises ValueError for weights that are none."""
-        return _weight("mix", self.weights, game)
+        return _weight(self.weights, game)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -304,9 +300,9 @@ class Grpo:
             temperature=1e-3,
         )
         if self.keep == 1:
-            raise ValueError("grpo keep=1: must be 0 (all), or at least 2: one reply has nothing to be compared with")
+            raise ValueError("keep=1: must be 0 (all), or at least 2: one reply has nothing to be compared with")
         if self.states % self.minibatches:
-            raise ValueError(f"grpo minibatches={self.minibatches}: must divide the {self.states} states")
+            raise ValueError(f"minibatches={self.minibatches}: must divide the {self.states} states")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -326,9 +322,9 @@ class Episodes:
     def __post_init__(self) -> None:
         check_fields(self, turns=1, discount=0.0, same_board=0.0, history=0, pictures=1)
         if self.discount > 1:
-            raise ValueError(f"episodes discount={self.discount}: must be at most 1")
+            raise ValueError(f"discount={self.discount}: must be at most 1")
         if self.pictures > 1 + self.history:
-            raise ValueError(f"episodes pictures={self.pictures}: must be at most 1 + history={self.history}")
+            raise ValueError(f"pictures={self.pictures}: must be at most 1 + history={self.history}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -353,7 +349,7 @@ class Lora:
     def __post_init__(self) -> None:
         check_fields(self, rank=0, alpha=1e-3)
         if not self.modules or not set(self.modules) <= set(MODULES):
-            raise ValueError(f"lora modules={','.join(self.modules)}: must be some of {','.join(MODULES)}")
+            raise ValueError(f"modules={','.join(self.modules)}: must be some of {','.join(MODULES)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -382,4 +378,4 @@ class Mesh:
     def __post_init__(self) -> None:
         check_fields(self, data=-1, fsdp=1, tensor=1)
         if not self.data:
-            raise ValueError("mesh data=0: must be at least 1, or -1 for what there is")
+            raise ValueError("data=0: must be at least 1, or -1 for what there is")

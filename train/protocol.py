@@ -1,6 +1,7 @@
 """VLM-Gym's protocol: fresh boards, a fixed number of steps, no warm-up; what is not a legal move is a lost step."""
 
 import math
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -9,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgym import engine
+from jaxgym import engine, registry
 from jaxgym.engine import Player
 from jaxgym.game import Game
 from train import rewards
@@ -110,6 +111,15 @@ def play_out(game: Game[Any], player: Callable[[Game[Any]], Player], key: jax.Ar
                 break
         scores.append(rewards.sound(game.name, np.asarray(now.total)))
     return np.concatenate(scores)
+
+
+def keys_of(key: jax.Array, name: str) -> tuple[jax.Array, jax.Array]:
+    """The keys of the boards that a game is tested on, by a model and by players without one, from that of a seed: the
+    same whichever games are tested beside it.
+    """
+    known = registry.names()
+    number = known.index(name) if name in known else zlib.crc32(name.encode()) | 1 << 31
+    return jax.random.fold_in(key, 1000 + number), jax.random.fold_in(key, 2000 + number)
 
 
 def anchors(game: Game[Any], key: jax.Array, n: int) -> Iterator[tuple[str, Score]]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxgym.dialogue import Reply, read_words
 from train.advantages import Rewards
+from train.files import Mendable
 
 _MOST = 1e15  # that a reward may be, for its square to be a float32
 Board = list[tuple[str, list[str]]]  # see `read_board`
@@ -67,7 +68,7 @@ def sound(name: str, score: np.ndarray) -> np.ndarray:
     """Rewards of moves of the game of that name, or sums of them; raises ValueError where some are not finite."""
     if not np.isfinite(score).all():
         bad = score[~np.isfinite(score)][0]
-        raise ValueError(f"{name}: step gives rewards that are no finite numbers ({bad}): nothing can be made of them")
+        raise Mendable(f"{name}: step gives rewards that are no finite numbers ({bad}): nothing can be made of them")
     return score
 
 
@@ -109,11 +110,12 @@ def ask_own(function: Callable[..., Any], where: str, replies: Any, game: Any) -
     try:
         given = np.asarray(function(replies, game), np.float32)
     except (Exception, SystemExit) as error:  # of a user's code
-        raise ValueError(f"reward own={where!r} failed: {type(error).__name__}: {error}") from error
+        raise Mendable(f"reward own={where!r} failed: {type(error).__name__}: {error}") from error
     if given.shape != (count,) or not np.isfinite(given).all():
-        raise ValueError(f"reward own={where!r}: must give {count} finite numbers, one a reply, not {given.shape}")
+        found = given.shape if given.shape != (count,) else given[~np.isfinite(given)][0]
+        raise Mendable(f"reward own={where!r}: must give {count} finite numbers, one a reply, not {found}")
     if np.abs(given).max(initial=0) > _MOST:
-        raise ValueError(f"reward own={where!r}: gives {np.abs(given).max():g}; must be at most {_MOST:g} in size")
+        raise Mendable(f"reward own={where!r}: gives {np.abs(given).max():g}; must be at most {_MOST:g} in size")
     return given
 
 

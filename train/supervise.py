@@ -85,7 +85,8 @@ def mixed(found: Sequence[Found], share: float) -> Found:
 
 def _by_words(config: Config, pupil: Pupil, prompts: Prompts, written: Written, perception: float) -> Found:
     share = config.accumulate * coldstart.word_shares(written.blocks, perception)
-    return _by_parts(config, learner.words_gradients, pupil, (), (prompts, written, share))
+    report, found = _by_parts(config, learner.words_gradients, pupil, (), (prompts, written, share))
+    return coldstart.of_those_asked(report), found
 
 
 def _by_parts(

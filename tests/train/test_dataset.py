@@ -13,8 +13,9 @@ from PIL import Image
 import jaxgym
 import policy
 from tests.policy import qwen_folders as folders
-from train import dataset, export
+from train import dataset, export, supervise
 from train import main as program
+from train.files import Mendable
 from train.loop import Trainer
 from train.parts import Base, Coldstart, Grpo, Sight, States
 
@@ -106,7 +107,38 @@ def test_replies_on_disk_are_mixed_with_the_teachers(trainer, monkeypatch):
         np.testing.assert_allclose(both, 0.25 * data + 0.75 * teacher, rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(parts, data, rtol=1e-4, atol=1e-5)
     rows = [json.loads(line) for line in (trainer.run / "metrics.jsonl").read_text().splitlines()]
-    assert {"data_loss", "data_cells", "dense_cells", "loss"} <= rows[-2].keys()
+    assert {"data_loss", "data_tokens", "data_board", "dense_cells", "loss"} <= rows[-2].keys()
+
+
+def test_only_boards_that_a_reply_reads_are_counted(folder, tmp_path, trainer):
+    """In parts as in one; not a number where none is."""
+    shutil.copytree(folder, tmp_path / "set")
+    rows = [json.loads(line) for line in lines(folder)]
+    rows = [row for row in rows if row["picture"] == rows[0]["picture"] or row["prompt"] == rows[0]["prompt"]][:4]
+    mute = [row | {"reply": "<think>so</think><answer>left</answer>"} for row in rows]
+    found = []
+    for given, parts in ((mute[:2] + rows[2:], 1), (mute[:2] + rows[2:], 4), (rows, 1), (mute, 1)):
+        (tmp_path / "set" / dataset.NAME).write_text("".join(json.dumps(row) + "\n" for row in given))
+        shelves = dataset.shelve(tmp_path / "set", trainer.vlm, ("2048",), 0)["2048"]
+        pupil = supervise.Pupil(trainer.frame, trainer.state.params, trainer.state.heads["2048"], trainer.fixed)
+        config = replace(trainer.config, accumulate=parts)
+        found.append(supervise.recalled(config, pupil, trainer.courses["2048"], shelves, jax.random.key(0))[0])
+    half, parted, whole, none = ({name: float(value) for name, value in report.items()} for report in found)
+    assert half == pytest.approx(parted, rel=1e-4) and half.keys() == {"loss", "tokens", "board"}
+    assert 0 < half["tokens"] < 1 and 0 < whole["tokens"] < 1
+    assert np.isnan(none["tokens"]) and np.isnan(none["board"]) and none["loss"] > 0
+
+
+def test_a_run_that_a_file_ended_says_how_to_go_on(tmp_path, monkeypatch):
+    def broken(*_, **__):
+        raise Mendable("set.jsonl:10: cut.png cannot be read")
+
+    monkeypatch.setattr(program, "_follow", broken)
+    with pytest.raises(Mendable, match=r"cannot be read$"):  # there is nothing to go on from
+        program._train(None, tmp_path, None, None, resume=False)
+    (tmp_path / "checkpoints" / "1").mkdir(parents=True)
+    with pytest.raises(OSError, match=f"cannot be read: mend that, and go on: .* --resume {tmp_path}"):
+        program._train(None, tmp_path, None, None, resume=False)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import jaxgym
-from train import evaluate, rollout
+from train import evaluate, main, rollout
 from train.report.record import read
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
@@ -117,14 +117,18 @@ def test_boards_that_are_over_are_not_asked_about(player, tmp_path):
     assert said.reading.actions.tolist()[1::2] == [-1, -1] and not said.legal[1::2].any()
 
 
-def test_a_model_scores_what_its_run_said(finished, tmp_path):
-    """The same boards, the same replies."""
+def test_a_model_scores_what_its_run_said(finished, tmp_path, capsys):
+    """The same boards, the same replies, whatever games are tested before. It cannot be gone on with as a run."""
     table = json.loads((finished / "table.json").read_text())["games"]
-    flags = ["--games", "2048,shisen_sho", "--boards", "4", "--out", str(tmp_path / "out")]
+    flags = ["--games", "shisen_sho,2048", "--boards", "4", "--out", str(tmp_path / "out")]
     assert evaluate.main(["--model", str(finished / "model"), *flags]) == 0
     for game, found in json.loads((tmp_path / "out" / "table.json").read_text())["games"].items():
         for column, wanted in (("model", "grpo"), ("teacher", "teacher")):
             assert found["columns"][column] == table[game]["columns"][wanted]
+    before = {file: file.read_bytes() for file in (tmp_path / "out").rglob("*") if file.is_file()}
+    assert main.main(["--resume", str(tmp_path / "out")]) == 2
+    assert "is the folder of an evaluation" in capsys.readouterr().err
+    assert {file: file.read_bytes() for file in (tmp_path / "out").rglob("*") if file.is_file()} == before
 
 
 @pytest.mark.parametrize(

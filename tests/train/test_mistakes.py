@@ -328,6 +328,13 @@ def test_an_update_in_which_no_group_differs_changes_nothing(tmp_path, small, mo
         (["--base-decision", "Infinity"], "base decision=inf: must be a finite number"),
         (["--grpo-clip", "1e400"], "grpo clip=inf: must be a finite number"),
         (["--evaluation-boards", "1"], "evaluation boards=1: must be at least 2"),
+        (["--coldstart-boards", "3"], "coldstart boards=3: must divide 256"),
+        (["--sight-boards", "3"], "sight boards=3: must divide 256"),
+        (["--grpo-states", "3"], "grpo states=3: must divide 256"),
+        (["--base-perception", "2"], "base perception=2.0: must be at most 1"),
+        (["--mix-weights", "swap"], "mix weights: 'swap' must be the name of a game"),
+        (["--reward-own", "os"], "='os': give MODULE:NAME"),
+        (["--run", __file__ + "/x"], "/x: no folder can be made there: Not a directory"),
         (["--seed", "-1"], "seed=-1: must be at least 0"),
         (["--seed", "4294967297"], "seed=4294967297: must be below 2**32"),
         (["--games", "swap", "--picture", "30"], "picture=30: give a multiple of 4"),
@@ -370,8 +377,8 @@ def test_mistakes_are_told_in_one_line(flags, message, capsys, tmp_path, monkeyp
         ('{"grpo": {"lr": 1e999}}', "grpo lr=inf: must be a finite number"),
         ('{"save": {"every": 1' + "0" * 400 + "}}", ": must be a finite number"),
         ('{"games": ["2048"], "model": ""}', "model '' is neither a preset"),
-        ('{"grpo": 3}', "3 is no configuration"),
-        ('["seed"]', "is no configuration"),
+        ('{"grpo": 3}', "grpo is 3: give an object of settings"),
+        ('["seed"]', "the configuration is ['seed']: give an object of settings"),
         ('{"seed": 1', "is damaged"),
         ("\xff", "is damaged"),
         ("", "is damaged"),
@@ -402,7 +409,7 @@ def test_only_phases_of_the_run_are_cut_into_parts(finished):
     assert Config(games=("2048",), **saved, **parts).phases == ("grpo",)
     with pytest.raises(ValueError, match="accumulate=32: must divide the 16 boards of base"):
         Config(games=("2048",), **parts)
-    with pytest.raises(ValueError, match="accumulate=32: must divide the boards of a minibatch of GRPO"):
+    with pytest.raises(ValueError, match="accumulate=32: must divide the 16 boards of a minibatch of GRPO"):
         Config(games=("2048",), **saved, accumulate=32, grpo=Grpo(states=16))
 
 
@@ -548,8 +555,8 @@ def test_what_json_cannot_say_is_no_configuration():
         ({"recipe": "g7"}, "recipe='g7'"),
         ({"games": "swap"}, "games='swap'"),
         ({"games": ["swap", 3]}, "games"),
-        ({"grpo": 3}, "3 is no configuration"),
-        ([], "is no configuration"),
+        ({"grpo": 3}, "grpo is 3: give an object of settings"),
+        ([], "the configuration is .*: give an object of settings"),
     ):
         with pytest.raises(ValueError, match=message):
             Config.from_dict(record)

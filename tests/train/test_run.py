@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -45,6 +46,20 @@ def test_a_run_leaves_everything_behind(finished):
     samples = [json.loads(line) for line in (finished / "samples.jsonl").read_text().splitlines()]
     assert {(row["phase"], row["step"]) for row in samples} == {("coldstart", 4), ("grpo", 4)}
     assert measured >= {"reward", "format", "cells", "board", "legal", "reason", "entropy", "kl", "clipped", "length"}
+
+
+def test_evaluations_are_no_training(tmp_path, small, monkeypatch):
+    """Of the seconds of a run, not of those that its measurements tell."""
+    trainer = Trainer(small(), tmp_path)
+
+    def slow(game, key, n):
+        time.sleep(0.5)
+        yield "teacher", protocol.interval(np.ones(4))
+
+    monkeypatch.setattr("train.loop.anchors", slow)
+    began, whole = time.monotonic() - trainer.began, trainer.seconds
+    assert len([*trainer.anchors()]) == len(trainer.courses)
+    assert time.monotonic() - trainer.began - began < 0.25 and trainer.seconds - whole > 0.5
 
 
 def test_the_model_of_a_run_can_be_loaded_and_trained_on(finished, tmp_path, small):

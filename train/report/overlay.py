@@ -27,6 +27,7 @@ SHOWN = ("cells", "board", "reason", "legal", "sight", "formatted")  # beside th
 _SHORT = 9  # letters of a run's name beside its curve
 # What a metric is called, and what it counts, that shares its chart with others on the page of one run.
 _ALONE = {metric: (title[0].upper() + title[1:], meaning) for metric, title, meaning in TILES}
+_ALONE |= {"tokens": ("Perception, by token", "of what is written, those it would have written too")}
 _ALONE |= {"format": ("In the format", "of all replies")}
 _ALONE |= {"reward": ("Reward", "of a reply"), "game_reward": ("Reward of the game", "of a reply")}
 

@@ -39,7 +39,7 @@ MEASURED = {  # by the evaluation: title, and whether it is a share
     "sight": ("good moves at first sight", True),
     "cleared": ("steps to clear", False),
 }
-_PERCEPTION = (("cells", "cells", 0), ("board", "boards", 1))
+_PERCEPTION = (("cells", "cells", 0), ("board", "boards", 1), ("tokens", "tokens of the board", 2))
 _ACCURACY = (("board", "boards", 1), ("reason", "good moves", 2))
 OF_A_GAME = (
     Chart("Perception", "share of cells, and of whole boards, read right", _PERCEPTION, True),
@@ -114,7 +114,7 @@ def _head(run: Run) -> str:
     facts = [("games", ", ".join(run.games))]
     known = ("model", "seed") if run.tested else ("recipe", "model", "seed")
     facts += [(key, str(run.config[key])) for key in known if key in run.config]
-    facts += [("time", duration(run.seconds))] if run.seconds else []
+    facts += [("training", duration(run.seconds))] if run.seconds else []
     summary = "".join(f"<li><span>{key}</span> <b>{show(value, 200)}</b></li>" for key, value in facts if value)
     story = " \u2192 ".join(f"<b>{show(p.title, 40)}</b> to step {p.last:,}, {duration(p.seconds)}" for p in run.phases)
     links = [("results", "Results")]
