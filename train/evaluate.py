@@ -30,7 +30,7 @@ from train.config import Config
 from train.course import PAPER, make, prepare
 from train.metrics import Records
 from train.parts import Episodes, Evaluation, Grpo
-from train.protocol import Answers, ModelWriter, Writer, anchors, evaluate, keys_of, protocol
+from train.protocol import Answers, ModelWriter, Writer
 from train.rollout import play_groups, show
 from train.scoreboard import Scoreboard
 from train.terminal import Display, say, show_results
@@ -127,18 +127,11 @@ def examined(config: Config, player: str, out: Path) -> Iterator[tuple[str, int,
     scores = Scoreboard(records)
     part = config.evaluation
     for name, (game, writer) in zip(config.names(), writers, strict=True):
-        boards_key, anchors_key = keys_of(key, name)
-        if not scores.has(game, column):
-            heat = None if player else part.temperature
-            for event in evaluate(game, writer, boards_key, part.boards, heat):
-                if isinstance(event, int):
-                    yield game.name, event, part.boards * protocol(game).steps
-                else:
-                    scores.enter_model(game, column, event, 0)
-        if not scores.has(game, "teacher"):
-            for one, score in anchors(game, anchors_key, part.boards):
-                scores.enter(game, one, score)
-        scores.keep()
+        heat = None if player else part.temperature
+        for done, total in scores.test(name, game, column, writer, key, part.boards, heat):
+            yield game.name, done, total
+        for _ in scores.test_anchors(name, game, key, part.boards):
+            pass
     report.write(out)
 
 

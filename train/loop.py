@@ -43,7 +43,7 @@ from train.learner import Frame
 from train.metrics import Records
 from train.optimizer import TrainState
 from train.parts import Grpo, Sight, Supervised
-from train.protocol import ModelWriter, anchors, evaluate, keys_of
+from train.protocol import ModelWriter
 from train.rollout import BATCH, Boards
 from train.scoreboard import Scoreboard
 from train.states import begin, every
@@ -333,35 +333,25 @@ class Trainer:
 
     def evaluate(self, column: str) -> Iterator[Event]:
         """Play every game by the protocol, on boards that are the same for every column."""
-        boards, temperature = self.config.evaluation.boards, self.config.evaluation.temperature
+        boards, heat = self.config.evaluation.boards, self.config.evaluation.temperature
+        history = self.config.episodes.history, self.config.episodes.pictures
+        step = self.config.length(column) if column in self.config.phases else 0
+        began, params = time.monotonic(), self.params
         for name, course in self.courses.items():
-            game, key = course.language.game, keys_of(self.key, name)[0]
-            if self.scores.has(game, column):
-                continue
-            began = time.monotonic()
-            history = self.config.episodes.history, self.config.episodes.pictures
-            writer = ModelWriter(self.frame.graphdef, self.params, course.language, temperature, history)
-            for event in evaluate(game, writer, key, boards, temperature):
-                if isinstance(event, int):
-                    yield Event(f"evaluate {column} on {name}", event, boards * course.limit, {})
-                else:
-                    done = self.config.length(column) if column in self.config.phases else 0
-                    self.scores.enter_model(game, column, event, done)
-            self.scores.keep()
-            self._leave_out(began)
+            writer = ModelWriter(self.frame.graphdef, params, course.language, heat, history)
+            given = name, course.language.game, column, writer, self.key, boards, heat, step
+            for done, total in self.scores.test(*given):
+                yield Event(f"evaluate {column} on {name}", done, total, {})
+        self._leave_out(began)
 
     def anchors(self) -> Iterator[Event]:
         """Score players without a model."""
+        began = time.monotonic()
         for name, course in self.courses.items():
-            game, key = course.language.game, keys_of(self.key, name)[1]
-            if self.scores.has(game, "teacher"):
-                continue
-            began = time.monotonic()
-            for done, (player, score) in enumerate(anchors(game, key, self.config.evaluation.boards)):
-                self.scores.enter(game, player, score)
-                yield Event(f"anchors of {name}", done + 1, 3, {})
-            self.scores.keep()
-            self._leave_out(began)
+            given = name, course.language.game, self.key, self.config.evaluation.boards
+            for done, total in self.scores.test_anchors(*given):
+                yield Event(f"anchors of {name}", done, total, {})
+        self._leave_out(began)
 
     def _leave_out(self, began: float) -> None:
         """What was done since then is no training."""

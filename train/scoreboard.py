@@ -1,13 +1,15 @@
 """The table of a run: who scored what on which game, and replies to show beside it."""
 
+from collections.abc import Iterator
 from typing import Any
 
+import jax
 import numpy as np
 
 from jaxgym.game import Game
 from train import rewards
 from train.metrics import Records
-from train.protocol import Result, Score, protocol
+from train.protocol import Result, Score, Writer, anchors, evaluate, keys_of, protocol
 
 _ORDER = ("random", "random_legal", "teacher", "player", "model", "base", "coldstart", "grpo")
 _SAMPLES = 3  # replies of a game in a column
@@ -18,6 +20,38 @@ class Scoreboard:
 
     def __init__(self, records: Records) -> None:
         self.records = records
+
+    def test(
+        self,
+        name: str,
+        game: Game[Any],
+        column: str,
+        writer: Writer,
+        key: jax.Array,
+        boards: int,
+        temperature: float | None,
+        step: int = 0,
+    ) -> Iterator[tuple[int, int]]:
+        """Have someone play so many boards of the game of that name, and enter the score; nothing where it stands there
+        already. key: of the seed. Yields how much is done, of how much.
+        """
+        if self.has(game, column):
+            return
+        for event in evaluate(game, writer, keys_of(key, name)[0], boards, temperature):
+            if isinstance(event, int):
+                yield event, boards * protocol(game).steps
+            else:
+                self.enter_model(game, column, event, step)
+        self.keep()
+
+    def test_anchors(self, name: str, game: Game[Any], key: jax.Array, boards: int) -> Iterator[tuple[int, int]]:
+        """The same of the players without a model."""
+        if self.has(game, "teacher"):
+            return
+        for done, (player, score) in enumerate(anchors(game, keys_of(key, name)[1], boards)):
+            self.enter(game, player, score)
+            yield done + 1, 3
+        self.keep()
 
     def has(self, game: Game[Any], column: str) -> bool:
         """Whether a player's score on a game stands there already."""

@@ -56,7 +56,7 @@ def test_evaluations_are_no_training(tmp_path, small, monkeypatch):
         time.sleep(0.5)
         yield "teacher", protocol.interval(np.ones(4))
 
-    monkeypatch.setattr("train.loop.anchors", slow)
+    monkeypatch.setattr("train.scoreboard.anchors", slow)
     began, whole = time.monotonic() - trainer.began, trainer.seconds
     assert len([*trainer.anchors()]) == len(trainer.courses)
     assert time.monotonic() - trainer.began - began < 0.25 and trainer.seconds - whole > 0.5
