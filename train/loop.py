@@ -341,6 +341,7 @@ class Trainer:
             writer = ModelWriter(self.frame.graphdef, params, course.language, heat, history)
             given = name, course.language.game, column, writer, self.key, boards, heat, step
             for done, total in self.scores.test(*given):
+                began = self._leave_out(began)
                 yield Event(f"evaluate {column} on {name}", done, total, {})
         self._leave_out(began)
 
@@ -350,13 +351,15 @@ class Trainer:
         for name, course in self.courses.items():
             given = name, course.language.game, self.key, self.config.evaluation.boards
             for done, total in self.scores.test_anchors(*given):
+                began = self._leave_out(began)
                 yield Event(f"anchors of {name}", done, total, {})
         self._leave_out(began)
 
-    def _leave_out(self, began: float) -> None:
-        """What was done since then is no training."""
-        spent = time.monotonic() - began
-        self.began, self.tested = self.began + spent, self.tested + spent
+    def _leave_out(self, began: float) -> float:
+        """What was done since then is no training; returns what time it is now."""
+        now = time.monotonic()
+        self.began, self.tested = self.began + now - began, self.tested + now - began
+        return now
 
     @property
     def seconds(self) -> float:
