@@ -24,6 +24,7 @@ from train.parts import Grpo
 from train.rollout import Boards, try_replies
 from train.rounds import Report, Round, earn, every_action, mean
 
+_OF_BOARDS = {"expected", "cost", "action_entropy", "action_kl"}  # of those whose reply names an action
 _APART, _APART_HALF = 1e-8, 1e-3  # a divergence from the model before RL that is more than rounding, by precision
 
 
@@ -241,8 +242,18 @@ def learn(
             if any(_teaches(config, frame, name, turns, found[name]) for name, turns in few.items()):
                 # Else there is nothing to learn: the optimizer would make a full step of what rounding leaves.
                 state, norms[-1] = optimizer.apply(rule, state, (total, {}), len(batches), lr, mesh=frame.mesh)
-    mean = {name: {k: jnp.mean(jnp.stack([r[k] for r in each])) for k in each[0]} for name, each in reports.items()}
-    return state, mean, jnp.mean(jnp.stack(norms))
+    measured = {name: _mean_of_steps(each) for name, each in jax.device_get(reports).items()}
+    return state, measured, jnp.mean(jnp.stack(norms))
+
+
+def _mean_of_steps(reports: list[Report]) -> Report:
+    """Means over optimizer steps; all but the loss over those in which there was something to be measured."""
+    means: Report = {}
+    for name in reports[0]:
+        values = np.asarray([report[name] for report in reports], np.float64)
+        known = values if name == "loss" else values[~np.isnan(values)]
+        means[name] = float(known.mean()) if known.size else math.nan
+    return means
 
 
 def _teaches(config: Config, frame: Frame, game: str, turns: list[Tried], report: Report) -> bool:
@@ -254,7 +265,7 @@ def _teaches(config: Config, frame: Frame, game: str, turns: list[Tried], report
         if reading or acting or any(bool(jnp.any(advantages.moving(tried.credit))) for tried in turns):
             return True
     held = part.kl if choice is None else max(part.hold, part.cover)
-    apart = float(report["kl"] + report.get("action_kl", 0.0)) if held else 0.0
+    apart = float(np.nansum([report["kl"], report.get("action_kl", 0.0)])) if held else 0.0
     written = any(bool(jnp.any(tried.credit.units >= 0)) for tried in turns) or acting
     return (part.entropy > 0 and written) or apart > (_APART if frame.dtype == jnp.float32 else _APART_HALF)
 
@@ -348,4 +359,10 @@ def gradient_of(
             found = learner.grpo_gradients(frame, learned, fixed, rule, *some, names, hyper)
             total = optimizer.add(total, found)
             del found
-    return total
+    report, gradient = total
+    if not (units >= 0).any():  # what a mean of nothing is, nobody knows
+        report |= dict.fromkeys(report.keys() - {"loss", *_OF_BOARDS}, math.nan)
+    choice = turns[0].choice
+    if choice is not None and not (choice.place >= 0).any():
+        report |= dict.fromkeys(report.keys() & _OF_BOARDS, math.nan)
+    return report, gradient

@@ -30,8 +30,8 @@ def begin(config: Config, course: Course, boards: Boards, key: jax.Array) -> Boa
 
 def renewed(config: Config, course: Course, old: Boards, key: jax.Array) -> Boards:
     """Other boards, at every stage of random play."""
-    depth = min(config.states.depth or course.limit, course.limit)
-    return wander(course.language.game, key, BATCH, depth)._replace(plan=old.plan)
+    depth = config.states.depth + 1 if config.states.depth else course.limit  # each has had fewer moves than that
+    return wander(course.language.game, key, BATCH, min(depth, course.limit))._replace(plan=old.plan)
 
 
 @functools.partial(jax.jit, static_argnums=2)

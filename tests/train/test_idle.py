@@ -7,7 +7,7 @@ import pytest
 from train.config import Config
 from train.course import Course
 from train.idle import idle_flags
-from train.parts import Base, Coldstart, Grpo, Reward, Sight
+from train.parts import Base, Coldstart, Episodes, Grpo, Lora, Reward, Sight, States
 
 
 def course(*, named):
@@ -55,6 +55,16 @@ def test_steps_of_a_phase_that_there_is_not_are_told():
         (block(objective="cispo", minibatches=2), ""),
         (block(clip_high=0.28, epochs=2), ""),
         (block(hold=1.0, cover=0.3), "not judged one by one, so --grpo-hold, --grpo-cover will do nothing"),
+        (block(group=4, keep=8), "a group has 4 replies, so --grpo-keep will do nothing"),
+        (block(kl=0.0, kl_estimate="k1"), "no divergence counts, so --grpo-kl-estimate will do nothing: add --grpo-kl"),
+        (block(kl=0.1, kl_estimate="k1"), ""),
+        (grpo(hold=0.0, kl_estimate="k1"), "no divergence counts, so --grpo-kl-estimate will do nothing"),
+        (block() | {"reward": Reward(perception=0.0, exact=True)}, "reading earns nothing, so --reward-exact will do"),
+        ({"states": States(persist=False, play=("teacher",))}, "boards do not persist, so --states-play will do"),
+        ({"states": States(promote=0.3)}, "there is one level, so --states-promote will do nothing: add --states-le"),
+        ({"states": States(promote=0.3, levels=("easy", "paper"))}, ""),
+        ({"episodes": Episodes(discount=0.5)}, "episodes have one turn, so --episodes-discount will do nothing"),
+        ({"lora": Lora(alpha=3.0, modules=("q",))}, "no adapters, so --lora-alpha, --lora-modules will do nothing"),
     ],
 )
 def test_of_rl(parts, line):
@@ -83,6 +93,10 @@ def test_of_the_cold_start(named, part, line):
             "no phase sight, so --sight-steps, --sight-boards will do nothing",
         ),
         ({"grpo": Grpo(updates=0, states=8)}, "no phase grpo, so --grpo-states will do nothing"),
+        (
+            {"grpo": Grpo(updates=0), "reward": Reward(game="outcome"), "episodes": Episodes(turns=3)},
+            "no phase grpo, so --reward-game, --episodes-turns will do nothing",
+        ),
     ],
 )
 def test_of_phases_that_are_left_out(parts, line):

@@ -255,6 +255,18 @@ def test_the_gap_to_the_sampler_is_measured_at_its_temperature(one):
         assert float(learned(one, config, collected(one, config).tried[0])[1]["sampler_gap"]) < 1e-4
 
 
+def test_what_nothing_was_measured_of_is_no_number(one, tried):
+    """Not 0, which would be the best there is: of replies that are all left out, in all steps or in some."""
+    nothing = tried._replace(credit=tried.credit._replace(units=jnp.full_like(tried.credit.units, -1)))
+    before, report = learned(one, one[0], nothing)
+    assert report.pop("loss") == 0 and report and np.isnan([*report.values()]).all()
+    np.testing.assert_array_equal(before, learned(one, with_grpo(one[0], kl=0.0), nothing)[0])  # nothing moves
+    half = jnp.where(jnp.arange(len(tried.ids))[:, None] < len(tried.ids) // 2, tried.credit.units, -1)
+    some = tried._replace(credit=tried.credit._replace(units=half))
+    _, report = learned(one, with_grpo(one[0], minibatches=one[0].grpo.states, epochs=1), some)
+    assert np.isfinite([*report.values()]).all() and report["entropy"] > 0
+
+
 def test_without_a_divergence_nobody_asks_the_reference(one, tried):
     _, frame, _, _, _, rule, state, fixed = one
     config = with_grpo(one[0], kl=0.0)
@@ -453,7 +465,7 @@ def test_boards_move_on_all_at_once_when_one_is_to_be_answered_again(one, monkey
 def test_the_first_boards_are_as_deep_as_asked_for(one):
     config, _, _, course, boards, *_ = one
     shallow = states.begin(replace(config, states=States(depth=2)), course, boards, jax.random.key(0))
-    assert int(shallow.steps.max()) < 2 + 1
+    assert np.bincount(shallow.steps).tolist() == [86, 85, 85]  # none, one and two moves
     assert states.begin(config, course, boards, jax.random.key(0)).state is boards.state
 
 
@@ -565,6 +577,10 @@ def test_judging_every_action_raises_what_is_expected_and_the_odds_of_the_truth(
     config = with_grpo(config, credit="action", scale="success", hold=0.0)
     (tried,) = collected(one, config).tried
     assert tried.choice.worth.shape == (4, 4) and len(tried.ids) == 4
+    mute = tried._replace(choice=tried.choice._replace(place=jnp.full(4, -1)))
+    (report,) = judged_steps(one, config, mute, vlm.params)[1]
+    unknown = {name for name, value in report.items() if np.isnan(value)}
+    assert unknown == {"expected", "cost", "action_entropy"}  # as no reply names an action
     tried = taught(one, tried)
 
     def read(state):
