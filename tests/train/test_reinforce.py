@@ -580,7 +580,7 @@ def test_judging_every_action_raises_what_is_expected_and_the_odds_of_the_truth(
     mute = tried._replace(choice=tried.choice._replace(place=jnp.full(4, -1)))
     (report,) = judged_steps(one, config, mute, vlm.params)[1]
     unknown = {name for name, value in report.items() if np.isnan(value)}
-    assert unknown == {"expected", "cost", "action_entropy"}  # as no reply names an action
+    assert unknown == {"expected", "cost", "action_entropy", "action_kl"}  # as no reply names an action
     tried = taught(one, tried)
 
     def read(state):
