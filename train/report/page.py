@@ -39,7 +39,7 @@ MEASURED = {  # by the evaluation: title, and whether it is a share
     "sight": ("good moves at first sight", True),
     "cleared": ("steps to clear", False),
 }
-_PERCEPTION = (("cells", "cells", 0), ("board", "boards", 1), ("tokens", "tokens of the board", 2))
+_PERCEPTION = (("cells", "cells", 0), ("board", "boards", 1), ("tokens", "tokens", 2))
 _ACCURACY = (("board", "boards", 1), ("reason", "good moves", 2))
 OF_A_GAME = (
     Chart("Perception", "share of cells, and of whole boards, read right", _PERCEPTION, True),
