@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import chex
@@ -46,6 +47,15 @@ def test_a_run_leaves_everything_behind(finished):
     samples = [json.loads(line) for line in (finished / "samples.jsonl").read_text().splitlines()]
     assert {(row["phase"], row["step"]) for row in samples} == {("coldstart", 4), ("grpo", 4)}
     assert measured >= {"reward", "format", "cells", "board", "legal", "reason", "entropy", "kl", "clipped", "length"}
+
+
+def test_every_metric_is_told_in_the_readme(finished):
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    _, _, told = readme.partition("**What is measured.**")
+    rows = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    names = {name for row in rows for name in row} - {"phase", "step", "game"}
+    names |= {"own_reward", "tokens", "turns", "return", "rounds", "level", "odds"}  # of other settings
+    assert not {name for name in names if f"`{name}`" not in told.partition("\n\n`--track")[0]}
 
 
 def test_evaluations_are_no_training(tmp_path, small, monkeypatch):
