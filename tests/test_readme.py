@@ -72,7 +72,7 @@ def test_levels_of_a_game_of_ones_own(mine, monkeypatch):
         ("mine_walks:State", "must be a function that takes look="),
         ("mine_walks:__name__", "must be a function that takes look="),
         ("builtins:dict", "must be a function that takes look="),
-        (":walk", "cannot be imported: ValueError"),
+        (":walk", "give MODULE:NAME"),
     ],
 )
 def test_what_is_no_game_of_ones_own_is_told_in_one_line(mine, name, message):
