@@ -60,8 +60,11 @@ def read(
     elif kind in qwen.KINDS:
         config, words, origin = _read_qwen(folder, record)
     else:
-        what = f"a {kind!r} model" if kind else "no model"
-        raise ValueError(f"{folder} holds {what}{_within(folder)}; this version reads {', '.join((OWN, *qwen.KINDS))}")
+        what, reads = (
+            f"a {kind!r} model" if kind else "no model",
+            f"; this version reads {', '.join((OWN, *qwen.KINDS))}",
+        )
+        raise ValueError(f"{folder} holds {what}{_within(folder) or reads}")
     config, stored = replace(config, remat=remat), tensors.find(folder)
     if origin.kind != OWN and config.decoder.tied and _has_a_head_of_its_own(stored):
         config = replace(config, decoder=replace(config.decoder, tied=False))

@@ -111,7 +111,8 @@ class Config:
                 registry.find_level(name, level)
         if self.model not in PRESETS and not (self.model and Path(self.model).is_dir()):
             raise ValueError(
-                f"model {self.model!r} is neither a preset ({', '.join(PRESETS)}) nor a folder; nothing is fetched"
+                f"model {self.model!r} is neither a preset ({', '.join(PRESETS)}) nor a folder; nothing is fetched: "
+                "download it first"
             )
         if self.model in PRESETS and (self.lora.rank or self.freeze != "nothing"):
             given = f"lora rank={self.lora.rank}" if self.lora.rank else f"freeze={self.freeze}"
