@@ -44,12 +44,14 @@ def walked(game: Game) -> Walk:
     return jax.jit(jax.vmap(board))(jax.random.split(jax.random.key(7), BOARDS))
 
 
-def digest(game: Game) -> str:
-    """Of the walk, of every eighth board's teacher's values and guise, and of the last pictures."""
+def digest(game: Game) -> tuple[str, list[list[float]]]:
+    """Of the walk, of every eighth board's guise, and of the last pictures; and the teacher's values of these boards,
+    which may be sums of fractions: added up in another order they are not the same to the last bit.
+    """
     walk = walked(game)
     some = jax.tree.map(lambda leaf: leaf[:, ::8].reshape(-1, *leaf.shape[2:]), walk.state)
     keys = jax.random.split(jax.random.key(1), len(jax.tree.leaves(some)[0]))
-    more = [jax.jit(jax.vmap(game.values))(some, keys)]
+    more = []
     if game.augment:
         more.append(jax.jit(jax.vmap(game.augment))(some, keys))
     tiles = jax.jit(jax.vmap(game.tiles))(jax.tree.map(lambda leaf: leaf[:, -1], walk.played.state))
@@ -57,4 +59,4 @@ def digest(game: Game) -> str:
     found = hashlib.sha256()
     for leaf in jax.tree.leaves((walk._replace(key=None), more)):
         found.update(np.asarray(leaf).tobytes())
-    return found.hexdigest()
+    return found.hexdigest(), np.asarray(jax.jit(jax.vmap(game.values))(some, keys)).tolist()
