@@ -82,7 +82,7 @@ def explained(game: Game[Any], state: Any, action: int) -> str:
     """The teacher's reason, on the host: state of NumPy arrays. Raises ValueError, in one line, where there is none."""
     try:
         text = game.explain(state, action)
-    except Exception as error:  # as above
+    except Exception as error:  # whatever a user's own function may raise
         raise ValueError(f"{game.name}: explain fails: {why(error)}") from error
     if not isinstance(text, str):
         raise ValueError(f"{game.name}: explain(state, action) is {_said(text)}: give a text")

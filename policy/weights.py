@@ -60,11 +60,9 @@ def read(
     elif kind in qwen.KINDS:
         config, words, origin = _read_qwen(folder, record)
     else:
-        what, reads = (
-            f"a {kind!r} model" if kind else "no model",
-            f"; this version reads {', '.join((OWN, *qwen.KINDS))}",
-        )
-        raise ValueError(f"{folder} holds {what}{_within(folder) or reads}")
+        what = f"a {kind!r} model" if kind else "no model"
+        mend = _within(folder) or f"; this version reads {', '.join((OWN, *qwen.KINDS))}"
+        raise ValueError(f"{folder} holds {what}{mend}")
     config, stored = replace(config, remat=remat), tensors.find(folder)
     if origin.kind != OWN and config.decoder.tied and _has_a_head_of_its_own(stored):
         config = replace(config, decoder=replace(config.decoder, tied=False))
