@@ -64,8 +64,10 @@ def moves(names: Sequence[str]) -> Actions:
     """One word a move: `up`, `right`, ... Raises ValueError for words that no answer could tell apart."""
     texts = all(isinstance(name, str) for name in names)
     index = {name.strip().lower(): a for a, name in enumerate(names) if len(name) <= _LONGEST} if texts else {}
-    if not index or len(index) != len(names) or "" in index:
-        raise ValueError(f"names={names!r}: give moves different names, capitals aside, of 1 to {_LONGEST} characters")
+    if not index or len(index) != len(names) or "" in index or any("<" in name for name in index):
+        raise ValueError(
+            f"names={names!r}: give moves different names, capitals aside, of 1 to {_LONGEST} characters and without <"
+        )
     return Actions(
         names=tuple(names),
         hint="one of " + ", ".join(names),

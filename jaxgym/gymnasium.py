@@ -79,6 +79,8 @@ class Env(gymnasium.Env[np.ndarray, np.int64]):
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Give one answer."""
+        if np.ndim(action):
+            raise ValueError(f"action has shape {list(np.shape(action))}: give one integer")
         obs, reward, terminated, truncated, info = self._boards.step(np.asarray([action]))
         return obs[0].copy(), float(reward[0]), bool(terminated[0]), bool(truncated[0]), _row(info)
 

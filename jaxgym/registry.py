@@ -28,7 +28,8 @@ def find_level(name: str, level: str) -> dict[str, Any]:
     """The options that a level of a game stands for; raises ValueError, with near misses, for one that it lacks."""
     known = levels(name)
     if not isinstance(level, str) or level not in known:
-        raise ValueError(f"{name} has no level {level!r}{_near(str(level), known)}; it has {', '.join(known)}")
+        others = "" if name in GAMES else " (a jaxgym.games.Recipe gives a game of your own others)"
+        raise ValueError(f"{name} has no level {level!r}{_near(str(level), known)}; it has {', '.join(known)}{others}")
     return known[level]
 
 

@@ -68,7 +68,17 @@ class Sheet:
 
 
 def sheet(names: Sequence[str], drawn: Sequence[np.ndarray], look: Looks) -> Sheet:
-    """Pack sprites, uint8 [K, T, T, 3] for each look, into a sheet; raises ValueError where looks differ in size."""
+    """Pack sprites, uint8 [K, T, T, 3] for each look, into a sheet; raises ValueError where looks differ in size, and
+    for names that could not be read back from the text of a board.
+    """
+    for name in names:
+        if not isinstance(name, str):
+            raise ValueError(f"the sprite named {name!r}: give a text")
+        if not name or name != name.strip() or len(name.splitlines()) > 1 or any(sign in name for sign in "|<"):
+            raise ValueError(
+                f"the sprite named {name!r}: in the text of a board a name is between ` | `, so it is not empty, has"
+                " no | and no <, is one line, and has no white space around it"
+            )
     looks = each(look)
     for name in ("picture", "patch"):
         if len({getattr(one, name) for one in looks}) > 1:
@@ -93,7 +103,10 @@ Painter = Callable[[ImageDraw.ImageDraw, int, Look], None]  # draws on a cell of
 
 
 def draw(names: Sequence[str], painters: Sequence[Painter | None], board: tuple[int, int], look: Looks) -> Sheet:
-    """Draw one sprite a name, on a cell with a line around it, smoothed from a drawing four times as large."""
+    """Draw one sprite a name, on a cell with a line around it, smoothed from a drawing four times as large.
+
+    A painter may be None: such a cell is empty, and has a name as well, as what stands there in the text of a board.
+    """
     if len(names) != len(painters):
         raise ValueError(f"{len(names)} names for {len(painters)} painters")
     return sheet(names, [_drawn(painters, board, one) for one in each(look)], look)

@@ -181,7 +181,7 @@ def test_pairs_of_more_cells_than_a_table_holds_are_refused(made):
     assert cells(1000, 5).n == 5000
 
 
-@pytest.mark.parametrize("names", [(), (1, 2), ("up", "UP"), ("up", "")])
+@pytest.mark.parametrize("names", [(), (1, 2), ("up", "UP"), ("up", ""), ("up", "<down>")])
 def test_moves_that_no_text_could_name_are_refused(names):
     with pytest.raises(ValueError, match="give moves different names"):
         moves(names)

@@ -182,6 +182,7 @@ def test_a_number_that_is_no_action_costs_a_step(three, given):
         (lambda: VectorEnv("2048", 2).step(np.asarray([0, 0])), "call reset() first"),
         (lambda: begun().step(np.asarray([0.5, 1.0])), "actions are float64 [2]: give integers [2]"),
         (lambda: begun().step(np.asarray([0])), "give integers [2]"),
+        (lambda: Env("2048").step(np.asarray([1, 2])), "action has shape [2]: give one integer"),
         (lambda: begun().reset(options={"reset_mask": [0, 1]}), "give bools [2]"),
         (lambda: begun().reset(options=[1]), "options=[1]: give a dict"),
         (lambda: begun().reset(seed=[1, 2]), "seed=[1, 2]: give a whole number, at least 0"),

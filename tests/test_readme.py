@@ -81,5 +81,5 @@ def test_what_is_no_game_of_ones_own_is_told_in_one_line(mine, name, message):
     assert name in str(caught.value) and "\n" not in str(caught.value)
     with pytest.raises(ValueError, match="no option 'sise'"):
         jaxgym.make(mine, sise=5)
-    with pytest.raises(ValueError, match="has no level 'hard'"):
+    with pytest.raises(ValueError, match=r"has no level 'hard'; it has paper \(a jaxgym.games.Recipe gives"):
         jaxgym.make(mine, level="hard")

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgym import Look, describe, make, render
+from jaxgym import Look, describe, make, read_words, render
 from jaxgym.looks import COLOURS, SHAPES, THEMES
 from jaxgym.render import _in_halves, _in_words
 from jaxgym.sprites import draw, kinds, photos
@@ -141,6 +141,19 @@ def test_pixels_unpack_what_was_packed():
 def test_names_and_painters_pair_up():
     with pytest.raises(ValueError):
         draw(["a", "b"], [None], (2, 2), Look())
+
+
+@pytest.mark.parametrize("name", ["", " ", "a|b", "a\nb", "a\u2028b", "<b>", " a", "a\t", 2, None, b"a"])
+def test_a_name_that_a_board_could_not_be_read_by_is_refused(name):
+    with pytest.raises(ValueError, match=r"^the sprite named .*$") as error:
+        draw(["empty", name], [None, None], (2, 2), Look())
+    assert repr(name) in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["a b", "d\u00fcnkel", "\u706b", "(0, 1)", "2048", "a>b"])
+def test_other_names_are_read_as_they_are_said(name):
+    sheet, tiles = draw(["empty", name], [None, None], (2, 2), Look()), np.asarray([[0, 1], [1, 0]])
+    assert read_words(describe(sheet, tiles)) == [["empty", name], [name, "empty"]]
 
 
 @pytest.mark.parametrize(

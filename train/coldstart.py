@@ -99,7 +99,10 @@ def measure_scale(game: Game[Any], state: Any, key: jax.Array) -> float:
 
     Raises ValueError where a game of a user's own gives others than it should.
     """
-    mean, sound = _mean_range(game, state, key)
+    mean, sound, inside = _mean_range(game, state, key)
+    if not inside:
+        last = len(game.sheet.names) - 1
+        raise ValueError(f"{game.name}: tiles(state) has numbers that no sprite of the sheet has: they are 0 to {last}")
     if not sound:
         raise ValueError(
             f"{game.name}: values(state, key) must be a finite number for every legal action, and -inf for every other"
@@ -108,10 +111,12 @@ def measure_scale(game: Game[Any], state: Any, key: jax.Array) -> float:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _mean_range(game: Game[Any], state: Any, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _mean_range(game: Game[Any], state: Any, key: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The mean range of values, whether they are what they should be, and whether all tiles are sprites."""
     values = opinion(game, state, key)
     wanted = jnp.where(jax.vmap(game.legal)(state), jnp.isfinite(values), values == -jnp.inf)
-    return jnp.mean(_ranges(values)), jnp.all(wanted)
+    tiles = jax.vmap(game.tiles)(state)
+    return jnp.mean(_ranges(values)), jnp.all(wanted), jnp.all((tiles >= 0) & (tiles < len(game.sheet.names)))
 
 
 def preferences(values: jax.Array, scale: float) -> jax.Array:

@@ -99,8 +99,13 @@ class PlayerWriter:
             texts = self._player(pictures, [self.prompt] * len(pictures))
         except (Exception, SystemExit) as error:  # whatever a user's function does
             raise ValueError(f"{wrong} failed: {type(error).__name__}: {one_line(error)}") from error
-        if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
-            raise ValueError(f"{wrong} must give a list of str, one for each picture")
+        if not isinstance(texts, list | tuple):
+            raise ValueError(
+                f"{wrong} gave a {type(texts).__name__}: a list of str, one for each picture, is asked for"
+            )
+        for i, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise ValueError(f"{wrong} gave a {type(text).__name__} as reply {i}: give a str, '' for none")
         if len(texts) != len(pictures):
             raise ValueError(f"{wrong} gave {len(texts)} replies to {len(pictures)} pictures")
         return list(texts)

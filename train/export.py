@@ -70,7 +70,7 @@ def _fill(config: Config, play: Sequence[str], count: int, side: int, out: Path)
         game = make(name, level, config.picture, side, config.photos)
         key = jax.random.fold_in(jax.random.key(config.seed), i)
         for number, (picture, reply) in enumerate(boards(game, play, count, key)):
-            path = f"pictures/{name}-{level}-{number:06d}.png"
+            path = f"pictures/{files.portable(name)}-{level}-{number:06d}.png"
             Image.fromarray(picture).save(out / path)
             rows.append({"game": name, "picture": path, "prompt": jaxgym.prompt(game), "reply": reply})
         yield course_name(name, level)

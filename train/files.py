@@ -30,6 +30,11 @@ def write(path: Path, data: str | bytes) -> None:
         raise
 
 
+def portable(name: str) -> str:
+    """A game's name as part of a file's: Windows and some archives know no colon there."""
+    return name.replace(":", "-")
+
+
 def append(path: Path, record: dict[str, Any]) -> None:
     """Add a line to a jsonl file, and make it if there is none; raises OSError, which names the file."""
     with _named(path), path.open("a", encoding="utf-8") as out:

@@ -75,7 +75,8 @@ class Records:
         """A reply beside its picture: uint8 [H, W, 3]."""
         if not self._writes:
             return
-        file, scale, packed = f"samples/{name}.png", max(1, 224 // picture.shape[0]), io.BytesIO()
+        file, packed = f"samples/{files.portable(name)}.png", io.BytesIO()
+        scale = max(1, 224 // picture.shape[0])
         picture = picture.repeat(scale, 0).repeat(scale, 1)
         Image.fromarray(picture).save(packed, "PNG")
         files.write(self.run / file, packed.getvalue())

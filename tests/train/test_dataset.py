@@ -17,6 +17,7 @@ from train import dataset, export, supervise
 from train import main as program
 from train.files import Mendable
 from train.loop import Trainer
+from train.metrics import Records
 from train.parts import Base, Coldstart, Grpo, Sight, States
 
 
@@ -302,3 +303,11 @@ def test_boards_come_from_whose_play_is_asked_for():
         words = [jaxgym.read_reply(game, text).perception.replace("\n", " | ").split(" | ") for text in texts]
         largest[play] = np.mean([max(int(word) for word in board if word != "empty") for board in words])
     assert largest[("random",)] < largest[("random", "teacher")] < largest[("teacher",)]
+
+
+def test_pictures_of_a_game_of_ones_own_are_called_as_any_system_allows(tmp_path):
+    name = "jaxgym.games.twenty_forty_eight:twenty_forty_eight"
+    assert export.main(["--games", name, "--boards", "2", "--play", "random", "--out", str(tmp_path / "s")]) == 0
+    Records(tmp_path).sample(f"{name}-grpo-0", np.zeros((8, 8, 3), np.uint8), {})
+    files = [path.name for path in tmp_path.rglob("*.png")]
+    assert len(files) == 3 and not any(sign in file for file in files for sign in ':*?"<>|\\')

@@ -137,7 +137,8 @@ def test_a_model_scores_what_its_run_said(finished, tmp_path, capsys):
         (["--player", "mine:missing"], "--player='mine:missing' cannot be imported: AttributeError"),
         (["--player", "mine:asked"], "--player='mine:asked' is no function"),
         (["--player", "mine:few"], "--player mine:few gave 1 replies to 3 pictures"),
-        (["--player", "mine:numbers"], "must give a list of str"),
+        (["--player", "mine:silent"], "--player mine:silent gave a NoneType as reply 1: give a str"),
+        (["--player", "mine:text"], "--player mine:text gave a str: a list of str, one for each picture"),
         (["--player", "mine:leaves"], "--player mine:leaves failed: SystemExit: no key"),
         (["--player", "mine:answer", "--dtype", "bfloat16"], "--dtype is of a --model"),
         (["--player", "mine:answer", "--picture", "445"], "445"),
@@ -148,7 +149,8 @@ def test_a_model_scores_what_its_run_said(finished, tmp_path, capsys):
     ],
 )
 def test_what_cannot_be_is_told_in_one_line_and_leaves_nothing(player, flags, message, tmp_path, capsys):
-    player.few, player.numbers = (lambda pictures, prompts: ["x"]), (lambda pictures, prompts: [1, 2, 3])
+    player.few, player.text = (lambda pictures, prompts: ["x"]), (lambda pictures, prompts: "xyz")
+    player.silent = lambda pictures, prompts: ["x", None, "x"]
     player.leaves = lambda pictures, prompts: sys.exit("no key")
     assert run(tmp_path / "out", *flags) == 2
     said = capsys.readouterr().err

@@ -380,6 +380,8 @@ def put_out(*, look: Look = Look()) -> Game[State]:
         ("jnp.where(state.lit, jnp.float32(1), -jnp.inf)", "jnp.ones(6, jnp.float32)", "values"),
         ("jnp.where(state.lit, jnp.float32(1), -jnp.inf)", "jnp.full(6, -jnp.inf, jnp.float32)", "values"),
         ('f"{cells.format(action)}: it is lit."', "1 / 0", "explain fails: ZeroDivisionError: division by zero"),
+        ("state.lit.astype(jnp.int32)", "(state.lit.astype(jnp.int32) + 1)", "tiles(state) has numbers that no sprite"),
+        ("state.lit.astype(jnp.int32)", "(state.lit.astype(jnp.int32) - 1)", "tiles(state) has numbers that no sprite"),
     ],
 )
 def test_a_teacher_of_ones_own_that_cannot_teach_is_told_before_a_run_begins(
