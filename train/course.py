@@ -17,6 +17,7 @@ from train.protocol import protocol
 from train.rollout import BATCH, Boards, wander
 
 PAPER = "paper"  # the level of the protocol, which all phases but RL keep to
+PHOTOS = "shisen_sho_photo"  # the game that is drawn with a user's own
 
 
 class Course(NamedTuple):
@@ -58,7 +59,7 @@ def make(name: str, level: str, picture: int, side: int, photos: str) -> jaxgym.
 
     The same one for the same arguments: what was compiled for it serves the next run of a process as well.
     """
-    options = {"photos": photos} if name == "shisen_sho_photo" else {}
+    options = {"photos": photos} if name == PHOTOS else {}
     return jaxgym.make(name, level=level, picture=picture, patch=side, **options)
 
 

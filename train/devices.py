@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -20,6 +21,8 @@ from policy import sharding
 from train.config import Config
 
 T = TypeVar("T")
+FAILED = 2  # the exit status of what ended in an error
+_GRACE = 5.0  # seconds
 _WHERE, _COUNT, _NUMBER = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
 
 
@@ -76,10 +79,16 @@ def _stoppable() -> dict[signal.Signals, Any]:
 
 
 def leave(status: int) -> None:
-    """End this process at once where a run has several: JAX would wait for the others, and they wait for this one."""
+    """End this process where a run has several: JAX would wait for the others, and they wait for this one.
+
+    After an error the first process, without which JAX ends the others in a dump of their stacks, stays a while: they
+    are likely to find the same, and say so.
+    """
     if jax.distributed.is_initialized():
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
+        if status == FAILED and os.environ.get(_NUMBER, "0") == "0":
+            time.sleep(_GRACE)
         os._exit(status)
 
 

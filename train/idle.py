@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import fields, replace
 
 from train.config import Config
-from train.course import Course
+from train.course import PHOTOS, Course
 from train.parts import Base, Mix, Reward
 from train.rounds import every_action
 
@@ -33,11 +33,24 @@ def idle_flags(config: Config, courses: Sequence[Course]) -> list[str]:
             lines += _told(f"this run has no phase {phase}", idle)
     if not config.lora.rank:
         lines += _told("there are no adapters", _changed(config, "lora", ("alpha", "modules")), "add --lora-rank")
+    elif config.freeze != "nothing":
+        lines += _told("adapters alone learn", ["--freeze"])
+    if config.photos != Config().photos and PHOTOS not in config.names():
+        lines += _told(f"no game is {PHOTOS}", ["--photos"])
+    if "sight" in config.phases:
+        lines += _in_sight(config, courses)
     if "coldstart" in config.phases:
         lines += _in_coldstart(config, courses)
     if "grpo" in config.phases:
         lines += _in_grpo(config, courses)
     return lines
+
+
+def _in_sight(config: Config, courses: Iterable[Course]) -> list[str]:
+    idle = _changed(config, "sight", ("practice",))
+    if idle and all(course.language.game.practice is None for course in courses):
+        return _told("no game deals boards to learn to see from", idle)
+    return []
 
 
 def _in_coldstart(config: Config, courses: Iterable[Course]) -> list[str]:

@@ -50,7 +50,7 @@ from train.states import begin, every
 from train.supervise import Pupil
 from train.watch import Troubles
 
-_ROW, _SHARE = 3, 0.1  # so many updates in a row, or such a share of a phase's, that are not finite end a run
+_ROW, _SHARE = 3, 0.1  # so many updates in a row, or such a share of a phase's, whose steps are not finite end a run
 _PHASES = ("base", "coldstart", "grpo", "sight")  # numbered for their keys
 _SHOWN = {"sight": ("dense_cells", "dense_legal"), "grpo": ("reward", "legal", "cells")}  # beside the bar
 
@@ -310,7 +310,8 @@ class Trainer:
             self.records.log(phase, self.step, seconds, name, report)
         skipped, row = map(int, jax.device_get(self.state.skipped))
         self.records.log(phase, self.step, seconds, None, run | {"skipped": skipped})
-        if row >= _ROW or skipped > _SHARE * self.config.length(phase):
+        each = self.config.grpo.epochs * self.config.grpo.minibatches if phase == "grpo" else 1
+        if row >= _ROW * each or skipped > _SHARE * self.config.length(phase) * each:
             self._give_up(skipped, row)
         run |= {"skipped": skipped} if skipped else {}
         shown = _SHOWN.get(phase, ("cells", "tokens"))
@@ -327,8 +328,8 @@ class Trainer:
             " or raise --grpo-temperature" if self.phase == "grpo" else ""
         )
         raise ValueError(
-            f"{skipped} updates of {self.phase} were not finite and were left out, {row} of them in a row at step "
-            f"{self.step}: in a new run lower {mend}; the last sound model is in {self.run / 'model'}"
+            f"{skipped} optimizer steps of {self.phase} were not finite and were left out, {row} of them in a row at "
+            f"step {self.step}: in a new run lower {mend}; the last sound model is in {self.run / 'model'}"
         )
 
     def evaluate(self, column: str) -> Iterator[Event]:

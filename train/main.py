@@ -320,8 +320,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             raise
     sys.stderr.write(f"error: {why}{devices.gone(why)}\n")
-    devices.leave(2)
-    return 2
+    devices.leave(devices.FAILED)
+    return devices.FAILED
 
 
 if __name__ == "__main__":

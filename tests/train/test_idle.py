@@ -1,9 +1,11 @@
 """Settings that do nothing are told before a run begins."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
+import jaxgym
 from train.config import Config
 from train.course import Course
 from train.idle import idle_flags
@@ -40,9 +42,21 @@ def test_steps_of_a_phase_that_there_is_not_are_told():
     assert lines == ["this run has no phase base, so --base-steps will do nothing"]
 
 
+def test_boards_to_learn_to_see_from_are_told_where_no_game_deals_them():
+    part, games = Sight(steps=8, practice=0.3), [jaxgym.make(name) for name in ("2048", "swap")]
+    played = [course(named=True)._replace(language=SimpleNamespace(game=game)) for game in games]
+    line = "no game deals boards to learn to see from, so --sight-practice will do nothing"
+    assert idle_flags(replace(Config(), sight=part), played[:1]) == [line]
+    assert not idle_flags(replace(Config(), sight=part), played)
+
+
 @pytest.mark.parametrize(
     ("parts", "line"),
     [
+        ({"lora": Lora(rank=2), "freeze": "vision"}, "adapters alone learn, so --freeze will do nothing"),
+        ({"freeze": "vision"}, ""),
+        ({"photos": "cifar", "games": ("2048",)}, "no game is shisen_sho_photo, so --photos will do nothing"),
+        ({"photos": "cifar"}, ""),
         (grpo(group=4, keep=2), "not compared, so --grpo-group, --grpo-keep will do nothing: add --grpo-credit block"),
         (block(group=4, keep=2), ""),
         ({"reward": Reward(format=2.0)}, "not compared, so --reward-format will do nothing"),

@@ -24,7 +24,7 @@ from rich.console import Console
 import jaxgym
 import policy
 import train.loop
-from train import advantages, command, folder, learner, report, rewards, terminal
+from train import advantages, command, folder, learner, optimizer, report, rewards, terminal
 from train import main as program
 from train.checkpoint import Checkpoints
 from train.config import Config
@@ -276,6 +276,26 @@ def test_a_run_that_is_not_finite_ends_with_one_line_and_a_sound_model(tmp_path,
     for leaf in jax.tree.leaves(policy.load(run / "model").params):
         assert jnp.isfinite(leaf).all()
     assert (run / "report.html").exists()
+
+
+def test_one_bad_rollout_does_not_end_a_run_however_many_steps_it_is_learned_in(tmp_path, small, monkeypatch):
+    part = Grpo(updates=40, states=4, group=4, credit="block", epochs=2, minibatches=2)
+    trainer = Trainer(small(grpo=part), tmp_path / "run")
+    trainer._enter("grpo")
+
+    def judged(squares, skipped):
+        bad = trainer.step  # every update but the first
+        return jnp.float32(jnp.nan if bad else 1.0), skipped + 1 if bad else skipped * jnp.asarray([1, 0])
+
+    monkeypatch.setattr(optimizer, "_judge", judged)
+    some = jnp.arange(16, dtype=jnp.float32).reshape(4, 4)
+    monkeypatch.setattr(rewards, "parts", lambda *_, **__: advantages.Rewards(some, some, some))
+    for _ in range(3):
+        trainer._reinforce()
+    with pytest.raises(
+        ValueError, match=r"^12 optimizer steps of grpo were not finite .*, 12 of them in a row at step 4: "
+    ):
+        trainer._reinforce()
 
 
 def test_an_update_in_which_no_group_differs_changes_nothing(tmp_path, small, monkeypatch):

@@ -242,6 +242,28 @@ def test_two_processes_learn_as_one_and_stop_together(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_mistake_that_all_processes_find_is_told_by_each(tmp_path):
+    """Also by those that find it after the first one has."""
+    both = finish(pair(tmp_path / "run", *SEED, "--mesh-data", "2", "--coldstart-data", str(tmp_path / "nowhere")))
+    for status, _, said in both:
+        assert status == 2 and said.startswith("error: coldstart data") and said.count("\n") == 1, both
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("number", "status", "waits"), [("0", 2, True), ("1", 2, False), ("0", 130, False), ("0", 0, False)]
+)
+def test_the_first_process_stays_until_others_have_said_what_is_wrong(number, status, waits, monkeypatch):
+    done = []
+    monkeypatch.setenv("JAX_PROCESS_ID", number)
+    monkeypatch.setattr(devices.jax.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(devices.time, "sleep", lambda seconds: done.append("waits"))
+    monkeypatch.setattr(devices.os, "_exit", done.append)
+    devices.leave(status)
+    assert done == ["waits"] * waits + [status]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("more", "told"),
     [
