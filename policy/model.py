@@ -61,10 +61,19 @@ class Model(nnx.Module):
         seen = [jax.tree.map(lambda x: x.reshape(1, -1, x.shape[-1]), self.vision(each)) for each in pictures]
         return jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=1), *seen)
 
+    def words(self, ids: jax.Array) -> jax.Array:
+        """Token embeddings of many rows: int32 [B, T] -> [B, T, width].
+
+        On a mesh the table is first cut along the vocabulary only, as the head is: where it is cut along its width XLA
+        would send all that was looked up to every device.
+        """
+        table = sharding.along(self.embedding.embedding[...], self.mesh, "tensor", axis=0)
+        return sharding.rows(jnp.take(table, ids, axis=0), self.mesh)
+
     def embed(self, ids: jax.Array, features: jax.Array) -> jax.Array:
         """Token embeddings [B, T, width], image features [M, tokens, width] in the places of the placeholders."""
         image = ids == self.config.image_id
-        return jnp.where(image[..., None], self._in_place(image, features), self.embedding(ids))
+        return jnp.where(image[..., None], self._in_place(image, features), self.words(ids))
 
     @staticmethod
     def _in_place(image: jax.Array, features: jax.Array) -> jax.Array:
@@ -97,7 +106,7 @@ class Model(nnx.Module):
 
     def whole_table(self) -> jax.Array:
         """The head, [width, V], cut along the vocabulary only, once for all rows."""
-        return sharding.along(self._table(), self.mesh, "tensor")
+        return sharding.along(self._table(), self.mesh, "tensor", axis=1)
 
     def read(
         self, ids: jax.Array, lengths: jax.Array, pictures: Pictures, seen: Sight | None = None
@@ -109,7 +118,7 @@ class Model(nnx.Module):
         positions = self.positions(ids, pictures)
         valid = jnp.arange(ids.shape[1], dtype=jnp.int32)[None] < lengths[:, None]
         if not picture_grids(self.config, pictures):
-            hidden, cache = self.decoder.read(self.embedding(ids), positions, valid)
+            hidden, cache = self.decoder.read(self.words(ids), positions, valid)
             return hidden, cache, positions
         seen, image = self.look(pictures) if seen is None else seen, ids == self.config.image_id
         deep = tuple(jnp.where(image[..., None], self._in_place(image, each), 0) for each in seen.deep)
@@ -166,7 +175,7 @@ class Model(nnx.Module):
         ahead = jnp.repeat(prompt.position, group)[:, None] + jnp.arange(length, dtype=jnp.int32)[None]
         positions = jnp.broadcast_to(ahead[None], (3, rows, length))
         hidden, cache = self.decoder.read(
-            self.embedding(replies[:, :-1]), positions, jnp.ones((rows, length), jnp.bool_), prompt.cache
+            self.words(replies[:, :-1]), positions, jnp.ones((rows, length), jnp.bool_), prompt.cache
         )
         first = jnp.repeat(prompt.hidden, group, axis=0)[:, None]
         return jnp.concatenate([first, hidden], axis=1), cache

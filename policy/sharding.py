@@ -99,11 +99,12 @@ def rows(x: jax.Array, mesh: Mesh | None, last: str | None = None) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, home)
 
 
-def along(table: jax.Array, mesh: Mesh | None, last: str) -> jax.Array:
-    """A matrix inside a jitted function, cut along its last axis alone."""
-    if mesh is None or table.shape[-1] % mesh.shape[last] or _each_by_itself():
+def along(table: jax.Array, mesh: Mesh | None, part: str, *, axis: int) -> jax.Array:
+    """A matrix inside a jitted function, cut along one of its axes alone, by an axis of the mesh."""
+    if mesh is None or table.shape[axis] % mesh.shape[part] or _each_by_itself():
         return table
-    return jax.lax.with_sharding_constraint(table, NamedSharding(mesh, PartitionSpec(None, last)))
+    home = NamedSharding(mesh, PartitionSpec(*(part if i == axis else None for i in range(2))))
+    return jax.lax.with_sharding_constraint(table, home)
 
 
 def _each_by_itself() -> bool:

@@ -567,7 +567,8 @@ _SLOW = [pytest.param(*case, marks=pytest.mark.slow) for case in (("qwen2_5_vl",
 
 # Block by block; computed again in loops, as large models are.
 @pytest.mark.parametrize(("folder", "many"), [("qwen2_5_vl", 7), ("qwen3_vl", 1), *_SLOW], indirect=["folder"])
-def test_spread_over_eight_devices_a_model_says_and_learns_the_same(vlm, folder, monkeypatch, many):
+def test_spread_over_eight_devices_a_model_says_and_learns_the_same(vlm, folder, monkeypatch, many, capfd):
+    """And XLA does not warn that it sends around what it need not."""
     monkeypatch.setattr(layers, "_MANY", many)
     mesh = sharding.make_mesh(2, -1, 2, devices=jax.devices("cpu")[:8])
     spread = policy.load(folder, mesh=mesh, remat=many == 1)
@@ -588,6 +589,7 @@ def test_spread_over_eight_devices_a_model_says_and_learns_the_same(vlm, folder,
     assert alike(np.asarray(said_by_eight), np.asarray(said)) < 1e-5
     for (path, one), eight in zip(jax.tree_util.tree_leaves_with_path(slopes), jax.tree.leaves(of_eight), strict=True):
         assert alike(np.asarray(eight), np.asarray(one)) < 1e-5, path
+    assert "rematerialization" not in capfd.readouterr().err
 
 
 @pytest.mark.slow
