@@ -145,10 +145,16 @@ def shelve(place: Path, vlm: VLM, games: Sequence[str], room: int) -> dict[str, 
     for name, found in alike.items():
         if not found:
             raise ValueError(f"coldstart data {str(place)!r} has no record of {name}: leave it out of --games")
-    return {name: [_shelf(records, vlm, room) for records in found.values()] for name, found in alike.items()}
+    shelves = {name: [_shelf(records, vlm) for records in found.values()] for name, found in alike.items()}
+    lengths = ((shelf.lengths.max(), shelf) for each in shelves.values() for shelf in each)
+    most, longest = max(lengths, key=lambda pair: pair[0])
+    if 0 < room < most:
+        where = longest.records[int(longest.lengths.argmax())].where
+        raise ValueError(f"{where}: the reply has {most} tokens, more than any other: raise --reply, which is {room}")
+    return shelves
 
 
-def _shelf(records: list[Record], vlm: VLM, room: int) -> Shelf:
+def _shelf(records: list[Record], vlm: VLM) -> Shelf:
     first = records[0]
     try:
         rows, columns = vlm.config.image_tokens(first.height, first.width)
@@ -162,9 +168,6 @@ def _shelf(records: list[Record], vlm: VLM, room: int) -> Shelf:
             except ValueError as error:
                 raise ValueError(f"{each.where}: its prompt does not serve: {error}") from None
     said = [[*tokens.said(vlm.tokenizer, each.reply), vlm.config.stop_id] for each in records]
-    for each, row in zip(records, said, strict=True):
-        if 0 < room < len(row):
-            raise ValueError(f"{each.where}: the reply has {len(row)} tokens: raise --reply, which is {room}")
     prompts, prompt_lengths = _pad([asked[each.prompt] for each in records], vlm.config.pad_id)
     ids, lengths = _pad(said, vlm.config.pad_id)
     return Shelf(records=records, prompts=prompts, prompt_lengths=prompt_lengths, ids=ids, lengths=lengths)

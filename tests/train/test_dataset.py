@@ -158,7 +158,7 @@ def test_a_run_that_a_file_ended_says_how_to_go_on(tmp_path, monkeypatch):
         (lambda row: row | {"picture": "odd.png"}, ":2: a picture of 40x40 pixels is not made of 16x16 blocks"),
         (lambda row: row | {"picture": "deep.png"}, ":2: its picture has more than 8 bits a channel: save it with 8"),
         (lambda row: row | {"picture": "moves.gif"}, ":2: its picture moves: save the frame that is meant"),
-        (lambda row: row | {"reply": row["reply"] * 9}, "tokens: raise --reply, which is 60"),
+        (lambda row: row | {"reply": row["reply"] * 9}, "raise --reply, which is 60"),
     ],
 )
 def test_a_line_that_cannot_be_learned_from_is_told(folder, tmp_path, trainer, change, message):
@@ -179,6 +179,19 @@ def test_a_line_that_cannot_be_learned_from_is_told(folder, tmp_path, trainer, c
         dataset.shelve(tmp_path / "set", trainer.vlm, ["2048"], 60)
     assert str(told.value).startswith(str(tmp_path / "set")) and message in str(told.value)
     assert "\n" not in str(told.value)
+
+
+def test_the_longest_reply_is_told_where_several_are_too_long(folder, tmp_path, trainer):
+    shutil.copytree(folder, tmp_path / "set")
+    rows = [json.loads(line) for line in lines(folder)]
+    for row, times in zip(rows, (3, 9, 5), strict=False):
+        row["reply"] *= times
+    (tmp_path / "set" / dataset.NAME).write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(ValueError, match=rf"{dataset.NAME}:2: the reply has \d+ tokens, more than any other") as told:
+        dataset.shelve(tmp_path / "set", trainer.vlm, ["2048"], 60)
+    most = max(shelf.lengths.max() for shelf in dataset.shelve(tmp_path / "set", trainer.vlm, ["2048"], 0)["2048"])
+    assert f"has {most} tokens" in str(told.value)
+    dataset.shelve(tmp_path / "set", trainer.vlm, ["2048"], int(most))
 
 
 def test_what_spells_a_special_token_is_none(folder, tmp_path, trainer):
