@@ -53,6 +53,32 @@ def test_scores_stand_under_each_other_and_only_differing_settings_are_told(runs
     ]
 
 
+@pytest.mark.parametrize(("column", "told"), [("player", []), ("model", ["--evaluation-temperature"])])
+def test_an_evaluation_differs_in_settings_of_an_evaluation_alone(runs, tmp_path, capsys, column, told):
+    """It has learned nothing, so what a run learned by is none of its own."""
+    tested = write_run(tmp_path / "tested")
+    (tested / "metrics.jsonl").unlink()
+
+    def test(config):
+        config.update(model="mine:answer", recipe="g0", grpo={"updates": 0}, evaluation={"temperature": 0.1})
+
+    change(tested / "config.json", test)
+
+    def rename(table):
+        for entry in table["games"].values():
+            entry["columns"] = {column: entry["columns"]["base"]}
+            entry["extra"] = {}
+        table["order"] = [column]
+
+    change(tested / "table.json", rename)
+    assert compare.main([str(run) for run in (*runs, tested)]) == 0
+    out = capsys.readouterr().out
+    rows = [[cell.strip() for cell in line.split("\u2502")[1:-1]] for line in out.splitlines() if "\u2502" in line]
+    found = {row[0]: row[1:] for row in rows if row[0].startswith("--")}
+    assert found.keys() == {"--model", *told, "--recipe", "--base-lr"} and found["--model"][2] == "mine:answer"
+    assert (found["--recipe"], found["--base-lr"]) == (["g1", "g0", "\u2013"], ["0.002", "0.0001", "\u2013"])
+
+
 def test_runs_that_differ_in_their_seed_alone_are_pooled(runs, tmp_path, capsys):
     """Their mean, and the interval of twice as many boards; a run with another rate stays by itself."""
     other = write_run(tmp_path / "other")

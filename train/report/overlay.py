@@ -25,6 +25,9 @@ from train.report.replies import show
 
 SHOWN = ("cells", "board", "reason", "legal", "sight", "formatted")  # beside the score
 _SHORT = 9  # letters of a run's name beside its curve
+_NONE = "\u2013"  # what a run has of a setting that it does not have
+_OF_PLAYERS = {"games", "model", "picture", "photos", "seed", "evaluation-boards"}  # settings of an evaluation
+_OF_MODELS = _OF_PLAYERS | {"evaluation-temperature", "reply", "dtype", "episodes-history", "episodes-pictures"}
 # What a metric is called, and what it counts, that shares its chart with others on the page of one run.
 _ALONE = {metric: (title[0].upper() + title[1:], meaning) for metric, title, meaning in TILES}
 _ALONE |= {"tokens": ("Perception, by token", "of what is written, those it would have written too")}
@@ -89,11 +92,17 @@ def unit(runs: Sequence[Run], game: str) -> str:
 
 
 def differences(runs: Sequence[Run]) -> dict[str, list[str]]:
-    """The settings in which runs differ, and what each has; the name of its folder is none."""
+    """The settings in which runs differ, and what each has; the name of its folder is none. An evaluation has but few,
+    and differs in no other.
+    """
     flat = [_flatten(run.config) for run in runs]
-    keys = dict.fromkeys(key for settings in flat for key in settings if key != "run")
-    values = {key: [settings.get(key, "\u2013") for settings in flat] for key in keys}
-    return {key: each for key, each in values.items() if len(set(each)) > 1}
+    found = {}
+    for key in dict.fromkeys(key for settings in flat for key in settings if key != "run"):
+        has = [not run.tested or key in (_OF_PLAYERS if "player" in run.order else _OF_MODELS) for run in runs]
+        values = [settings.get(key, _NONE) if its else _NONE for settings, its in zip(flat, has, strict=True)]
+        if len({value for value, its in zip(values, has, strict=True) if its}) > 1:
+            found[key] = values
+    return found
 
 
 def _flatten(config: dict[str, Any], before: str = "") -> dict[str, str]:
