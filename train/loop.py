@@ -116,8 +116,7 @@ class Trainer:
         part = getattr(self.config, phase)
         self.phase, self.step = phase, 0
         supervised = not isinstance(part, Grpo)
-        muon = supervised and self.vlm.origin.kind == OWN  # what Adam has learned over months is best left to it
-        self.rule = optimizer.make(muon=muon)
+        self.rule = optimizer.make(muon=self._by_muon(phase))
         self.state = self.state._replace(optimizer={})  # that of the phase before makes room
         self.state = optimizer.start(
             self.rule, self.state.params, self.state.heads, with_heads=supervised, mesh=self.frame.mesh
@@ -129,6 +128,14 @@ class Trainer:
             for i, (name, course) in enumerate(self.ladders.items()):
                 key = self._key("grpo", -1, i)
                 self.boards[name] = begin(self.config, course, self.boards[name], key)
+
+    def _by_muon(self, phase: str) -> bool:
+        """Whether a phase learns matrices by Muon: those of a model of ours, for what Adam has learned over months is
+        best left to it. In RL where nothing has taught it a move yet; one that was taught would lose more of that.
+        """
+        if phase == "grpo":
+            return self.config.model in policy.PRESETS and "coldstart" not in self.config.phases
+        return self.vlm.origin.kind == OWN
 
     @property
     def params(self) -> Params:

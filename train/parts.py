@@ -232,8 +232,9 @@ class Grpo:
     minibatches: int = flag(1, "optimizer steps in an epoch, each on its part of the boards")
     lr: float = flag(
         0.0,
-        "peak learning rate (AdamW; a warm-up from 0 at the first update, and cosine); 0: as usual for the model, 3e-4 "
-        "for a preset, 1e-6 for a Hugging Face folder, 1e-5 for adapters beside it",
+        "peak learning rate (AdamW; for hidden matrices of a preset that had no cold start Muon, at ten times that; a "
+        "warm-up from 0 at the first update, and cosine); 0: as usual for the model, 3e-4 for a preset, 1e-6 for a "
+        "Hugging Face folder, 1e-5 for adapters beside it",
     )
     objective: Literal["clip", "cispo", "gspo"] = flag(
         "clip", "PPO's, token by token; or the weight clipped, not the token; or one ratio for a whole reply"

@@ -19,7 +19,7 @@ import policy
 from jaxgym.engine import random_legal, teacher
 from policy.sample import generate
 from tests.train.guises import problems
-from train import folder, learner, protocol, rounds, states, supervise
+from train import folder, learner, optimizer, protocol, rounds, states, supervise
 from train import main as program
 from train.config import Config
 from train.course import prepare
@@ -70,6 +70,22 @@ def test_evaluations_are_no_training(tmp_path, small, monkeypatch):
     began, whole = time.monotonic() - trainer.began, trainer.seconds
     assert len([*trainer.anchors()]) == len(trainer.courses)
     assert time.monotonic() - trainer.began - began < 0.25 and trainer.seconds - whole > 0.5
+
+
+def test_muon_learns_what_has_not_learned_to_play(finished, tmp_path, small):
+    """Before RL all of a preset; in RL a preset that had no cold start, and no saved model, whose past nobody knows."""
+    for changes, wanted in (
+        ({"recipe": "g0"}, {"sight": True, "base": True, "grpo": True}),
+        ({"recipe": "g1"}, {"sight": True, "base": True, "coldstart": True, "grpo": False}),
+        ({"recipe": "g1", "model": str(finished / "model")}, {"coldstart": True, "grpo": False}),
+        ({"recipe": "g0", "model": str(finished / "model")}, {"grpo": False}),
+    ):
+        trainer, found = Trainer(small(**changes), tmp_path / "run"), {}
+        for phase in trainer.config.phases:
+            trainer._enter(phase)
+            found[phase] = trainer.rule is optimizer.make(muon=True)
+            assert found[phase] or trainer.rule is optimizer.make(muon=False)
+        assert found == wanted, changes
 
 
 def test_the_model_of_a_run_can_be_loaded_and_trained_on(finished, tmp_path, small):
