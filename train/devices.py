@@ -82,7 +82,7 @@ def leave(status: int) -> None:
     """End this process where a run has several: JAX would wait for the others, and they wait for this one.
 
     After an error the first process, without which JAX ends the others in a dump of their stacks, stays a while: they
-    are likely to find the same, and say so.
+    are likely to find the same, and say so. (Where a cluster numbers the processes, each stays, the first as well.)
     """
     if jax.distributed.is_initialized():
         for stream in (sys.stdout, sys.stderr):
