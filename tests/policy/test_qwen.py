@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax.experimental.compilation_cache import compilation_cache
 from safetensors.numpy import load_file, save_file
 from tokenizers import normalizers
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
@@ -565,10 +566,22 @@ def test_a_mesh_that_the_devices_do_not_make_up_is_told(sizes):
 _SLOW = [pytest.param(*case, marks=pytest.mark.slow) for case in (("qwen2_5_vl", 1), ("qwen3_vl", 7))]
 
 
+@pytest.fixture
+def compiled_anew():
+    """Nothing is taken from the programs that were compiled before: of those nobody warns any more."""
+    jax.config.update("jax_enable_compilation_cache", False)
+    compilation_cache.reset_cache()  # else it remembers that there is one
+    yield
+    jax.config.update("jax_enable_compilation_cache", True)
+    compilation_cache.reset_cache()
+
+
 # Block by block; computed again in loops, as large models are.
 @pytest.mark.parametrize(("folder", "many"), [("qwen2_5_vl", 7), ("qwen3_vl", 1), *_SLOW], indirect=["folder"])
-def test_spread_over_eight_devices_a_model_says_and_learns_the_same(vlm, folder, monkeypatch, many, capfd):
-    """And XLA does not warn that it sends around what it need not."""
+def test_spread_over_eight_devices_a_model_says_and_learns_the_same(
+    vlm, folder, monkeypatch, many, capfd, compiled_anew
+):
+    """And XLA, as it compiles that, does not warn that it sends around what it need not."""
     monkeypatch.setattr(layers, "_MANY", many)
     mesh = sharding.make_mesh(2, -1, 2, devices=jax.devices("cpu")[:8])
     spread = policy.load(folder, mesh=mesh, remat=many == 1)
