@@ -19,11 +19,14 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         known = [option for action in self._actions for option in action.option_strings]
-        for word in message.split():
-            if word.startswith("--") and "unrecognized" in message:
-                near = difflib.get_close_matches(word.split("=")[0], known, n=2)
+        unknown = message.removeprefix("unrecognized arguments: ")
+        if unknown != message:
+            word = next((word for word in unknown.split() if word.startswith("--")), "")
+            near = difflib.get_close_matches(word.split("=")[0], known, n=2)
+            if word:
                 message = f"no flag {word}" + (f": did you mean {' or '.join(near)}?" if near else "")
-                break
+            else:
+                message = f"belongs to no flag: {unknown}; names of a list are joined by commas, without spaces"
         self.exit(2, f"error: {message} (--help lists all flags)\n")
 
 
