@@ -1,12 +1,12 @@
 """What is taught straight where it arises, beside the words of a reply: at image tokens, and at attention.
 
 A reply names its action once; a board has dozens of cells and actions. So training also asks, of every cell: what is
-it, where is it, which cells can follow it in a legal action, or in a game of moves, is it like the ones beside it; and
-of every action: is it legal. And it shows three
+it, where is it, which cells can follow it in a legal action, or in a game of moves, what will it be after each; and of
+every action: is it legal. And it shows three
 glances that lead to an answer: from a cell to the cells that can follow (last block of the tower), from the point of
 decision to the cells to begin with, and from the first cell named to its image token (first layer of the decoder).
-Nothing of this exists when the model plays. All of it is read off `legal`, `wanted` and `tiles`, so it holds for every
-game, be its actions moves, cells or pairs of cells.
+Nothing of this exists when the model plays. All of it is read off `legal`, `wanted`, `tiles` and `step`, so it holds
+for every game, be its actions moves, cells or pairs of cells.
 """
 
 from typing import Any, NamedTuple
@@ -21,7 +21,8 @@ from policy.vision import Sight, Trunk
 from train.grpo import masked_mean
 
 _HEAD = 32  # width of the heads that judge pairs of cells
-_MOVES, _BESIDE = 3.0, 20.0  # how much a move counts, of which a board has few, and being like the cell beside
+_MOVES, _AFTER = 3.0, 10.0  # how much a move counts, of which a board has few, and what becomes of cells by it
+_FEW = 16  # moves; what becomes of cells by each is asked in games that have no more
 _RARE, _JUDGED = 5.0, 40.0  # how much a legal action counts against one that is not, and judging against the rest
 
 
@@ -50,8 +51,14 @@ def create_heads(game: Game[Any], tables: Tables, width: int, key: jax.Array) ->
         heads |= {"first": init(first_key, (width, _HEAD)), "second": init(second_key, (width, _HEAD))}
     else:
         heads |= {"legal": init(first_key, (width, game.actions.n)), "want": init(second_key, (width, game.actions.n))}
-        heads |= {"alike": jnp.zeros((width, 2), jnp.float32)}
+        if foretold(game):
+            heads |= {"after": jnp.zeros((width, game.actions.n * len(set(game.sheet.names))), jnp.float32)}
     return heads
+
+
+def foretold(game: Game[Any]) -> bool:
+    """Whether a tower is asked what every cell will be after every move: where there are moves, and few."""
+    return not game.actions.cells.shape[1] and game.actions.n <= _FEW
 
 
 class Seen(NamedTuple):
@@ -80,6 +87,7 @@ def at_the_tower(
     grid: jax.Array,  # int32 [n, R, C]: the word of every cell
     legal: jax.Array,  # bool [n, A]
     wanted: jax.Array,  # float32 [n, A]: the teacher's preferences
+    after: jax.Array | None,  # int32 [n, A, R, C]: the word of every cell after each action, in games that foretell it
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The sum of all that is taught at the tower, and what to report."""
     words, cells = grid.reshape(grid.shape[0], -1), seen.features[:, tables.tokens]
@@ -91,9 +99,9 @@ def at_the_tower(
         wants = jax.nn.log_softmax(jnp.matmul(board, heads["want"]), axis=-1)
         lost = jnp.mean(optax.sigmoid_binary_cross_entropy(scores, legal.astype(jnp.float32)))
         loss = loss + _MOVES * (lost + divergence(wanted, wants))
-        beside = optax.sigmoid_binary_cross_entropy(jnp.matmul(cells, heads["alike"]), alike_beside(grid))
-        loss = loss + _BESIDE * jnp.mean(beside)
         best = jnp.argmax(wants, axis=1)
+        if after is not None:
+            loss = loss + _AFTER * foretell(jnp.matmul(cells, heads["after"]), after)
     else:
         first, second = tables.pairs[:, 0], tables.pairs[:, 1]
         alike = jnp.matmul(jnp.matmul(cells, heads["first"]), jnp.matmul(cells, heads["second"]).swapaxes(1, 2))
@@ -111,14 +119,15 @@ def at_the_tower(
     }
 
 
-def alike_beside(grid: jax.Array) -> jax.Array:
-    """Whether a cell has the word of the one to its right, of the one below: int32 [n, R, C] -> float32 [n, R * C, 2].
+def foretell(scores: jax.Array, after: jax.Array) -> jax.Array:
+    """How badly cells name what they will be: scores float32 [n, R * C, A * K], words int32 [n, A, R, C]; float32 [].
 
-    What a move does is made of this; from four answers a board (is it legal?) a tower would learn it much more slowly.
+    A move's worth rests on the board that it leads to; from one opinion of each move (is it legal, how good is it?) a
+    tower would learn what moves do much more slowly. Luck is part of it: of a tile that falls somewhere, its odds.
     """
-    right = jnp.pad(grid[:, :, :-1] == grid[:, :, 1:], ((0, 0), (0, 0), (0, 1)))
-    below = jnp.pad(grid[:, :-1] == grid[:, 1:], ((0, 0), (0, 1), (0, 0)))
-    return jnp.stack([right, below], axis=-1).reshape(grid.shape[0], -1, 2).astype(jnp.float32)
+    told = after.reshape(*after.shape[:2], -1).swapaxes(1, 2)
+    names = jax.nn.log_softmax(scores.reshape(*told.shape, -1), axis=-1)
+    return -jnp.mean(jnp.take_along_axis(names, told[..., None], axis=-1))
 
 
 def begins_with(tables: Tables, mass: jax.Array) -> jax.Array:
