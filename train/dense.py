@@ -1,8 +1,8 @@
 """What is taught straight where it arises, beside the words of a reply: at image tokens, and at attention.
 
 A reply names its action once; a board has dozens of cells and actions. So training also asks, of every cell: what is
-it, where is it, which cells can follow it in a legal action, or in a game of moves, what will it be after each; and of
-every action: is it legal. And it shows three
+it, where is it, how far do the cells beside it go on as they begin, which cells can follow it in a legal action, or in
+a game of moves, what will it be after each; and of every action: is it legal. And it shows three
 glances that lead to an answer: from a cell to the cells that can follow (last block of the tower), from the point of
 decision to the cells to begin with, and from the first cell named to its image token (first layer of the decoder).
 Nothing of this exists when the model plays. All of it is read off `legal`, `wanted`, `tiles` and `step`, so it holds
@@ -22,6 +22,7 @@ from train.grpo import masked_mean
 
 _HEAD = 32  # width of the heads that judge pairs of cells
 _MOVES, _AFTER = 3.0, 10.0  # how much a move counts, of which a board has few, and what becomes of cells by it
+_RUNS, _LONGEST = 60.0, 4  # how much the runs beside cells count; longer ones are called as long
 _FEW = 16  # moves; what becomes of cells by each is asked in games that have no more
 _RARE, _JUDGED = 5.0, 40.0  # how much a legal action counts against one that is not, and judging against the rest
 
@@ -46,6 +47,7 @@ def create_heads(game: Game[Any], tables: Tables, width: int, key: jax.Array) ->
     read_key, first_key, second_key = jax.random.split(key, 3)
     init = jax.nn.initializers.lecun_normal()
     heads = {"read": init(read_key, (width, len(set(game.sheet.names))))}
+    heads |= {"runs": jnp.zeros((width, 4 * (_LONGEST + 1)), jnp.float32)}
     if game.actions.cells.shape[1]:
         heads |= {"way": jnp.zeros((width, int(jnp.max(tables.ways)) + 1), jnp.float32)}
         heads |= {"first": init(first_key, (width, _HEAD)), "second": init(second_key, (width, _HEAD))}
@@ -93,6 +95,7 @@ def at_the_tower(
     words, cells = grid.reshape(grid.shape[0], -1), seen.features[:, tables.tokens]
     names = jax.nn.log_softmax(jnp.matmul(cells, heads["read"]), axis=-1)
     loss = -jnp.mean(jnp.take_along_axis(names, words[..., None], axis=-1))
+    loss = loss + _RUNS * mistaken(jnp.matmul(cells, heads["runs"]), runs_beside(grid))
     if "legal" in heads:
         board = jnp.mean(cells, axis=1)
         scores = jnp.matmul(board, heads["legal"])
@@ -100,8 +103,9 @@ def at_the_tower(
         lost = jnp.mean(optax.sigmoid_binary_cross_entropy(scores, legal.astype(jnp.float32)))
         loss = loss + _MOVES * (lost + divergence(wanted, wants))
         best = jnp.argmax(wants, axis=1)
-        if after is not None:
-            loss = loss + _AFTER * foretell(jnp.matmul(cells, heads["after"]), after)
+        if after is not None:  # what a move is worth rests on that; of a tile that falls somewhere, on its odds
+            moved = after.reshape(*after.shape[:2], -1).swapaxes(1, 2)
+            loss = loss + _AFTER * mistaken(jnp.matmul(cells, heads["after"]), moved)
     else:
         first, second = tables.pairs[:, 0], tables.pairs[:, 1]
         alike = jnp.matmul(jnp.matmul(cells, heads["first"]), jnp.matmul(cells, heads["second"]).swapaxes(1, 2))
@@ -119,15 +123,31 @@ def at_the_tower(
     }
 
 
-def foretell(scores: jax.Array, after: jax.Array) -> jax.Array:
-    """How badly cells name what they will be: scores float32 [n, R * C, A * K], words int32 [n, A, R, C]; float32 [].
-
-    A move's worth rests on the board that it leads to; from one opinion of each move (is it legal, how good is it?) a
-    tower would learn what moves do much more slowly. Luck is part of it: of a tile that falls somewhere, its odds.
+def mistaken(scores: jax.Array, told: jax.Array) -> jax.Array:
+    """How badly cells answer what they are asked: scores float32 [n, R * C, Q * K] of Q questions with K answers each,
+    the right ones int32 [n, R * C, Q]; float32 [].
     """
-    told = after.reshape(*after.shape[:2], -1).swapaxes(1, 2)
-    names = jax.nn.log_softmax(scores.reshape(*told.shape, -1), axis=-1)
-    return -jnp.mean(jnp.take_along_axis(names, told[..., None], axis=-1))
+    answers = jax.nn.log_softmax(scores.reshape(*told.shape, -1), axis=-1)
+    return -jnp.mean(jnp.take_along_axis(answers, told[..., None], axis=-1))
+
+
+def runs_beside(grid: jax.Array) -> jax.Array:
+    """How many cells, from the one beside each on, have that one's word: int32 [n, R, C] -> [n, R * C, 4], at most 4.
+
+    To the right, up, left and down; 0 beyond the border. What most puzzles ask of a board is made of such runs: tiles
+    that come together, gaps that tiles slide or lines go through. A tower that has only the answers (is this swap
+    legal?) finds that out much more slowly.
+    """
+
+    def to_the_right(grid: jax.Array) -> jax.Array:
+        runs = [jnp.ones(grid.shape[:2], jnp.int32)]
+        for column in reversed(range(grid.shape[2] - 1)):
+            runs.append(1 + jnp.where(grid[:, :, column] == grid[:, :, column + 1], runs[-1], 0))
+        beside = [jnp.zeros(grid.shape[:2], jnp.int32), *runs[:-1]]
+        return jnp.minimum(jnp.stack(beside[::-1], axis=-1), _LONGEST)
+
+    sides = [jnp.rot90(to_the_right(jnp.rot90(grid, -k, (1, 2))), k, (1, 2)) for k in range(4)]
+    return jnp.stack(sides, axis=-1).reshape(grid.shape[0], -1, 4)
 
 
 def begins_with(tables: Tables, mass: jax.Array) -> jax.Array:

@@ -567,14 +567,33 @@ def test_the_divergence_is_zero_at_the_target_and_passes_over_rows_without_one()
     np.testing.assert_allclose(dense.divergence(target, other), expected, rtol=1e-5)
 
 
-def test_cells_are_held_against_what_they_will_be():
-    after = jnp.asarray([[[[0, 1, 2], [2, 1, 0]], [[1, 1, 1], [2, 2, 2]]]])  # one board, two moves, 2 x 3 cells
-    told = jnp.moveaxis(after.reshape(1, 2, 6), 1, 2)  # every cell's word by every move
+def test_cells_are_held_against_what_is_so():
+    told = jnp.asarray([[[0, 1], [1, 1], [2, 1], [2, 2], [1, 2], [0, 2]]])  # six cells, two questions
     sure = 30 * jax.nn.one_hot(told, 3)
-    assert abs(float(dense.foretell(sure.reshape(1, 6, 6), after))) < 1e-6
-    np.testing.assert_allclose(dense.foretell(jnp.zeros((1, 6, 6)), after), np.log(3), rtol=1e-6)
-    one_wrong = sure.at[0, 4, 1].set(30 * jax.nn.one_hot(0, 3))  # after the second move its fifth cell is no 0
-    np.testing.assert_allclose(dense.foretell(one_wrong.reshape(1, 6, 6), after), 30 / 12, rtol=1e-4)
+    assert abs(float(dense.mistaken(sure.reshape(1, 6, 6), told))) < 1e-6
+    np.testing.assert_allclose(dense.mistaken(jnp.zeros((1, 6, 6)), told), np.log(3), rtol=1e-6)
+    one_wrong = sure.at[0, 4, 1].set(30 * jax.nn.one_hot(0, 3))
+    np.testing.assert_allclose(dense.mistaken(one_wrong.reshape(1, 6, 6), told), 30 / 12, rtol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (7, 4), (1, 6), (2, 2)])
+def test_runs_beside_cells_are_as_long_as_one_counts_them(shape):
+    """Walking from the cell beside as far as the words stay, or four cells: to the right, up, left and down."""
+    rows, columns = shape
+    grids = np.random.default_rng(0).integers(0, 2, (20, rows, columns))
+
+    def walk(grid, y, x, dy, dx):
+        inside = lambda y, x: 0 <= y < rows and 0 <= x < columns  # noqa: E731
+        length, y, x = 0, y + dy, x + dx
+        word = grid[y, x] if inside(y, x) else None
+        while inside(y, x) and grid[y, x] == word and length < 4:
+            length, y, x = length + 1, y + dy, x + dx
+        return length
+
+    found = np.asarray(dense.runs_beside(jnp.asarray(grids))).reshape(20, rows, columns, 4)
+    for grid, runs in zip(grids, found, strict=True):
+        for y, x in itertools.product(range(rows), range(columns)):
+            assert runs[y, x].tolist() == [walk(grid, y, x, *way) for way in ((0, 1), (-1, 0), (0, -1), (1, 0))]
 
 
 def test_a_lesson_knows_what_every_move_leads_to():
