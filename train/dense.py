@@ -1,18 +1,19 @@
 """What is taught straight where it arises, beside the words of a reply: at image tokens, and at attention.
 
 A reply names its action once; a board has dozens of cells and actions. So training also asks, of every cell: what is
-it, where is it, how far do the cells beside it go on as they begin, which cells can follow it in a legal action, or in
-a game of moves, what will it be after each; and of every action: is it legal. And it shows three
-glances that lead to an answer: from a cell to the cells that can follow (last block of the tower), from the point of
-decision to the cells to begin with, and from the first cell named to its image token (first layer of the decoder).
-Nothing of this exists when the model plays. All of it is read off `legal`, `wanted`, `tiles` and `step`, so it holds
-for every game, be its actions moves, cells or pairs of cells.
+it, where is it, which cells can follow it in a legal action; where an action is two cells side by side, how far those
+beside it go on as they begin; in a game of moves, what will it be after each; and of every action: is it legal. And it
+shows three glances that lead to an answer: from a cell to the cells that can follow (last block of the tower), from the
+point of decision to the cells to begin with, and from the first cell named to its image token (first layer of the
+decoder). Nothing of this exists when the model plays. All of it is read off `legal`, `wanted`, `tiles` and `step`, so
+it holds for every game, be its actions moves, cells or pairs of cells.
 """
 
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jaxgym.game import Game
@@ -47,15 +48,25 @@ def create_heads(game: Game[Any], tables: Tables, width: int, key: jax.Array) ->
     read_key, first_key, second_key = jax.random.split(key, 3)
     init = jax.nn.initializers.lecun_normal()
     heads = {"read": init(read_key, (width, len(set(game.sheet.names))))}
-    heads |= {"runs": jnp.zeros((width, 4 * (_LONGEST + 1)), jnp.float32)}
     if game.actions.cells.shape[1]:
         heads |= {"way": jnp.zeros((width, int(jnp.max(tables.ways)) + 1), jnp.float32)}
         heads |= {"first": init(first_key, (width, _HEAD)), "second": init(second_key, (width, _HEAD))}
+        if between_neighbours(game):
+            heads |= {"runs": jnp.zeros((width, 4 * (_LONGEST + 1)), jnp.float32)}
     else:
         heads |= {"legal": init(first_key, (width, game.actions.n)), "want": init(second_key, (width, game.actions.n))}
         if foretold(game):
             heads |= {"after": jnp.zeros((width, game.actions.n * len(set(game.sheet.names))), jnp.float32)}
     return heads
+
+
+def between_neighbours(game: Game[Any]) -> bool:
+    """Whether every action is two cells that lie side by side."""
+    if game.actions.cells.shape[1] != 2:
+        return False
+    columns = jax.eval_shape(game.tiles, jax.eval_shape(game.reset, jax.random.key(0))).shape[1]
+    rows, places = np.divmod(game.actions.cells, columns)
+    return bool((np.abs(rows[:, 0] - rows[:, 1]) + np.abs(places[:, 0] - places[:, 1]) == 1).all())
 
 
 def foretold(game: Game[Any]) -> bool:
@@ -95,7 +106,8 @@ def at_the_tower(
     words, cells = grid.reshape(grid.shape[0], -1), seen.features[:, tables.tokens]
     names = jax.nn.log_softmax(jnp.matmul(cells, heads["read"]), axis=-1)
     loss = -jnp.mean(jnp.take_along_axis(names, words[..., None], axis=-1))
-    loss = loss + _RUNS * mistaken(jnp.matmul(cells, heads["runs"]), runs_beside(grid))
+    if "runs" in heads:
+        loss = loss + _RUNS * mistaken(jnp.matmul(cells, heads["runs"]), runs_beside(grid))
     if "legal" in heads:
         board = jnp.mean(cells, axis=1)
         scores = jnp.matmul(board, heads["legal"])
@@ -134,9 +146,9 @@ def mistaken(scores: jax.Array, told: jax.Array) -> jax.Array:
 def runs_beside(grid: jax.Array) -> jax.Array:
     """How many cells, from the one beside each on, have that one's word: int32 [n, R, C] -> [n, R * C, 4], at most 4.
 
-    To the right, up, left and down; 0 beyond the border. What most puzzles ask of a board is made of such runs: tiles
-    that come together, gaps that tiles slide or lines go through. A tower that has only the answers (is this swap
-    legal?) finds that out much more slowly.
+    To the right, up, left and down; 0 beyond the border. What an exchange brings together is made of such runs, and a
+    tower that has only the answers (is this one legal?) finds that out much more slowly. Where actions are moves, or
+    cells far apart, they take more of what a small tower can learn than they give.
     """
 
     def to_the_right(grid: jax.Array) -> jax.Array:

@@ -596,6 +596,11 @@ def test_runs_beside_cells_are_as_long_as_one_counts_them(shape):
             assert runs[y, x].tolist() == [walk(grid, y, x, *way) for way in ((0, 1), (-1, 0), (0, -1), (1, 0))]
 
 
+def test_runs_are_asked_for_where_actions_are_neighbours():
+    games = [jaxgym.make(name) for name in jaxgym.names()]
+    assert [game.name for game in games if dense.between_neighbours(game)] == ["swap"]
+
+
 def test_a_lesson_knows_what_every_move_leads_to():
     """Of 2048, whose moves are few: what stays after an illegal one, and what comes beside a new tile after others."""
     game = jaxgym.make("2048")
