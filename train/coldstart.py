@@ -16,7 +16,6 @@ from flax import nnx
 
 import jaxgym
 from jaxgym.contract import explained
-from jaxgym.engine import branch
 from jaxgym.game import Game
 from policy.decoder import Cache
 from policy.model import Model, Params
@@ -42,7 +41,6 @@ class Lesson(NamedTuple):
     drawn: jax.Array  # float32 [n, A]: the distribution that the answer is drawn from
     worth: jax.Array  # float32 [n, A]: what every action earns, see `rewards.regret`
     action: jax.Array  # int32 [n]: the draw
-    after: jax.Array | None  # int32 [n, A, R, C]: the words after every action; None where nobody asks for them
 
 
 class Written(NamedTuple):
@@ -66,7 +64,7 @@ def opinion(game: Game[Any], state: Any, key: jax.Array, share: int = 1) -> jax.
 
 def teach(game: Game[Any], state: Any, scale: float, key: jax.Array, *, guess: bool) -> Lesson:
     """A lesson on n boards: answers drawn from the teacher's preferences, or (a guess) from all actions alike."""
-    value_key, draw_key, luck_key = jax.random.split(key, 3)
+    value_key, draw_key = jax.random.split(key)
     pictures, tiles = rollout.show(game, state)
     values = opinion(game, state, value_key)
     legal, wanted = jnp.isfinite(values), preferences(values, scale)
@@ -74,18 +72,9 @@ def teach(game: Game[Any], state: Any, scale: float, key: jax.Array, *, guess: b
         wanted = first_come(wanted, legal, game.actions.cells)
     drawn = jnp.full_like(wanted, 1 / game.actions.n) if guess else wanted
     action = jax.random.categorical(draw_key, jnp.log(drawn)).astype(jnp.int32)
-    word = jnp.asarray(word_of_sprite(game))
-    after = word[afterwards(game, state, luck_key)] if dense.foretold(game) else None
+    words = jnp.asarray(word_of_sprite(game))[tiles]
     worth = rewards.regret(values, scale)
-    return Lesson(state, tiles, word[tiles], pictures, legal, wanted, drawn, worth, action, after)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def afterwards(game: Game[Any], state: Any, key: jax.Array) -> jax.Array:
-    """The tiles of every board after each action, int32 [n, A, R, C]: an illegal one leaves them as they are."""
-    actions = jnp.arange(game.actions.n, dtype=jnp.int32)
-    keys = jax.random.split(key, jax.tree.leaves(state)[0].shape[0])
-    return jax.vmap(lambda one, luck: jax.vmap(game.tiles)(branch(game, one, actions, luck).state))(state, keys)
+    return Lesson(state, tiles, words, pictures, legal, wanted, drawn, worth, action)
 
 
 def first_come(wanted: jax.Array, legal: jax.Array, cells: np.ndarray) -> jax.Array:
@@ -190,8 +179,7 @@ def sight_loss(
     """What is taught at the tower, and where the decoder's first attention is to look in it: no text, no decoder."""
     model = nnx.merge(graphdef, params)
     seen = dense.see(model, lesson.pictures)
-    lessons = lesson.words, lesson.legal, lesson.wanted, lesson.after
-    loss, report = dense.at_the_tower(model, heads, tables, seen, *lessons)
+    loss, report = dense.at_the_tower(model, heads, tables, seen, lesson.words, lesson.legal, lesson.wanted)
     if tables.pairs.shape[1]:
         n = lesson.legal.shape[0]
         prompt, decided = (jnp.broadcast_to(x[None], (n, *x.shape)) for x in (tables.prompt, tables.decided))
@@ -278,8 +266,7 @@ def loss(
     read, wrote = -masked_mean(said, perception), -masked_mean(said, rest)
     chose, likely = decision_loss(model, tables, lesson.drawn, written, logits, cache)
     lost = regret(likely, lesson.worth)
-    lessons = lesson.words, lesson.legal, lesson.wanted, lesson.after
-    extra, found = dense.at_the_tower(model, heads, tables, seen, *lessons)
+    extra, found = dense.at_the_tower(model, heads, tables, seen, lesson.words, lesson.legal, lesson.wanted)
     if tables.pairs.shape[1]:
         decided = prompt.shape[1] + start[:, 0]
         x = model.embed(ids, seen.features)

@@ -29,7 +29,6 @@ class Course(NamedTuple):
     limit: int  # steps after which a board is dealt anew
     scale: float  # how far apart the teacher's values usually lie
     own: Callable[..., Any] | None = None  # a user's reward
-    times: int = 1  # how many lessons of the cold start it has for each one of the longest (see `lessons`)
 
 
 def course_name(game: str, level: str) -> str:
@@ -51,19 +50,7 @@ def prepare(config: Config, key: jax.Array) -> tuple[policy.VLM, dict[str, Cours
         scale = coldstart.measure_scale(game, pool.state, key)
         names = choices.names(language.named.answers) if language.named else None
         courses[title] = Course(language, coldstart.tables(language), names, protocol(game).steps, scale, reward)
-    tokens = {title: len(course.language.prompt) + course.language.room for title, course in courses.items()}
-    longest = max(tokens[name] for name in config.names())  # the cold start is of the paper's levels
-    courses = {title: course._replace(times=lessons(tokens[title], longest)) for title, course in courses.items()}
     return vlm, courses, dict(zip(titles, pools, strict=True))
-
-
-def lessons(tokens: int, longest: int) -> int:
-    """How many lessons, a power of two, have together no more tokens than the longest: they cost no more.
-
-    Moves, which are one decision a reply, are learned from far fewer decisions than pairs of cells are, and from the
-    shortest replies.
-    """
-    return 1 << max(0, (longest // tokens).bit_length() - 1)
 
 
 @functools.cache

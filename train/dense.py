@@ -1,19 +1,18 @@
 """What is taught straight where it arises, beside the words of a reply: at image tokens, and at attention.
 
 A reply names its action once; a board has dozens of cells and actions. So training also asks, of every cell: what is
-it, where is it, which cells can follow it in a legal action; where an action is two cells side by side, how far those
-beside it go on as they begin; in a game of moves, what will it be after each; and of every action: is it legal. And it
-shows three glances that lead to an answer: from a cell to the cells that can follow (last block of the tower), from the
-point of decision to the cells to begin with, and from the first cell named to its image token (first layer of the
-decoder). Nothing of this exists when the model plays. All of it is read off `legal`, `wanted`, `tiles` and `step`, so
-it holds for every game, be its actions moves, cells or pairs of cells.
+it, where is it, which cells can follow it in a legal action, or in a game of moves, is it like the ones beside it; and
+of every action: is it legal. And it shows three
+glances that lead to an answer: from a cell to the cells that can follow (last block of the tower), from the point of
+decision to the cells to begin with, and from the first cell named to its image token (first layer of the decoder).
+Nothing of this exists when the model plays. All of it is read off `legal`, `wanted` and `tiles`, so it holds for every
+game, be its actions moves, cells or pairs of cells.
 """
 
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from jaxgym.game import Game
@@ -22,9 +21,7 @@ from policy.vision import Sight, Trunk
 from train.grpo import masked_mean
 
 _HEAD = 32  # width of the heads that judge pairs of cells
-_MOVES, _AFTER = 3.0, 10.0  # how much a move counts, of which a board has few, and what becomes of cells by it
-_RUNS, _LONGEST = 60.0, 4  # how much the runs beside cells count; longer ones are called as long
-_FEW = 16  # moves; what becomes of cells by each is asked in games that have no more
+_MOVES, _BESIDE = 3.0, 20.0  # how much a move counts, of which a board has few, and being like the cell beside
 _RARE, _JUDGED = 5.0, 40.0  # how much a legal action counts against one that is not, and judging against the rest
 
 
@@ -51,27 +48,10 @@ def create_heads(game: Game[Any], tables: Tables, width: int, key: jax.Array) ->
     if game.actions.cells.shape[1]:
         heads |= {"way": jnp.zeros((width, int(jnp.max(tables.ways)) + 1), jnp.float32)}
         heads |= {"first": init(first_key, (width, _HEAD)), "second": init(second_key, (width, _HEAD))}
-        if between_neighbours(game):
-            heads |= {"runs": jnp.zeros((width, 4 * (_LONGEST + 1)), jnp.float32)}
     else:
         heads |= {"legal": init(first_key, (width, game.actions.n)), "want": init(second_key, (width, game.actions.n))}
-        if foretold(game):
-            heads |= {"after": jnp.zeros((width, game.actions.n * len(set(game.sheet.names))), jnp.float32)}
+        heads |= {"alike": jnp.zeros((width, 2), jnp.float32)}
     return heads
-
-
-def between_neighbours(game: Game[Any]) -> bool:
-    """Whether every action is two cells that lie side by side."""
-    if game.actions.cells.shape[1] != 2:
-        return False
-    columns = jax.eval_shape(game.tiles, jax.eval_shape(game.reset, jax.random.key(0))).shape[1]
-    rows, places = np.divmod(game.actions.cells, columns)
-    return bool((np.abs(rows[:, 0] - rows[:, 1]) + np.abs(places[:, 0] - places[:, 1]) == 1).all())
-
-
-def foretold(game: Game[Any]) -> bool:
-    """Whether a tower is asked what every cell will be after every move: where there are moves, and few."""
-    return not game.actions.cells.shape[1] and game.actions.n <= _FEW
 
 
 class Seen(NamedTuple):
@@ -100,24 +80,20 @@ def at_the_tower(
     grid: jax.Array,  # int32 [n, R, C]: the word of every cell
     legal: jax.Array,  # bool [n, A]
     wanted: jax.Array,  # float32 [n, A]: the teacher's preferences
-    after: jax.Array | None,  # int32 [n, A, R, C]: the word of every cell after each action, in games that foretell it
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The sum of all that is taught at the tower, and what to report."""
     words, cells = grid.reshape(grid.shape[0], -1), seen.features[:, tables.tokens]
     names = jax.nn.log_softmax(jnp.matmul(cells, heads["read"]), axis=-1)
     loss = -jnp.mean(jnp.take_along_axis(names, words[..., None], axis=-1))
-    if "runs" in heads:
-        loss = loss + _RUNS * mistaken(jnp.matmul(cells, heads["runs"]), runs_beside(grid))
     if "legal" in heads:
         board = jnp.mean(cells, axis=1)
         scores = jnp.matmul(board, heads["legal"])
         wants = jax.nn.log_softmax(jnp.matmul(board, heads["want"]), axis=-1)
         lost = jnp.mean(optax.sigmoid_binary_cross_entropy(scores, legal.astype(jnp.float32)))
         loss = loss + _MOVES * (lost + divergence(wanted, wants))
+        beside = optax.sigmoid_binary_cross_entropy(jnp.matmul(cells, heads["alike"]), alike_beside(grid))
+        loss = loss + _BESIDE * jnp.mean(beside)
         best = jnp.argmax(wants, axis=1)
-        if after is not None:  # what a move is worth rests on that; of a tile that falls somewhere, on its odds
-            moved = after.reshape(*after.shape[:2], -1).swapaxes(1, 2)
-            loss = loss + _AFTER * mistaken(jnp.matmul(cells, heads["after"]), moved)
     else:
         first, second = tables.pairs[:, 0], tables.pairs[:, 1]
         alike = jnp.matmul(jnp.matmul(cells, heads["first"]), jnp.matmul(cells, heads["second"]).swapaxes(1, 2))
@@ -135,31 +111,14 @@ def at_the_tower(
     }
 
 
-def mistaken(scores: jax.Array, told: jax.Array) -> jax.Array:
-    """How badly cells answer what they are asked: scores float32 [n, R * C, Q * K] of Q questions with K answers each,
-    the right ones int32 [n, R * C, Q]; float32 [].
+def alike_beside(grid: jax.Array) -> jax.Array:
+    """Whether a cell has the word of the one to its right, of the one below: int32 [n, R, C] -> float32 [n, R * C, 2].
+
+    What a move does is made of this; from four answers a board (is it legal?) a tower would learn it much more slowly.
     """
-    answers = jax.nn.log_softmax(scores.reshape(*told.shape, -1), axis=-1)
-    return -jnp.mean(jnp.take_along_axis(answers, told[..., None], axis=-1))
-
-
-def runs_beside(grid: jax.Array) -> jax.Array:
-    """How many cells, from the one beside each on, have that one's word: int32 [n, R, C] -> [n, R * C, 4], at most 4.
-
-    To the right, up, left and down; 0 beyond the border. What an exchange brings together is made of such runs, and a
-    tower that has only the answers (is this one legal?) finds that out much more slowly. Where actions are moves, or
-    cells far apart, they take more of what a small tower can learn than they give.
-    """
-
-    def to_the_right(grid: jax.Array) -> jax.Array:
-        runs = [jnp.ones(grid.shape[:2], jnp.int32)]
-        for column in reversed(range(grid.shape[2] - 1)):
-            runs.append(1 + jnp.where(grid[:, :, column] == grid[:, :, column + 1], runs[-1], 0))
-        beside = [jnp.zeros(grid.shape[:2], jnp.int32), *runs[:-1]]
-        return jnp.minimum(jnp.stack(beside[::-1], axis=-1), _LONGEST)
-
-    sides = [jnp.rot90(to_the_right(jnp.rot90(grid, -k, (1, 2))), k, (1, 2)) for k in range(4)]
-    return jnp.stack(sides, axis=-1).reshape(grid.shape[0], -1, 4)
+    right = jnp.pad(grid[:, :, :-1] == grid[:, :, 1:], ((0, 0), (0, 0), (0, 1)))
+    below = jnp.pad(grid[:, :-1] == grid[:, 1:], ((0, 0), (0, 1), (0, 0)))
+    return jnp.stack([right, below], axis=-1).reshape(grid.shape[0], -1, 2).astype(jnp.float32)
 
 
 def begins_with(tables: Tables, mass: jax.Array) -> jax.Array:

@@ -42,7 +42,7 @@ from train.language import enlarged, strange
 from train.learner import Frame
 from train.metrics import Records
 from train.optimizer import TrainState
-from train.parts import Grpo
+from train.parts import Grpo, Sight, Supervised
 from train.protocol import ModelWriter
 from train.rollout import BATCH, Boards
 from train.scoreboard import Scoreboard
@@ -209,18 +209,18 @@ class Trainer:
 
     def _supervise(self, phase: str) -> dict[str, float]:
         """One step of sight, base or cold start."""
-        turns = {name: BATCH // supervise.boards_of(self.config, phase, self.courses[name]) for name in self.courses}
+        part: Sight | Supervised = getattr(self.config, phase)
+        turns = BATCH // part.boards
         boards, lessons = self.boards, self.lessons
         read = self.config.coldstart.data_share if phase == "coldstart" and self.shelves else 0.0
-        if read < 1:
-            begun = [name for name in turns if self.step % turns[name] == 0 or name not in lessons]
-            lessons = lessons | {name: self._prepare(phase, name, turns[name]) for name in begun}
+        if read < 1 and (self.step % turns == 0 or not lessons):
+            lessons = self._prepare(phase, self.step // turns)
         total: Any = None
         heads: dict[str, Any] = {}
         reports: dict[str, Any] = {}
 
         def study(name: str) -> supervise.Found:
-            lesson = every(lessons[name], self.step % turns[name], turns[name]) if read < 1 else None
+            lesson = every(lessons[name], self.step % turns, turns) if read < 1 else None
             key = self._key(phase, self.step, len(self.courses) + [*self.courses].index(name))
             pupil = Pupil(self.frame, self.state.params, self.state.heads[name], self.fixed)
             given = self.config, phase, pupil, self.courses[name], lesson, self.shelves.get(name, []), key, read
@@ -231,8 +231,8 @@ class Trainer:
             reports[name], (gradient, heads[name]) = next(found)
             total = optimizer.add(total, gradient)
             del gradient
-        ended = [name for name in turns if read < 1 and (self.step + 1) % turns[name] == 0]
-        boards = boards | {name: self._moved_on(phase, name, turns[name], lessons[name]) for name in ended}
+        if read < 1 and (self.step + 1) % turns == 0:
+            boards = boards | self._move_on(phase, self.step // turns, lessons)
         rate = self._rate()
         count = len(self.courses)
         state, norm = optimizer.apply(self.rule, self.state, (total, heads), count, rate, mesh=self.frame.mesh)
@@ -243,21 +243,31 @@ class Trainer:
         loss = float(np.mean([report["loss"] for report in reports.values()]))
         return self._log(phase, reports, {"loss": loss, "grad_norm": float(norm), "lr": float(rate)})
 
-    def _prepare(self, phase: str, name: str, turns: int) -> coldstart.Lesson:
-        """A lesson on all boards of a game, for as many steps as it has slices."""
-        turn, i = self.step // turns, [*self.courses].index(name)
-        keys = [self._key(phase, 2 * turn + k, i) for k in (0, 1)]
-        return supervise.prepared(self.config, phase, turn * turns, self.courses[name], self.boards[name], *keys)
+    def _prepare(self, phase: str, turn: int) -> dict[str, coldstart.Lesson]:
+        """A lesson on all boards, for as many steps as it has slices."""
+        given = self.config, phase, turn
+        return {
+            name: supervise.prepared(
+                *given, course, self.boards[name], *(self._key(phase, 2 * turn + k, i) for k in (0, 1))
+            )
+            for i, (name, course) in enumerate(self.courses.items())
+        }
 
-    def _moved_on(self, phase: str, name: str, turns: int, lesson: coldstart.Lesson) -> Boards:
-        """The boards of a game that had a lesson, after it; later in the cold start most are the model's own."""
-        turn, course, boards = self.step // turns, self.courses[name], self.boards[name]
-        if supervise.practises(self.config, phase, turn * turns, course):
-            return boards
-        own = supervise.owns(self.config, phase, turn * turns)
+    def _move_on(self, phase: str, turn: int, lessons: dict[str, coldstart.Lesson]) -> dict[str, Boards]:
+        """The boards that had a lesson, after it; later in the cold start most are the model's own."""
+        own = supervise.owns(self.config, phase, turn)
         model = (self.frame.graphdef, self.params, self.config.evaluation.temperature) if own else None
-        key = self._key(phase, 2 * turn + 1, [*self.courses].index(name))
-        return supervise.moved_on(course, boards, key, None if phase == "base" else lesson, model)
+        return {
+            name: supervise.moved_on(
+                course,
+                self.boards[name],
+                self._key(phase, 2 * turn + 1, i),
+                None if phase == "base" else lessons[name],
+                model,
+            )
+            for i, (name, course) in enumerate(self.courses.items())
+            if not supervise.practises(self.config, phase, turn, course)
+        }
 
     def _reinforce(self) -> dict[str, float]:
         """One update of GRPO."""

@@ -115,11 +115,6 @@ class Base(Supervised):
 class Coldstart(Supervised):
     """Learning from the teacher's replies, or from replies on disk."""
 
-    boards: int = flag(
-        16,
-        "boards of each game in a step; of one whose lessons have half, a quarter, ... of the tokens of the longest "
-        "game's two, four, ... times as many",
-    )
     lr: float = flag(
         0.0,
         "peak learning rate (AdamW; for a preset's hidden matrices Muon, at ten times that; warm-up and cosine); 0: as "

@@ -59,9 +59,8 @@ def taught(config: Config, phase: str, pupil: Pupil, course: Course, lesson: Les
     written = coldstart.write(course.language, lesson, guess=phase == "base")
     if course.tables is None:
         prompt = jnp.asarray(course.language.prompt)
-        boards = len(lesson.pictures)
-        prompts = jnp.broadcast_to(prompt[None], (boards, len(prompt)))
-        lengths = jnp.full(boards, len(prompt), jnp.int32)
+        prompts = jnp.broadcast_to(prompt[None], (part.boards, len(prompt)))
+        lengths = jnp.full(part.boards, len(prompt), jnp.int32)
         return _by_words(config, pupil, Prompts(prompts, lengths, lesson.pictures), written, part.perception)
     regret = part.regret if isinstance(part, Coldstart) else 0.0  # a guess has none
     weights = coldstart.Weights(*map(jnp.float32, (part.perception, part.decision, part.dense, regret)))
@@ -71,14 +70,8 @@ def taught(config: Config, phase: str, pupil: Pupil, course: Course, lesson: Les
 def recalled(config: Config, pupil: Pupil, course: Course, shelves: Sequence[dataset.Shelf], key: jax.Array) -> Found:
     """From as many of a game's replies on disk as a lesson of the cold start has."""
     part = config.coldstart
-    prompts, written = dataset.draw(shelves, course.language, boards_of(config, "coldstart", course), key)
+    prompts, written = dataset.draw(shelves, course.language, part.boards, key)
     return _by_words(config, pupil, prompts, written, part.perception)
-
-
-def boards_of(config: Config, phase: str, course: Course) -> int:
-    """Boards of a game in a step of a phase that teaches."""
-    boards: int = getattr(config, phase).boards
-    return min(BATCH, boards * course.times) if phase == "coldstart" else boards
 
 
 def mixed(found: Sequence[Found], share: float) -> Found:
@@ -114,30 +107,32 @@ def _by_parts(
     return report, mean
 
 
-def practises(config: Config, phase: str, step: int, course: Course) -> bool:
-    """Whether the lesson that begins at a step of a phase is on boards that the game deals to learn to see from."""
-    early = step < config.sight.practice * config.sight.steps
+def practises(config: Config, phase: str, turn: int, course: Course) -> bool:
+    """Whether the turn-th lesson of a phase is on boards that the game deals to learn to see from."""
+    part = config.sight
+    early = turn * (BATCH // part.boards) < part.practice * part.steps
     return phase == "sight" and early and course.language.game.practice is not None
 
 
-def owns(config: Config, phase: str, step: int) -> bool:
-    """Whether the model plays boards of its own at the lesson that begins at a step: later in the cold start."""
-    return phase == "coldstart" and step >= config.coldstart.steps // 3
+def owns(config: Config, phase: str, turn: int) -> bool:
+    """Whether the model plays boards of its own at the turn-th lesson of a phase: later in the cold start."""
+    part = config.coldstart
+    return phase == "coldstart" and turn * (BATCH // part.boards) >= part.steps // 3
 
 
 def prepared(
-    config: Config, phase: str, step: int, course: Course, boards: Boards, key: jax.Array, deal_key: jax.Array
+    config: Config, phase: str, turn: int, course: Course, boards: Boards, key: jax.Array, deal_key: jax.Array
 ) -> Lesson:
-    """The lesson that begins at a step of a phase: on a game's boards in play, or on as many that are practice.
+    """The turn-th lesson of a phase: on a game's boards in play, or on as many that are practice.
 
     The model's own boards are taught in another guise, where their game has any (2048 has eight: one lesson in eight is
     of the board itself). So one on which it is stuck is hardly ever a lesson itself, and stays until what is common to
     all such boards is learned.
     """
     game, state = course.language.game, boards.state
-    if practises(config, phase, step, course):
+    if practises(config, phase, turn, course):
         state = practice(game, jax.random.split(deal_key, BATCH))
-    if owns(config, phase, step):
+    if owns(config, phase, turn):
         state = augmented(game, state, _OWN, deal_key)
     return coldstart.teach(game, state, course.scale, key, guess=phase == "base")
 

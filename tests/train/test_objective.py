@@ -1,7 +1,6 @@
 """Laws of rewards, of GRPO's objective and of the cold start's targets."""
 
 import itertools
-from dataclasses import replace
 from types import SimpleNamespace
 
 import jax
@@ -567,62 +566,11 @@ def test_the_divergence_is_zero_at_the_target_and_passes_over_rows_without_one()
     np.testing.assert_allclose(dense.divergence(target, other), expected, rtol=1e-5)
 
 
-def test_cells_are_held_against_what_is_so():
-    told = jnp.asarray([[[0, 1], [1, 1], [2, 1], [2, 2], [1, 2], [0, 2]]])  # six cells, two questions
-    sure = 30 * jax.nn.one_hot(told, 3)
-    assert abs(float(dense.mistaken(sure.reshape(1, 6, 6), told))) < 1e-6
-    np.testing.assert_allclose(dense.mistaken(jnp.zeros((1, 6, 6)), told), np.log(3), rtol=1e-6)
-    one_wrong = sure.at[0, 4, 1].set(30 * jax.nn.one_hot(0, 3))
-    np.testing.assert_allclose(dense.mistaken(one_wrong.reshape(1, 6, 6), told), 30 / 12, rtol=1e-4)
-
-
-@pytest.mark.parametrize("shape", [(3, 5), (7, 4), (1, 6), (2, 2)])
-def test_runs_beside_cells_are_as_long_as_one_counts_them(shape):
-    """Walking from the cell beside as far as the words stay, or four cells: to the right, up, left and down."""
-    rows, columns = shape
-    grids = np.random.default_rng(0).integers(0, 2, (20, rows, columns))
-
-    def walk(grid, y, x, dy, dx):
-        inside = lambda y, x: 0 <= y < rows and 0 <= x < columns  # noqa: E731
-        length, y, x = 0, y + dy, x + dx
-        word = grid[y, x] if inside(y, x) else None
-        while inside(y, x) and grid[y, x] == word and length < 4:
-            length, y, x = length + 1, y + dy, x + dx
-        return length
-
-    found = np.asarray(dense.runs_beside(jnp.asarray(grids))).reshape(20, rows, columns, 4)
-    for grid, runs in zip(grids, found, strict=True):
-        for y, x in itertools.product(range(rows), range(columns)):
-            assert runs[y, x].tolist() == [walk(grid, y, x, *way) for way in ((0, 1), (-1, 0), (0, -1), (1, 0))]
-
-
-def test_runs_are_asked_for_where_actions_are_neighbours():
-    games = [jaxgym.make(name) for name in jaxgym.names()]
-    assert [game.name for game in games if dense.between_neighbours(game)] == ["swap"]
-
-
-def test_a_lesson_knows_what_every_move_leads_to():
-    """Of 2048, whose moves are few: what stays after an illegal one, and what comes beside a new tile after others."""
-    game = jaxgym.make("2048")
-    state = jax.vmap(game.reset)(jax.random.split(jax.random.key(3), 64))
-    lesson = coldstart.teach(game, state, 1.0, jax.random.key(4), guess=False)
-    before, after = np.asarray(lesson.words), np.asarray(lesson.after)
-    legal = np.asarray(jax.vmap(game.legal)(state))
-    assert after.shape == (64, 4, 4, 4) and 0 < legal.mean() < 1
-    np.testing.assert_array_equal(after[~legal], np.broadcast_to(before[:, None], after.shape)[~legal])
-    empty = list(dict.fromkeys(game.sheet.names)).index(game.sheet.names[0])
-    for action, sides in enumerate(((0, 1, 2, 3), (3, 2, 1, 0), (3, 2, 1, 0), (0, 1, 2, 3))):
-        boards = after[legal[:, action], action]
-        lines = boards.swapaxes(1, 2) if action in (0, 2) else boards
-        full = (lines != empty)[:, :, list(sides)]  # from the side that tiles went to
-        gaps = (~full[:, :, :-1] & full[:, :, 1:]).sum(axis=(1, 2))
-        assert len(boards) and (gaps <= 1).all()  # all lie together there, but for the tile that was new
-
-
-def test_cells_foretell_only_where_moves_are_few():
-    many = jaxgym.actions.moves([f"move {i}" for i in range(17)])
-    games = [jaxgym.make("2048"), jaxgym.make("swap"), replace(jaxgym.make("2048"), actions=many)]
-    assert [dense.foretold(game) for game in games] == [True, False, False]
+def test_cells_are_held_against_the_ones_beside_them():
+    grid = jnp.asarray([[[1, 1, 2], [3, 1, 2]]])
+    right, below = np.moveaxis(np.asarray(dense.alike_beside(grid)).reshape(2, 3, 2), -1, 0)
+    np.testing.assert_array_equal(right, [[1, 0, 0], [0, 0, 0]])  # nothing lies beyond the border
+    np.testing.assert_array_equal(below, [[0, 1, 1], [0, 0, 0]])
 
 
 def test_preferences_grade_the_legal_actions():

@@ -508,38 +508,6 @@ def test_the_cold_start_counts_what_all_that_could_be_named_gives_away(finished,
     np.testing.assert_allclose(counted - without, 3 * report["regret"], rtol=1e-4)
 
 
-@pytest.mark.parametrize("phase", ["sight", "coldstart"])
-def test_towers_are_taught_what_moves_lead_to(finished, phase):
-    """By a head that begins at zero, and so moves the tower from the second step on."""
-    vlm, course, lesson, written, _ = lesson_of(finished, "2048")
-    heads = dense.create_heads(course.language.game, course.tables, vlm.config.decoder.width, jax.random.key(2))
-    weights = coldstart.Weights(*map(jnp.float32, (0.5, 1.0, 1.0, 3.0)))
-
-    def slopes(heads, lesson):
-        given = vlm.graphdef, vlm.params, heads, course.tables
-        if phase == "sight":
-            return jax.grad(lambda own: coldstart.sight_loss(*given[:2], own, given[3], lesson)[0])(heads)
-        return jax.grad(lambda own: coldstart.loss(*given[:2], own, given[3], weights, lesson, written)[0])(heads)
-
-    bare = lesson._replace(state=())
-    told, other = (jax.jit(slopes)(heads, one) for one in (bare, bare._replace(after=bare.after[:, ::-1])))
-    assert float(jnp.abs(told["after"] - other["after"]).max()) > 1e-3
-    assert float(jnp.abs(told["read"] - other["read"]).max()) == 0
-
-
-def test_towers_of_games_of_neighbours_are_taught_how_far_runs_go(small):
-    vlm, courses, boards = prepare(small(games=("swap",)), jax.random.key(0))
-    course, state = courses["swap"], jax.tree.map(lambda leaf: leaf[:2], boards["swap"].state)
-    heads = dense.create_heads(course.language.game, course.tables, vlm.config.decoder.width, jax.random.key(2))
-    lesson = coldstart.teach(course.language.game, state, course.scale, jax.random.key(1), guess=False)
-
-    def lost(heads, lesson):
-        return coldstart.sight_loss(vlm.graphdef, vlm.params, heads, course.tables, lesson)[0]
-
-    slopes = jax.jit(jax.grad(lost))(heads, lesson._replace(state=()))
-    assert float(jnp.abs(slopes["runs"]).max()) > 1e-3
-
-
 @pytest.mark.parametrize("name", ["2048", "shisen_sho"])
 def test_every_actions_odds_are_those_of_saying_it(finished, name):
     """Against replies in which each action is put in place of the one that was named."""

@@ -22,7 +22,7 @@ from tests.train.guises import problems
 from train import folder, learner, optimizer, protocol, rounds, states, supervise
 from train import main as program
 from train.config import Config
-from train.course import lessons, prepare
+from train.course import prepare
 from train.loop import Trainer
 from train.parts import Base, Coldstart, Evaluation, Grpo, Reward, Sight, States
 from train.rewards import Reading
@@ -220,38 +220,6 @@ def test_what_is_given_away_counts_in_the_cold_start_alone(tmp_path, small, monk
         trainer._enter(phase)
         trainer._supervise(phase)
     assert counted == [0, 5]
-
-
-def test_games_whose_lessons_are_short_have_more_of_them(tmp_path, small, monkeypatch):
-    """In the cold start; each board still comes once in a pass, and a run that goes on in the midst goes on with it."""
-    trainer = Trainer(small(games=("2048", "swap"), coldstart=Coldstart(steps=16, boards=32)), tmp_path / "run")
-    counted = {}
-
-    def counting(frame, learned, heads, fixed, tables, weights, lesson, written):
-        counted.setdefault(int(lesson.wanted.shape[1]), []).append(np.asarray(lesson.action).tolist())
-        return (jnp.float32(0), {"loss": jnp.float32(0)}), jax.tree.map(jnp.zeros_like, (learned, heads))
-
-    monkeypatch.setattr(learner, "supervised_gradients", counting)
-    for phase, boards in (("base", {4: [8], 112: [8]}), ("coldstart", {4: [64] * 5, 112: [32] * 5})):
-        counted.clear()
-        trainer._enter(phase)
-        before = trainer.boards
-        for step in range(len(boards[4])):
-            if step == 3:
-                kept, trainer.lessons = trainer.lessons, {}  # as after a stop
-            trainer._supervise(phase)
-            same = [trainer.boards[name] is before[name] for name in ("2048", "swap")]
-            assert same == [step < 3, True]
-            if step == 3:
-                assert (np.asarray(kept["swap"].action) == np.asarray(trainer.lessons["swap"].action)).all()
-        assert {actions: [len(lesson) for lesson in lessons] for actions, lessons in counted.items()} == boards
-    asked = np.concatenate(counted[4][:4])
-    assert sorted(asked) == sorted(np.asarray(kept["2048"].action).tolist())
-
-
-@pytest.mark.parametrize(("tokens", "times"), [(160, 1), (81, 1), (80, 2), (41, 2), (40, 4), (200, 1)])
-def test_more_lessons_have_no_more_tokens_than_the_longest(tokens, times):
-    assert lessons(tokens, 160) == times and (times == 1 or times * tokens <= 160)
 
 
 def seen_from_elsewhere(before, after):
