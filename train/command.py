@@ -21,10 +21,10 @@ class Parser(argparse.ArgumentParser):
         known = [option for action in self._actions for option in action.option_strings]
         unknown = message.removeprefix("unrecognized arguments: ")
         if unknown != message:
-            word = next((word for word in unknown.split() if word.startswith("--")), "")
-            near = difflib.get_close_matches(word.split("=")[0], known, n=2)
-            if word:
-                message = f"no flag {word}" + (f": did you mean {' or '.join(near)}?" if near else "")
+            flag = next((word for word in unknown.split() if word.startswith("-")), "")
+            near = difflib.get_close_matches(flag.split("=")[0], known, n=2)
+            if flag:
+                message = f"no flag {flag}" + (f": did you mean {' or '.join(near)}?" if near else "")
             else:
                 message = f"belongs to no flag: {unknown}; names of a list are joined by commas, without spaces"
         self.exit(2, f"error: {message} (--help lists all flags)\n")

@@ -318,6 +318,7 @@ def test_an_update_in_which_no_group_differs_changes_nothing(tmp_path, small, mo
         (["--games", "2049"], "did you mean 2048"),
         (["--games", "swap,shisen-sho"], "did you mean shisen_sho"),
         (["--game", "swap"], "did you mean --games"),
+        (["-g", "swap"], "no flag -g"),
         (["--games", "2048", "swap"], "belongs to no flag: swap; names of a list are joined by commas"),
         (["--seed", "x"], "invalid int value"),
         (["--states-play", "mine"], "must be some of own,random,teacher"),
