@@ -136,7 +136,7 @@ class VLM:
             raise ValueError(f"{len(grids)} pictures need {wanted} image tokens, {told}")
         if (cut := ~np.isin(found, [0, *ends])).any():
             raise ValueError(f"row {cut.argmax()} has image tokens of a part of a picture: of each it needs all")
-        return sharding.cut_rows((jnp.asarray(ids), jnp.asarray(lengths), seen), self.mesh)
+        return sharding.cut_rows((jnp.asarray(ids, jnp.int32), jnp.asarray(lengths, jnp.int32), seen), self.mesh)
 
 
 def _pictures(pictures: Pictures | Sequence[jax.Array] | None) -> Pictures:

@@ -143,9 +143,9 @@ def earned(worth: jax.Array) -> jax.Array:
 def chances(worth: jax.Array) -> jax.Array:
     """The chance that every action and, last, none is taken to have to pass the board: float32 [S, A] -> [S, A + 1].
 
-    What it earns as a share of the best action's, both counted from what no action earns.
+    What it earns as a share of the best action's, both counted from what no action earns; what earns less has none.
     """
-    above = earned(worth) - advantages.NOTHING
+    above = jnp.maximum(earned(worth) - advantages.NOTHING, 0)
     best = jnp.max(above, axis=1, keepdims=True)
     return above / jnp.where(best > 0, best, 1.0)
 

@@ -1,6 +1,7 @@
 """What the commands share: their flags, how JAX is started, and that whatever is wrong is told in one line."""
 
 import argparse
+import contextlib
 import difflib
 import os
 import sys
@@ -30,8 +31,16 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"error: {message} (--help lists all flags)\n")
 
 
+def any_encoding() -> None:
+    """Have what a terminal or a file cannot show written as an escape, which would end a command otherwise."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError):  # a closed or captured one
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+
+
 def finish(command: Callable[[], Any]) -> int:
     """Do what a command does; its exit status. What is wrong is told in one line, Ctrl-C in none."""
+    any_encoding()
     try:
         command()
     except (ValueError, OSError) as error:

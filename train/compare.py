@@ -54,7 +54,7 @@ def scores(runs: Sequence[Run]) -> Table:
             star = "\u2605 " if others and all(mark.low > m.high for m in others) else ""
             shares = (float(value) if finite(value := extra.get(name)) else None for name in _SHARES)
             new = at == 0 or rows[at - 1][0] != column
-            title = f"  {COLUMNS[column]}" if new else ""
+            title = f"  {COLUMNS.get(column, column)}" if new else ""
             out.add_row(*_row(title, names[i], star, mark, shares))
             if at + 1 == len(rows) or rows[at + 1][0] != column:
                 for same in families:

@@ -9,7 +9,6 @@ python -m train.main --games all --mesh-data -1     on all devices of the machin
 
 import _thread
 import argparse
-import contextlib
 import dataclasses
 import gc
 import math
@@ -27,7 +26,7 @@ from rich.console import Console
 
 try:
     from train import devices, files, folder, trackers
-    from train.command import Parser, one_line, out_of_memory, wake
+    from train.command import Parser, any_encoding, one_line, out_of_memory, wake
     from train.config import Config, changed
     from train.terminal import Display, say, show_results
     from train.watch import Watch
@@ -294,9 +293,7 @@ def _wake(console: Console) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Read the flags and run; what is wrong with them is told in one line."""
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(AttributeError):  # a closed or captured one
-            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # what it cannot show
+    any_encoding()
     console, stop = _Console(width=None if sys.stdout and sys.stdout.isatty() else 200), Stop()
     try:
         with stop:

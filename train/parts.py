@@ -170,7 +170,7 @@ class Reward:
     game: Literal["outcome", "regret", "score"] = flag(
         "regret",
         "of the game: VLM-Gym's +1 or -1; or 1 minus what the action gives away by the teacher's values; "
-        "or the game's own score of the move, -1 where it is not legal",
+        "or the game's own score of the move, -1 where it is not legal (--grpo-scale cost takes less for that)",
     )
     format: float = flag(1.0, "of a reply whose three blocks stand once each, in order")
     perception: float = flag(1.0, "of a board read without a mistake; a share of it for a share of cells")
@@ -227,7 +227,11 @@ class Grpo:
         "rounds of further boards that are answered in place of those whose replies all earned alike "
         "(dynamic sampling); 0: these stay, and count",
     )
-    mask_truncated: bool = flag(False, "nothing is learned from replies that were cut off for their length")
+    mask_truncated: bool = flag(
+        False,
+        "nothing is learned from what replies say and do that were cut off for their length (where every action is "
+        "judged, what is on their boards is learned from the truth)",
+    )
     epochs: int = flag(1, "times that the replies of an update are gone through")
     minibatches: int = flag(1, "optimizer steps in an epoch, each on its part of the boards")
     lr: float = flag(

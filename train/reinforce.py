@@ -41,17 +41,17 @@ def collect(
     config: Config, frame: Frame, params: Params, course: Course, boards: Boards, standing: Standing, key: jax.Array
 ) -> Collected:
     """Let the model answer the boards of an update, judge the answers, and let the boards move on."""
-    part, step = config.grpo, standing.updates
+    part = config.grpo
     renew_key, *keys = jax.random.split(key, 2 + part.refill)
     if config.episodes.turns > 1:
-        return _several_turns(config, frame, params, course, boards, step, renew_key, keys)
+        return _several_turns(config, frame, params, course, boards, standing.here, renew_key, keys)
     judged = every_action(config, course)
     group = 1 if judged else part.group
     rounds: list[Round] = []
     after = boards
     for i, own_key in enumerate(keys):
         play_key, follow_key = jax.random.split(own_key)
-        after, turn, state = states.asked(config, course, after, (step, i), renew_key, follow_key)
+        after, turn, state = states.asked(config, course, after, (standing.here, i), renew_key, follow_key)
         rounds.append(answer(config, frame, params, course, state, play_key, group))
         after = states.planned(config, after, rounds[-1].replies.reading.actions[::group], turn)
         if judged or sum(int(jnp.sum(_differ(r, group))) for r in rounds) >= part.states:
@@ -168,7 +168,8 @@ def judged_from(found: Round, course: Course, standing: Standing) -> Tried:
     assert language.named is not None and found.worth is not None
     replies = found.replies
     ids, actions = np.asarray(replies.sampled.ids), replies.reading.actions
-    place = np.where(actions >= 0, language.named.decision(ids, np.maximum(actions, 0)), -1)
+    counts = (actions >= 0) & (found.blocks >= 0).any(axis=1)  # not of replies that are masked
+    place = np.where(counts, language.named.decision(ids, np.maximum(actions, 0)), -1)
     after = np.arange(ids.shape[1])[None] - place[:, None]
     naming = (place[:, None] >= 0) & (after >= 0) & (after < language.named.answers.shape[1])
     units = np.where(naming, -1, np.minimum(found.blocks, 0))

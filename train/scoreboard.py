@@ -11,7 +11,7 @@ from train import rewards
 from train.metrics import Records
 from train.protocol import Result, Score, Writer, anchors, evaluate, keys_of, protocol
 
-_ORDER = ("random", "random_legal", "teacher", "player", "model", "base", "coldstart", "grpo")
+_ORDER = ("random", "random_legal", "teacher", "player", "model", "sight", "base", "coldstart", "grpo")
 _SAMPLES = 3  # replies of a game in a column
 
 

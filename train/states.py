@@ -60,9 +60,9 @@ def planned(config: Config, old: Boards, answers: np.ndarray, turn: int) -> Boar
 def asked(
     config: Config, course: Course, old: Boards, number: tuple[int, int], renew_key: jax.Array, follow_key: jax.Array
 ) -> tuple[Boards, int, Any]:
-    """The boards of a round of an update (number: of the update, and of the round in it), all that there are, which
-    turn's they are, and their states.
+    """The boards of a round of an update, all that there are, which turn's they are, and their states.
 
+    number: of the update since the game came to its level, and of the round in it.
     Boards that persist are asked in turns, round after round. Others are never asked twice: an update takes as many
     turns as it may have need of, and new boards are dealt where none are left.
     """

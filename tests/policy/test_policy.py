@@ -143,6 +143,14 @@ def test_samples_of_a_prompt_differ_and_repeat_with_the_key(vlm):
     assert len({tuple(row) for row in a.ids.tolist()}) == 4
 
 
+@pytest.mark.parametrize("kind", [np.int64, np.uint16])
+def test_ids_are_whole_numbers_of_any_kind(vlm, kind):
+    ids, lengths, pictures = prompts(vlm, ["see", "what"])
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("strict"):
+        found = vlm.logits(np.asarray(ids, kind), np.asarray(lengths, kind), pictures)
+    np.testing.assert_array_equal(found, vlm.logits(ids, lengths, pictures))
+
+
 def test_image_tokens_are_never_said_and_stop_ends_a_reply(vlm):
     ids, lengths, pictures = prompts(vlm, ["see"] * 8)
     said = vlm.generate(ids, lengths, pictures, key=jax.random.key(2), max_new_tokens=400, temperature=2.0, samples=4)

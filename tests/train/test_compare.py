@@ -1,5 +1,6 @@
 """Runs side by side: every score beside the others', only the settings that differ, and curves of all in one chart."""
 
+import io
 import json
 
 import pytest
@@ -51,6 +52,29 @@ def test_scores_stand_under_each_other_and_only_differing_settings_are_told(runs
         ["--recipe", "g1", "g0"],
         ["--base-lr", "0.002", "0.0001"],
     ]
+
+
+def test_every_stage_has_its_rows(tmp_path, capsys):
+    """That of `sight` too, by which RL begins where nothing else comes before it."""
+    run = write_run(tmp_path / "run")
+
+    def all_stages(table):
+        for entry in table["games"].values():
+            entry["columns"].update(dict.fromkeys(record.PHASES, entry["columns"]["base"]))
+
+    change(run / "table.json", all_stages)
+    assert compare.main([str(run), "--html", str(tmp_path / "page.html")]) == 0
+    out, page = capsys.readouterr().out, (tmp_path / "page.html").read_text()
+    for stage in ("after sight", "base model", "after cold start", "after RL"):
+        assert stage in out and stage in page
+
+
+def test_an_output_that_knows_no_stars_has_the_table_all_the_same(runs, monkeypatch):
+    out = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")
+    monkeypatch.setattr("sys.stdout", out)
+    assert compare.main([str(run) for run in runs]) == 0
+    out.flush()
+    assert rb"\u2605 1956" in out.buffer.getvalue()
 
 
 @pytest.mark.parametrize(("column", "told"), [("player", []), ("model", ["--evaluation-temperature"])])

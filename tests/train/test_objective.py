@@ -457,6 +457,19 @@ def test_by_cost_what_boards_cost_together_is_lowered_by_its_logarithm():
     np.testing.assert_allclose(slope, wanted, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize("worth", [[-3.0, -1.0, -3.0, -3.0], [-1.5, -1.0, -1.0, -1.0], [-5.0, 0.0, 1.0, 1.0]])
+def test_what_is_worse_than_nothing_passes_no_board(worth):
+    """As an own game's score may be: a chance to pass lies from 0 to 1, and a board costs from one reply to all."""
+    logits, row = jnp.zeros((1, 5)), jnp.asarray([worth])
+    np.testing.assert_array_equal(
+        choices.chances(row), [[*np.maximum(0, np.add(worth, 1)) / max(1, max(worth) + 1), 0]]
+    )
+    cost = judged(logits, row, "cost")[2]
+    slope = jax.grad(lambda x: judged(x, row, "cost", 10.0)[0].sum())(logits)
+    said = jax.nn.log_softmax(logits, axis=1)[:, :4]
+    assert 1 <= cost <= 10 and jnp.abs(slope).max() < 1 and 0 <= choices.dropped(said, said, row) < np.log(5)
+
+
 @pytest.mark.parametrize("steps", [1, 36, 100])
 def test_a_board_costs_the_replies_that_it_is_expected_to_take(steps):
     chance = jnp.asarray([0.0, 1e-4, 0.02, 0.5, 1.0])

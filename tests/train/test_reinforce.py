@@ -45,9 +45,7 @@ def with_grpo(config: Config, **changes) -> Config:
 
 def collected(one, config, step=0, course=None):
     _, frame, vlm, own, boards, *_ = one
-    return reinforce.collect(
-        config, frame, vlm.params, course or own, boards, Standing(updates=step), jax.random.key(3)
-    )
+    return reinforce.collect(config, frame, vlm.params, course or own, boards, Standing(here=step), jax.random.key(3))
 
 
 def apart(state):
@@ -386,9 +384,15 @@ def test_boards_can_be_fresh_in_every_update(one):
     found = collected(one, config)
     assert int(found.boards.steps.max()) <= 3 and int(one[4].steps.max()) > 3
     again = reinforce.collect(
-        config, one[1], one[2].params, one[3], found.boards, Standing(updates=1), jax.random.key(4)
+        config, one[1], one[2].params, one[3], found.boards, Standing(updates=1, here=1), jax.random.key(4)
     )
     np.testing.assert_array_equal(again.boards.state.board, found.boards.state.board)  # the next boards in turn
+    back = reinforce.collect(
+        config, one[1], one[2].params, one[3], found.boards, Standing(updates=9), jax.random.key(4)
+    )
+    assert not (
+        problems(back.boards.state.board) == problems(found.boards.state.board)
+    ).all()  # it came to a level anew
 
 
 @pytest.mark.parametrize(("size", "refill"), [(128, 3), (64, 1), (64, 2), (256, 1)])
@@ -680,6 +684,9 @@ def test_the_tokens_that_name_a_judged_action_are_not_held(one):
     given = rounds.Round(replies, np.zeros((4, 4), np.float32), nothing, np.asarray(written.blocks), {})
     judged = reinforce.judged_from(given, course, Standing(success=0.5, cost=2.5))
     assert judged.choice.place.tolist() == [*np.asarray(written.decision)[:3].tolist(), -1]
+    masked = given._replace(blocks=np.where(np.arange(4)[:, None] == 1, -1, given.blocks))  # it was cut off
+    unheard = reinforce.judged_from(masked, course, Standing())
+    assert unheard.choice.place.tolist() == np.where(np.arange(4) == 1, -1, judged.choice.place).tolist()
     units, expected = np.asarray(judged.credit.units), np.minimum(np.asarray(written.blocks), 0)
     for row, place in enumerate(np.asarray(written.decision)[:3]):
         expected[row, place : place + named.answers.shape[1]] = -1

@@ -24,9 +24,12 @@ from train import main as program
 from train.config import Config
 from train.course import prepare
 from train.loop import Trainer
+from train.metrics import Records
 from train.parts import Base, Coldstart, Evaluation, Grpo, Reward, Sight, States
+from train.report.record import PHASES
 from train.rewards import Reading
 from train.rollout import BATCH, act, judge, show
+from train.scoreboard import Scoreboard
 
 
 def test_a_run_leaves_everything_behind(finished):
@@ -56,6 +59,13 @@ def test_every_metric_is_told_in_the_readme(finished):
     names = {name for row in rows for name in row} - {"phase", "step", "game"}
     names |= {"own_reward", "tokens", "turns", "return", "rounds", "level", "odds"}  # of other settings
     assert not {name for name in names if f"`{name}`" not in told.partition("\n\n`--track")[0]}
+
+
+def test_whatever_phase_is_a_models_last_it_has_its_column(tmp_path):
+    records = Records(tmp_path)
+    for phase in reversed(PHASES):
+        Scoreboard(records).enter(jaxgym.make("2048"), phase, protocol.interval(np.ones(4)))
+    assert records.table["order"] == [*PHASES]
 
 
 def test_evaluations_are_no_training(tmp_path, small, monkeypatch):

@@ -187,7 +187,7 @@ def _measures(rows: Sequence[tuple[str, int, Mark, dict[str, Any]]]) -> str:
     for column, i, mark, extra in rows:
         values = (extra.get(metric) for metric in SHOWN)
         texts = (number(float(value), True) if finite(value) else "\u2013" for value in values)
-        title = f'<tr class="stage"><th colspan="{len(SHOWN) + 2}">{show(COLUMNS[column])}</th></tr>'
+        title = f'<tr class="stage"><th colspan="{len(SHOWN) + 2}">{show(COLUMNS.get(column, column))}</th></tr>'
         body += title if column != before else ""
         score = f"<b>{number(mark.mean)}</b> <small>{number(mark.low)} \u2013 {number(mark.high)}</small>"
         cells = "".join(f"<td>{text}</td>" for text in texts)

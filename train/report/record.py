@@ -17,6 +17,7 @@ COLUMNS = {
     "teacher": "teacher",
     "player": "player",
     "model": "the model",
+    "sight": "after sight",
     "base": "base model",
     "coldstart": "after cold start",
     "grpo": "after RL",
