@@ -72,7 +72,7 @@ def _whole(text: str) -> tuple[str, str, str] | None:
     if before.strip() or (first.rstrip(), second.rstrip(), third.rstrip()) != _CLOSED:
         return None
     parts = perception.partition(">"), think.partition(">"), answer.partition(">")
-    if tuple(name for name, _, _ in parts) != BLOCKS:
+    if any(not end or name != block for (name, end, _), block in zip(parts, BLOCKS, strict=True)):
         return None
     return parts[0][2], parts[1][2], parts[2][2]
 

@@ -63,6 +63,8 @@ def test_write_and_read_are_inverse(corridor, perception, think, answer):
         ("<perception>p</perception><think>a<think>b</think><answer>right</answer>", 1, False),
         ("<perception>p</perception><think>a</think></think><answer>right</answer>", 1, False),
         ("<Perception>p</Perception><think>t</think><answer>right</answer>", 1, False),
+        ("<perception>p</perception><think</think><answer>right</answer>", 1, False),
+        ("<perception</perception><think>t</think><answer>right</answer>", 1, False),
         ("right", INVALID, False),
         ("", INVALID, False),
         ("None", INVALID, False),
