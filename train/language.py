@@ -148,6 +148,11 @@ class Language:
         texts = [f"{_GLUE[0]}{board}{_GLUE[1]}" for board in boards]
         return np.asarray(self.tokenizer(texts, add_special_tokens=False).input_ids, np.int32)
 
+    def even(self) -> bool:
+        """Whether all boards have as many tokens: not where a model has not met all words for cells."""
+        words = [name + end for name in self.game.sheet.names for end in ("", " | ", "\n")]
+        return all(len(row) == 1 for row in self.tokenizer(words, add_special_tokens=False).input_ids)
+
     def decode_replies(self, ids: np.ndarray, lengths: np.ndarray) -> list[str]:
         """Texts of sampled replies, without their stop token; ids int32 [B, R], lengths int32 [B].
 

@@ -708,3 +708,11 @@ def test_where_not_every_action_can_be_judged_it_is_done_by_block(one):
     assert not rounds.every_action(config, nameless) and not rounds.every_action(config, own)
     assert not rounds.every_action(several, course) and not rounds.every_action(one[0], course)
     assert collected(one, config, course=nameless).tried[0].choice is None
+
+
+def test_of_words_that_a_model_has_not_met_boards_are_not_judged_as_if_they_were_even(finished):
+    """Shisen-Sho's photos have its actions, and cells of other names, some of them of several tokens."""
+    config = Config(games=("shisen_sho", "shisen_sho_photo"), model=str(finished / "model"), recipe="g0")
+    _, courses, _ = prepare(config, jax.random.key(0))
+    judged = {name: rounds.every_action(config, course) for name, course in courses.items()}
+    assert judged == {"shisen_sho": True, "shisen_sho_photo": False}
