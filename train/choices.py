@@ -46,7 +46,7 @@ class Choice(NamedTuple):
 
     place: jax.Array  # int32 [S]: index of the token that first names the reply's action; -1: none does
     worth: jax.Array  # float32 [S, A]: what every action would earn there
-    truth: jax.Array  # int32 [S, P]: the beginning of a reply that reads the board without a mistake
+    truth: jax.Array  # int32 [S, P]: how a reply begins that reads the board without a mistake, -1 past the end
     usual: Usual
     before: jax.Array | None = None  # float32 [S, A]: log-probabilities by the model before RL; None: nobody asks
 

@@ -48,7 +48,7 @@ def prepare(config: Config, key: jax.Array) -> tuple[policy.VLM, dict[str, Cours
     for title, game, pool in zip(titles, games, pools, strict=True):
         language = speak(vlm, game, take(jax.device_get(pool.state), 0), config.reply)
         scale = coldstart.measure_scale(game, pool.state, key)
-        names = choices.names(language.named.answers) if language.named and language.even() else None
+        names = choices.names(language.named.answers) if language.named else None
         courses[title] = Course(language, coldstart.tables(language), names, protocol(game).steps, scale, reward)
     return vlm, courses, dict(zip(titles, pools, strict=True))
 

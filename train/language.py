@@ -133,25 +133,24 @@ class Language:
         R is `room`, or where that does not do the next multiple of 64, so that few lengths are compiled.
         """
         rows = [[*ids, self.stops[0]] for ids in self.tokenizer(list(texts), add_special_tokens=False).input_ids]
-        longest = max(map(len, rows))
-        length = self.room if longest <= self.room else -(-longest // 64) * 64
-        ids = np.full((len(rows), length), self.pad, np.int32)
-        for target, row in zip(ids, rows, strict=True):
-            target[: len(row)] = row
-        return ids, np.asarray([len(row) for row in rows], np.int32)
+        return self._padded(rows, self.pad), np.asarray([len(row) for row in rows], np.int32)
 
     def encode_boards(self, boards: Sequence[str]) -> np.ndarray:
-        """How replies begin that read boards, given in words, without a mistake: int32 [B, P].
+        """How replies begin that read boards, given in words, without a mistake: int32 [B, P], -1 past the end.
 
-        For tokenizers that are made of the game's words, where all boards have as many tokens.
+        P is as many as all of them have; where they differ (boards of several sizes, words that a model has not met) it
+        is that of `encode_replies`.
         """
         texts = [f"{_GLUE[0]}{board}{_GLUE[1]}" for board in boards]
-        return np.asarray(self.tokenizer(texts, add_special_tokens=False).input_ids, np.int32)
+        rows = self.tokenizer(texts, add_special_tokens=False).input_ids
+        return self._padded(rows, -1) if len({*map(len, rows)}) > 1 else np.asarray(rows, np.int32)
 
-    def even(self) -> bool:
-        """Whether all boards have as many tokens: not where a model has not met all words for cells."""
-        words = [name + end for name in self.game.sheet.names for end in ("", " | ", "\n")]
-        return all(len(row) == 1 for row in self.tokenizer(words, add_special_tokens=False).input_ids)
+    def _padded(self, rows: Sequence[Sequence[int]], fill: int) -> np.ndarray:
+        longest = max(map(len, rows))
+        ids = np.full((len(rows), self.room if longest <= self.room else -(-longest // 64) * 64), fill, np.int32)
+        for target, row in zip(ids, rows, strict=True):
+            target[: len(row)] = row
+        return ids
 
     def decode_replies(self, ids: np.ndarray, lengths: np.ndarray) -> list[str]:
         """Texts of sampled replies, without their stop token; ids int32 [B, R], lengths int32 [B].

@@ -210,9 +210,10 @@ def grpo_loss(
         place, worth, truth, usual, before = tried.choice
         likely = choices.logprobs(model, prompt, hidden, cache, place, names, hyper.temperature)
         by_board, expected, cost = choices.gain(likely, worth, rule.scale, usual)
-        read = model.said(model.continued(prompt, truth)[0], truth, hyper.temperature).logprobs
+        ids = jnp.maximum(truth, 0)
+        read = model.said(model.continued(prompt, ids)[0], ids, hyper.temperature).logprobs
         acting, every = share.boards
-        reading = _READING * hyper.reading * jnp.sum(every * jnp.sum(read, axis=1))
+        reading = _READING * hyper.reading * jnp.sum(every * jnp.sum(jnp.where(truth >= 0, read, 0.0), axis=1))
         gained += hyper.weight * (jnp.sum(acting * by_board) + reading)
         spread = jnp.sum(acting * choices.spread(likely))
         told = {"expected": jnp.sum(acting * expected), "cost": jnp.sum(acting * cost), "action_entropy": spread}

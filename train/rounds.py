@@ -40,8 +40,8 @@ def mean(reports: Sequence[Report], weights: Sequence[float] | np.ndarray | None
 def every_action(config: Config, course: Course) -> bool:
     """Whether every action of a board is judged, not only those that were answered (`--grpo-credit action`).
 
-    That asks for a tokenizer with names for actions and for cells, for boards that are answered once, and for rewards
-    that are known without a reply.
+    That asks for a tokenizer with names for actions, for boards that are answered once, and for rewards that are known
+    without a reply.
     """
     return config.grpo.credit == "action" and config.episodes.turns == 1 and bool(course.names) and not course.own
 
