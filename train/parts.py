@@ -170,7 +170,8 @@ class Reward:
     game: Literal["outcome", "regret", "score"] = flag(
         "regret",
         "of the game: VLM-Gym's +1 or -1; or 1 minus what the action gives away by the teacher's values; "
-        "or the game's own score of the move, -1 where it is not legal; by --grpo-scale cost what earns less than that counts as that",
+        "or the game's own score of the move, -1 where it is not legal (what earns less counts as that by "
+        "--grpo-scale cost)",
     )
     format: float = flag(1.0, "of a reply whose three blocks stand once each, in order")
     perception: float = flag(1.0, "of a board read without a mistake; a share of it for a share of cells")
