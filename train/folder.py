@@ -46,7 +46,7 @@ def new(config: Config) -> Iterator[Path]:
             write_config(run, config)
         yield run
     except BaseException:
-        if made and not has_checkpoint(run) and not (run / "model").exists():
+        if made and not has_checkpoint(run) and not (run / "model" / "config.json").exists():
             shutil.rmtree(run, ignore_errors=True)
             with contextlib.suppress(OSError):  # another run may stand there by now
                 for folder in made[1:]:

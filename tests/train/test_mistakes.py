@@ -97,6 +97,17 @@ def test_a_signal_saves_and_says_how_to_go_on(tmp_path, tiny, stop_at, monkeypat
         assert trainer.resume() and (trainer.phase, trainer.step) == ("base", 3)
 
 
+@pytest.mark.parametrize("written", [False, True])
+def test_a_run_that_could_not_write_its_model_leaves_no_folder(tmp_path, written):
+    run = tmp_path / "runs" / "run"
+    with pytest.raises(OSError, match="full"), folder.new(Config(run=str(run))):
+        (run / "model").mkdir()
+        if written:
+            (run / "model" / "config.json").touch()
+        raise OSError("the disk is full")
+    assert run.exists() == written == run.parent.exists()
+
+
 def test_a_signal_before_the_first_step_leaves_no_folder(tmp_path, tiny, monkeypatch, capsys):
     monkeypatch.setattr("train.loop.prepare", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     assert program.main(["--games", "2048", "--run", str(tmp_path / "a" / "b"), *tiny]) == 143
