@@ -24,7 +24,7 @@ from rich.console import Console
 import jaxgym
 from jaxgym import own
 from policy import PRESETS
-from train import files, folder, report, rewards
+from train import files, folder, learner, report, rewards
 from train.command import Parser, finish, one_line, out_of_memory, wake
 from train.config import Config
 from train.course import PAPER, make, prepare
@@ -126,8 +126,8 @@ def examined(config: Config, player: str, out: Path) -> Iterator[tuple[str, int,
     player: MODULE:FUNCTION; "": the configuration's model. What stands in the folder already is not done again.
     """
     key = jax.random.key(config.seed)
-    column, writers = ("player", _players(config, player, out)) if player else ("model", _models(config, key))
     records = Records(out)
+    column, writers = ("player", _players(config, player, out)) if player else ("model", _models(config, key, records))
     records.forget_samples()
     scores = Scoreboard(records)
     part = config.evaluation
@@ -146,8 +146,11 @@ def _players(config: Config, player: str, out: Path) -> list[tuple[jaxgym.Game[A
     return [(game, PlayerWriter(game, function, player, out / REPLIES)) for game in games]
 
 
-def _models(config: Config, key: jax.Array) -> list[tuple[jaxgym.Game[Any], Writer]]:
+def _models(config: Config, key: jax.Array, records: Records) -> list[tuple[jaxgym.Game[Any], Writer]]:
     vlm, courses, _ = prepare(config, key)
+    bits = learner.fingerprint(vlm.params)
+    if records.table.setdefault("model", bits) != bits:
+        raise ValueError(f"{records.run} is of the model that {config.model} was before: give another --out")
     given, history = config.evaluation.temperature, (config.episodes.history, config.episodes.pictures)
     languages = [courses[name].language for name in config.names()]
     return [(each.game, ModelWriter(vlm.graphdef, vlm.params, each, given, history)) for each in languages]

@@ -2,8 +2,10 @@
 
 import json
 import re
+import shutil
 import sys
 import threading
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import numpy as np
 import pytest
 
 import jaxgym
+import policy
 from train import evaluate, main, rollout
 from train.report.record import read
 
@@ -105,6 +108,20 @@ def test_what_was_said_is_kept_whatever_happens_then(player, tmp_path, monkeypat
     player.asked.clear()
     assert run(tmp_path / "out", "--player", "mine:answer") == 0
     assert player.asked == [3] * 11
+
+
+def test_a_model_that_was_replaced_does_not_go_on_with_the_evaluation_before(finished, tmp_path, capsys):
+    """Its path is the same; the table would be of two models."""
+    place, out = tmp_path / "model", tmp_path / "out"
+    shutil.copytree(finished / "model", place)
+    flags = "--model", str(place), "--reply", "4", "--boards", "2"
+    assert run(out, *flags) == 0 and run(out, *flags) == 0
+    vlm, before = policy.load(place), results(out)
+    policy.save(replace(vlm, params=jax.tree.map(lambda leaf: leaf * 1.01, vlm.params)), place)
+    capsys.readouterr()
+    assert run(out, *flags) == 2
+    assert f"{out} is of the model that {place} was before" in capsys.readouterr().err
+    assert results(out) == before
 
 
 def test_boards_that_are_over_are_not_asked_about(player, tmp_path):
