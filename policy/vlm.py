@@ -198,8 +198,8 @@ def save(vlm: VLM, folder: str | Path) -> None:
     A model that came from a Hugging Face folder goes into one that `transformers` reads. Adapters are merged: into
     float32 exactly but for its rounding; into bfloat16 what is less than half of its step is lost. Every file
     is written aside and then renamed, so a write that fails leaves a model that was there as it was. Raises ValueError,
-    and writes nothing, when a parameter is not finite, and OSError, which names the folder, when the disk is full. Where
-    several processes share the model, all of them call this, and the first writes.
+    and writes nothing, when a parameter is not finite, and OSError, which names the folder, when the disk is full.
+    Where several processes share the model, all of them call this, and the first writes.
     """
     if not str(folder):
         raise ValueError('folder="": give the name of one; "." is the current one')
