@@ -8,7 +8,7 @@ import functools
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
@@ -122,23 +122,18 @@ def prompt_ids(
 
     past: what was said before; it stands there as it was said, whatever a template would leave out of it. Where a
     template opens a block of thoughts for the reply to come, it is closed. All pictures have so many image tokens.
-    Raises ValueError when the template has not one place for each picture and each reply.
+    Raises ValueError when the template has not one place for each picture and each reply, and when a text spells a
+    special token, which would be one in what the template makes of it: a picture, or the end of a turn.
     """
     if not tokenizer.chat_template:
         return _plain_ids(tokenizer, text, image_tokens, image_id, past)
-    messages: list[dict[str, Any]] = []
-    apart: list[str] = []  # what no template is to change, and no tokenizer to take for more than text
-
-    def mark(text: str) -> str:
-        apart.append(text)
-        return f"\ue000{len(apart) - 1}\ue001"
-
-    for turn in (*past, Turn(text, True, "")):
+    if spelled := _special(tokenizer).search("\n".join([text, *(turn.text for turn in past)])):
+        raise ValueError(f"it has {spelled[0]} in its text, which the model's chat template is to write: leave it out")
+    messages = []
+    for i, turn in enumerate((*past, Turn(text, True, ""))):
         picture = [{"type": "image"}] if turn.pictured else []
-        asked = _special(tokenizer).sub(lambda name: mark(name[0]), turn.text)
-        messages.append({"role": "user", "content": [*picture, {"type": "text", "text": asked}]})
-        messages.append({"role": "assistant", "content": [{"type": "text", "text": mark(turn.reply)}]})
-    apart.pop()  # the reply to come
+        messages.append({"role": "user", "content": [*picture, {"type": "text", "text": turn.text}]})
+        messages.append({"role": "assistant", "content": [{"type": "text", "text": f"\ue000{i}\ue001"}]})
     try:
         chat = tokenizer.apply_chat_template(messages[:-1], tokenize=False, add_generation_prompt=True)
     except Exception as error:  # a template is a program
@@ -146,11 +141,11 @@ def prompt_ids(
     if (start := chat.rstrip()).endswith(_THINK):
         chat = start + "\n\n</think>\n\n"
     around = re.split("\ue000(\\d+)\ue001", chat)
-    if around[1::2] != [str(i) for i in range(len(apart))]:
+    if around[1::2] != [str(i) for i in range(len(past))]:
         raise ValueError("it has not one place for each reply")
     ids = tokenizer.encode(around[0], add_special_tokens=False)
-    for words, after in zip(apart, around[2::2], strict=True):
-        ids += [*said(tokenizer, words), *tokenizer.encode(after, add_special_tokens=False)]
+    for turn, after in zip(past, around[2::2], strict=True):
+        ids += [*said(tokenizer, turn.reply), *tokenizer.encode(after, add_special_tokens=False)]
     wanted = 1 + sum(turn.pictured for turn in past)
     if (found := ids.count(image_id)) != wanted:
         pictures = "one picture" if wanted == 1 else f"{wanted} pictures"

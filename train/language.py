@@ -218,7 +218,10 @@ def speak(vlm: VLM, game: Game[Any], state: Any, room: int = 0) -> Language:
     board = tiles.shape
     rows, columns = vlm.config.image_tokens(*game.sheet.canvas(*board))
     tokenizer = vlm.tokenizer
-    prompt = tokens.prompt_ids(tokenizer, jaxgym.prompt(game), rows * columns, vlm.config.image_id)
+    try:
+        prompt = tokens.prompt_ids(tokenizer, jaxgym.prompt(game), rows * columns, vlm.config.image_id)
+    except ValueError as error:
+        raise ValueError(f"{game.name}: its prompt does not serve: {error}") from None
     action = int(np.argmax(legal))
     example = _example(game, state, tiles, action, tokenizer)
     own = vlm.origin.kind == OWN
