@@ -4,6 +4,7 @@ import contextlib
 import json
 import logging
 import os
+import re
 import shutil
 import sys
 import warnings
@@ -21,6 +22,7 @@ import orbax.checkpoint as ocp
 from train import devices, files
 
 _SUMS = "sums.json"  # beside what Orbax writes: the size and CRC-32 of each of its files
+_ANOTHER = "another process of this run could not write its part"
 _PART = ".part"  # behind the number of one that is not there yet, or no more
 
 
@@ -43,7 +45,9 @@ class Checkpoints:
             logging.getLogger(name).addFilter(_is_news)
         warnings.filterwarnings("ignore", "coroutine 'async_serialize.* was never awaited", RuntimeWarning)
         sys.unraisablehook = _Hook(getattr(sys.unraisablehook, "before", sys.unraisablehook))
-        self._orbax = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler(**handlers))
+        self._stages = _Stages()
+        options = ocp.options.AsyncOptions(barrier_sync_fn=self._stages)
+        self._orbax = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler(**handlers), async_options=options)
         self._thread = ThreadPoolExecutor(1)
         self._writing: Future[str] | None = None
         self._scores: dict[int, float | None] = {}  # of every checkpoint that is there, by its number
@@ -89,10 +93,11 @@ class Checkpoints:
         if number != self.latest():
             record = json.loads(files.to_json(progress | {"score": score}))  # a copy: the run goes on
             items = ocp.args.Composite(tree=ocp.args.StandardSave(tree), progress=ocp.args.JsonSave(record))
+            self._stages.begin()
             try:
                 self._orbax.save(self._folder / f"{number}{_PART}", args=items, force=True)
             except OSError as error:
-                self._writing = self._thread.submit(_failure, number, error)
+                self._writing = self._thread.submit(self._fail, number, error)
             else:
                 self._writing = self._thread.submit(self._finish, number, score)
         return failed
@@ -153,9 +158,7 @@ class Checkpoints:
             files.write(place / _SUMS, files.to_json(_sums(place, sync=True)))
             place.rename(self._folder / str(number))
         except (OSError, ValueError) as error:  # Orbax has a ValueError for a full disk
-            if devices.is_first():
-                self._tidy()
-            return _failure(number, error)
+            return self._fail(number, error)
         self._scores[number] = score
         kept = {*sorted(self._scores)[-self._keep :]} | ({self.best()} if self._keep_best else set())
         for old in self._scores.keys() - kept:
@@ -165,12 +168,18 @@ class Checkpoints:
         self._tidy()
         return ""
 
+    def _fail(self, number: int, error: Exception) -> str:
+        """Clear up after a checkpoint that this process could not write, so that no other waits for it; the reason."""
+        self._stages.leave()
+        if devices.is_first():
+            self._tidy()
+        return _failure(number, error)
+
     def _settle(self) -> str:
-        """Wait for the write under way; what went wrong with it. What the first process found there counts for all."""
-        found = self.land()
-        failed, scores = devices.first(lambda: (found, [*self._scores.items()]))
-        self._scores = dict(scores)
-        return str(failed)
+        """Wait for the write under way; what went wrong with it, in whichever process."""
+        failed = min(devices.of_all(self.land()), key=lambda why: (not why, _ANOTHER in why))
+        self._scores = dict(devices.first(lambda: [*self._scores.items()]))
+        return failed
 
     def _begin(self) -> list[int]:
         """Move aside what is damaged, remove what is unfinished; the numbers of what was damaged."""
@@ -185,6 +194,40 @@ class Checkpoints:
                 shutil.rmtree(place, ignore_errors=True)
 
 
+class _Stages:
+    """Where the processes of a run wait for each other while they write a checkpoint, as Orbax has it: once all have
+    written their parts, and once the first has put them together. One that fails goes to neither, and the others
+    would wait for it for 20 minutes; here it lets them pass, and they find that it has failed.
+    """
+
+    def __init__(self) -> None:
+        self._meet = ocp.multihost.get_barrier_sync_fn()
+        self._written = self._stage = 0
+
+    def __call__(self, *, key: str, timeout_ms: int) -> None:  # noqa: ARG002
+        """What Orbax calls; the `key` of a checkpoint that is written a second time would not be new."""
+        self._pass(timeout_ms)
+        if self._stage == 1:
+            try:  # those that have not failed come here at the same time
+                self._meet(key=f"checkpoint {self._written} sound", timeout_ms=30_000)
+            except jax.errors.JaxRuntimeError:
+                raise OSError(_ANOTHER) from None
+
+    def begin(self) -> None:
+        """Before a checkpoint: all processes have written as many."""
+        self._written, self._stage = self._written + 1, 0
+
+    def leave(self) -> None:
+        """Where this process has failed: go on to where the others will be."""
+        with contextlib.suppress(jax.errors.JaxRuntimeError):  # one is gone, which is told elsewhere
+            while self._stage < 2:
+                self._pass(1_200_000)
+
+    def _pass(self, timeout_ms: int) -> None:
+        self._stage += 1
+        self._meet(key=f"checkpoint {self._written} stage {self._stage}", timeout_ms=timeout_ms)
+
+
 def _unpinned(leaf: Any) -> jax.Array:
     """Through the host, but for what is spread: what Orbax pins to a device would have every program compiled again."""
     spread = isinstance(getattr(leaf, "sharding", None), jax.sharding.NamedSharding)
@@ -192,15 +235,19 @@ def _unpinned(leaf: Any) -> jax.Array:
 
 
 def _failure(number: int, error: Exception) -> str:
-    full = "No space left" in str(error)
-    why = "no space left on the device" if full else " ".join(str(error).split())[:200]
-    return f"checkpoint {number} could not be written: {why}"
+    why = " ".join(str(error).split())
+    if "No space left" in why:
+        why = "no space left on the device"
+    elif known := re.search(r"os_error_code='(\d+)'", why):  # tensorstore names its files twice before it
+        why = os.strerror(int(known[1])).lower()
+    return f"checkpoint {number} could not be written: {why[:200]}"
 
 
 _NO_NEWS = (  # meant so; told by `save` and `wait`
     "Skipping merge of OCDBT",
     "raised an exception",
     "Failed to run",
+    "wait_for_base_dir_creation",
     "Error writing local file",  # of each of the parts that Orbax writes side by side
     "Future exception was never retrieved",
 )

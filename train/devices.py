@@ -132,6 +132,11 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
+def number() -> int:
+    """That of this process, from 0."""
+    return jax.process_index()
+
+
 def several() -> bool:
     """Whether a run has several processes."""
     return jax.process_count() > 1
@@ -148,6 +153,18 @@ def any_of(here: bool) -> bool:
     if not several():
         return here
     return bool(np.any(multihost_utils.process_allgather(np.asarray(here))))
+
+
+def of_all(said: str) -> list[str]:
+    """What each process says, in their order."""
+    if not several():
+        return [said]
+    text = np.frombuffer(said.encode(), np.uint8)
+    lengths = multihost_utils.process_allgather(np.int32(len(text)))
+    padded = np.zeros(max(lengths) + 1, np.uint8)
+    padded[: len(text)] = text
+    texts = multihost_utils.process_allgather(padded)
+    return [np.asarray(each[:n], np.uint8).tobytes().decode() for each, n in zip(texts, lengths, strict=True)]
 
 
 def in_all(work: Callable[[], T]) -> T:

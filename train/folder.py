@@ -54,6 +54,19 @@ def new(config: Config) -> Iterator[Path]:
         raise
 
 
+def shared(run: Path) -> None:
+    """Raise ValueError where a process does not see the run's folder, in which each writes its part of checkpoints."""
+
+    def look() -> None:
+        for _ in range(20):  # a disk over a network may need a while
+            if (run / "config.json").exists():
+                return
+            time.sleep(0.5)
+        raise ValueError(f"--run {run}: process {devices.number()} does not see it: give a folder that all share")
+
+    devices.in_all(look)
+
+
 def old(run: Path) -> tuple[Config, list[str]]:
     """The configuration of a run that was begun before, and what had to be mended in order to read it.
 

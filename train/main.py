@@ -227,6 +227,7 @@ def _follow(config: Config, run: Path, console: Console, stop: Stop, *, resume: 
     from train.loop import Trainer
 
     devices.same(config)
+    folder.shared(run)
     mesh = devices.make_mesh(config)
     where = f"{mesh.size if mesh else 1} x {jax.devices()[0].device_kind}"
     say(console, f"run {folder.quoted(run)}: {', '.join(config.names())} on {where}")

@@ -118,6 +118,52 @@ def test_a_full_disk_costs_one_checkpoint(tmp_path, monkeypatch, where, what, ho
     assert numbers(tmp_path) == [3]
 
 
+def meet(parties, *, key, timeout_ms):
+    """A barrier between threads, as Orbax has it between processes, that waits for a tenth of a second at most."""
+    try:
+        parties.setdefault(key, threading.Barrier(2)).wait(0.1 if timeout_ms < 60_000 else 5)
+    except threading.BrokenBarrierError:
+        raise jax.errors.JaxRuntimeError("DEADLINE_EXCEEDED") from None
+
+
+@pytest.mark.parametrize(
+    ("fails", "told"),
+    [
+        ((None, None), ("", "")),
+        ((None, 0), (checkpoint._ANOTHER, "0")),
+        ((0, 0), ("0", "0")),
+        ((None, 1), ("", "1")),
+        ((None, 2), ("", "2")),
+    ],
+)
+def test_processes_of_which_one_fails_do_not_wait_for_it(fails, told):
+    """Before it has written its part, before the parts are put together, and after; the next checkpoint is sound."""
+    parties, found = {}, ([], [])
+
+    def write(number):
+        stages = checkpoint._Stages()
+        stages._meet = lambda **where: meet(parties, **where)
+        for last in (fails[number], None):
+            stages.begin()
+            try:
+                for stage in range(3):
+                    if stage == last:
+                        raise OSError(str(stage))
+                    if stage < 2:
+                        stages(key="any", timeout_ms=60_000)
+                found[number].append("")
+            except OSError as error:
+                found[number].append(str(error))
+                stages.leave()
+
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(2)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join(20)
+    assert found == ([told[0], ""], [told[1], ""])
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's disk that is always full")
 def test_an_error_of_a_file_names_it(tmp_path):
     with pytest.raises(OSError, match="No space left on device: '/dev/full'"):

@@ -17,7 +17,7 @@ import pytest
 
 import policy
 from policy.weights import named
-from train import devices
+from train import devices, folder
 from train import main as program
 from train.config import Config
 from train.loop import Trainer
@@ -179,11 +179,13 @@ def test_devices_that_do_not_fit_are_told_in_one_line(flags, message, tmp_path, 
     assert message in told and told.count("\n") == 1 and not (tmp_path / "run").exists()
 
 
-def start(number: int, count: int, port: int, *flags: str, **environment: str) -> subprocess.Popen[str]:
+def start(
+    number: int, count: int, port: int, *flags: str, program: tuple[str, ...] = ("-m", "train.main"), **environment: str
+) -> subprocess.Popen[str]:
     """One of several processes, each with a device of its own."""
     where = {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}", "JAX_NUM_PROCESSES": str(count)}
     where |= {"JAX_PROCESS_ID": str(number), "JAX_NUM_CPU_DEVICES": "1", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
-    words = [sys.executable, "-m", "train.main", *flags]
+    words = [sys.executable, *program, *flags]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(words, env=os.environ | where | environment, **pipes)
 
@@ -321,6 +323,55 @@ def test_a_process_that_is_asked_twice_within_a_step_waits_for_nobody(tmp_path):
     finally:
         for each in both:
             each.kill()
+
+
+def test_a_folder_that_not_all_processes_see_is_told(tmp_path, monkeypatch):
+    """A disk over a network may need a while."""
+    waited = []
+    monkeypatch.setattr(folder.time, "sleep", waited.append)
+    with pytest.raises(ValueError, match="process 0 does not see it: give a folder that all share"):
+        folder.shared(tmp_path)
+    monkeypatch.setattr(folder.time, "sleep", lambda _: folder.write_config(tmp_path, Config()))
+    folder.shared(tmp_path)
+    assert 5 <= sum(waited) <= 30
+
+
+WRITE = """
+import resource, sys
+from pathlib import Path
+import jax, numpy as np
+from train import devices
+from train.checkpoint import Checkpoints
+
+devices.connect(60)
+kept, mesh = Checkpoints(Path(sys.argv[1])), jax.make_mesh((2,), ("fsdp",))
+over = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("fsdp"))
+value = np.random.default_rng(0).normal(size=(2, 50_000)).astype(np.float32)
+tree = {"a": jax.make_array_from_callback(value.shape, over, lambda where: value[where])}
+most = (40_960, -1) if jax.process_index() == int(sys.argv[2]) else (-1, -1)
+for number in range(1, 5):
+    resource.setrlimit(resource.RLIMIT_FSIZE, most if number < 3 else (-1, -1))
+    kept.save(number, {}, tree)
+    print(number, kept._settle() or "written", kept.latest())
+again = kept.restore(tree)["a"]
+assert (again.addressable_data(0) == tree["a"].addressable_data(0)).all()
+kept.close()
+devices.leave(0)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("unable", [0, 1])
+def test_a_part_of_a_checkpoint_that_one_process_cannot_write_holds_up_no_other(unable, tmp_path):
+    """All know why, and the next one is whole."""
+    port, began = free_port(), time.monotonic()
+    both = finish([start(i, 2, port, program=["-c", WRITE, str(tmp_path), str(unable)]) for i in range(2)])
+    failed = [f"{n} checkpoint {n} could not be written: file too large None" for n in (1, 2)]
+    for status, said, wrong in both:
+        lines = [line for line in said.splitlines() if "Gloo" not in line]
+        assert status == 0 and lines == [*failed, "3 written 3", "4 written 4"], (said, wrong)
+        assert "Task was destroyed" not in wrong
+    assert time.monotonic() - began < 240  # 30 s for each that fails
 
 
 @pytest.mark.slow
