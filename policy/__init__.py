@@ -7,6 +7,6 @@ os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 
 from policy.config import PRESETS, DecoderConfig, VisionConfig, VLMConfig
 from policy.sample import Reply
-from policy.vlm import VLM, load, save
+from policy.vlm import VLM, load, save, save_adapters
 
-__all__ = ["PRESETS", "VLM", "DecoderConfig", "Reply", "VLMConfig", "VisionConfig", "load", "save"]
+__all__ = ["PRESETS", "VLM", "DecoderConfig", "Reply", "VLMConfig", "VisionConfig", "load", "save", "save_adapters"]

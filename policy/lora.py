@@ -90,6 +90,15 @@ def scale_of(graphdef: nnx.GraphDef[Model], params: Params) -> float | None:
     return next((layer.scale for layer in layers if isinstance(layer, Adapted)), None)
 
 
+def kind_of(graphdef: nnx.GraphDef[Model], params: Params) -> tuple[int, float, tuple[str, ...]] | None:
+    """Rank, alpha and modules of a model's adapters, as `add` takes them; None where there are none."""
+    found = {name: layer for _, name, layer in _layers(nnx.merge(graphdef, params)) if isinstance(layer, Adapted)}
+    for layer in found.values():
+        rank = layer.lora_a[...].shape[-1]
+        return rank, layer.scale * rank, tuple(name for name in MODULES if name in found)
+    return None
+
+
 def has(params: Params) -> bool:
     """Whether a model has adapters."""
     return any(adapter(path) for path, _ in jax.tree_util.tree_leaves_with_path(params))

@@ -44,13 +44,17 @@ def find(folder: Path) -> dict[str, np.ndarray]:
         raise ValueError(f"{folder} holds PyTorch's .bin files: save the model as safetensors first")
     else:
         raise ValueError(f"{whole} is missing")
-    found: dict[str, np.ndarray] = {}
-    for file in files:
-        try:
-            found |= _mapped(file)
-        except (SafetensorError, OSError, ValueError) as error:
-            raise ValueError(f"{file} is damaged: {error}") from None
-    return found
+    return {name: tensor for file in files for name, tensor in read_file(file).items()}
+
+
+def read_file(file: Path) -> dict[str, np.ndarray]:
+    """The tensors of one file; ValueError when it is not there or damaged."""
+    try:
+        return _mapped(file)
+    except FileNotFoundError:
+        raise ValueError(f"{file} is missing") from None
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ValueError(f"{file} is damaged: {error}") from None
 
 
 def _mapped(file: Path) -> dict[str, np.ndarray]:

@@ -12,7 +12,7 @@ import numpy as np
 from flax import nnx
 from transformers import PreTrainedTokenizerFast
 
-from policy import lora, model, sample, sharding, tokenizer, weights
+from policy import adapters, lora, model, sample, sharding, tokenizer, weights
 from policy.config import PRESETS, VLMConfig
 from policy.model import Model, Params, Pictures, picture_grids
 from policy.sample import Reply
@@ -99,11 +99,17 @@ class VLM:
         """The same model with LoRA adapters (arXiv 2106.09685) beside dense layers of its decoder's blocks.
 
         modules are some of q, k, v, out, gate, up, down. It says the same until the adapters, parameters named `lora_a`
-        and `lora_b`, have learned. `save` merges them. Raises ValueError for what cannot be.
+        and `lora_b`, have learned. `save` merges them, `save_adapters` keeps them apart. Raises ValueError for what
+        cannot be.
         """
         drawn = jax.random.key(0) if key is None else key
         graphdef, params = lora.add(self.graphdef, self.params, rank, alpha, modules, drawn)
         return replace(self, graphdef=graphdef, params=sharding.spread(params, self.mesh))
+
+    @property
+    def adapted(self) -> tuple[int, float, tuple[str, ...]] | None:
+        """Rank, alpha and modules of its adapters; None where it has none."""
+        return lora.kind_of(self.graphdef, self.params)
 
     def merged(self) -> "VLM":
         """The same model without adapters: what they do is added to what they stand beside."""
@@ -168,11 +174,12 @@ def load(
     """Load a model from a folder, or make a preset with fresh weights.
 
     The folder is one that `save` wrote, or a Hugging Face folder of Qwen2.5-VL or Qwen3-VL (config.json, safetensors in
-    one file or many, the tokenizer with its chat template). dtype: "float32", "bfloat16" or "float16". mesh: devices to
-    spread it over (`policy.sharding.make_mesh`), each reads its part only. remat: compute activations again in the
-    backward pass. A preset takes its vocabulary from `tokenizer` (without one: bytes) and its
-    weights from `key` (without one: seed 0). Raises ValueError, in one line, when the source is neither, the folder is
-    not whole or the dtype is none of these.
+    one file or many, the tokenizer with its chat template), or one of adapters alone, as `save_adapters` and PEFT write
+    them: then it is the model that they name, with them beside it. dtype: "float32", "bfloat16" or "float16". mesh:
+    devices to spread it over (`policy.sharding.make_mesh`), each reads its part only. remat: compute activations again
+    in the backward pass. A preset takes its vocabulary from `tokenizer` (without one: bytes) and its weights from `key`
+    (without one: seed 0). Raises ValueError, in one line, when the source is neither, the folder is not whole or the
+    dtype is none of these.
     """
     kind = _float(dtype)
     if str(source) in PRESETS:
@@ -189,22 +196,44 @@ def load(
         raise ValueError(
             f"{str(source)[:200]!r} is neither a folder nor one of the presets {', '.join(PRESETS)}; {hint}"
         )
-    return VLM(*weights.read(Path(source), kind, mesh, remat=remat), mesh=mesh)
+    folder = Path(source)
+    apart = adapters.are_in(folder)
+    vlm = VLM(*weights.read(adapters.base(folder) if apart else folder, kind, mesh, remat=remat), mesh=mesh)
+    if not apart:
+        return vlm
+    graphdef, params = adapters.read(folder, (vlm.graphdef, vlm.params), vlm.origin.kind)
+    return replace(vlm, graphdef=graphdef, params=sharding.spread(params, mesh))
 
 
 def save(vlm: VLM, folder: str | Path) -> None:
     """Write a model into a folder (made if need be), from which `load` reads it back exactly.
 
     A model that came from a Hugging Face folder goes into one that `transformers` reads. Adapters are merged: into
-    float32 exactly but for its rounding; into bfloat16 what is less than half of its step is lost. Every file
-    is written aside and then renamed, so a write that fails leaves a model that was there as it was. Raises ValueError,
-    and writes nothing, when a parameter is not finite, and OSError, which names the folder, when the disk is full.
-    Where several processes share the model, all of them call this, and the first writes.
+    float32 exactly but for its rounding; into bfloat16 what is less than half of its step is lost, and only
+    `save_adapters` keeps it. Every file is written aside and then renamed, so a write that fails leaves a model that
+    was there as it was. Raises ValueError, and writes nothing, when a parameter is not finite, and OSError, which names
+    the folder, when the disk is full. Where several processes share the model, all of them call this, and the first
+    writes.
     """
     if not str(folder):
         raise ValueError('folder="": give the name of one; "." is the current one')
     scale = lora.scale_of(vlm.graphdef, vlm.params)
     weights.write(Path(folder), vlm.config, vlm.params, vlm.tokenizer, vlm.origin, scale=scale)
+
+
+def save_adapters(vlm: VLM, folder: str | Path, base: str | Path) -> None:
+    """Write the adapters of a model into a folder (made if need be), from which `load` reads the model back exactly.
+
+    They are in PEFT's format: `PeftModel.from_pretrained(model, folder)`. base: the folder that the model was loaded
+    from. Raises ValueError for a model without adapters, and OSError, which names the folder, when the disk is full.
+    Where several processes share the model, all of them call this, and the first writes.
+    """
+    scale = lora.scale_of(vlm.graphdef, vlm.params)
+    if scale is None:
+        raise ValueError("the model has no adapters: see `VLM.with_lora`")
+    where = Path(base)
+    kept = adapters.base(where) if adapters.are_in(where) else where
+    adapters.write(Path(folder), vlm.params, scale, vlm.origin.kind, kept)
 
 
 def _bytes() -> PreTrainedTokenizerFast:

@@ -104,7 +104,7 @@ def write(
     folder.mkdir(parents=True, exist_ok=True)
     for killed in folder.glob(".part-*"):  # what was begun and not finished
         shutil.rmtree(killed, ignore_errors=True)
-    with _told_as_os_error(folder), tempfile.TemporaryDirectory(prefix=".part-", dir=folder) as draft:
+    with told_as_os_error(folder), tempfile.TemporaryDirectory(prefix=".part-", dir=folder) as draft:
         aside = Path(draft)
         tensors.write(aside, laid_out, limit)
         as_it_was = origin.words if origin.kind != OWN and origin.digest == _digest(words) else {}
@@ -132,7 +132,7 @@ def write(
 
 
 @contextlib.contextmanager
-def _told_as_os_error(folder: Path) -> Iterator[None]:
+def told_as_os_error(folder: Path) -> Iterator[None]:
     """Have every error of the disk be an OSError that names the folder: safetensors and tokenizers have their own."""
     try:
         yield

@@ -1,6 +1,7 @@
 """The games of a run, each with all that its steps need, and the model that is to learn them."""
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -79,14 +80,28 @@ def _check_template(config: Config, vlm: policy.VLM, folder: str) -> None:
             raise ValueError(f"{given}: the chat template of {folder} does not serve: {error}; give 0") from None
 
 
+def _adapted(config: Config, vlm: policy.VLM, key: jax.Array) -> policy.VLM:
+    """A model as it is to learn. Adapters that it has are merged, or go on learning where adapters are asked for."""
+    part = config.lora
+    if not part.rank:
+        return vlm.merged()
+    if not (there := vlm.adapted):
+        return vlm.with_lora(rank=part.rank, alpha=part.alpha, modules=part.modules, key=key)
+    rank, alpha, modules = there
+    if (rank, set(modules)) != (part.rank, set(part.modules)) or not math.isclose(alpha, part.alpha):
+        raise ValueError(
+            f"the adapters of {config.model} would go on learning: give them as they are, --lora-rank {rank} "
+            f"--lora-alpha {alpha:g} --lora-modules {','.join(modules)}, or --lora-rank 0 to have them merged"
+        )
+    return vlm
+
+
 def _model_and_games(config: Config, key: jax.Array) -> tuple[policy.VLM, list[jaxgym.Game[Any]], list[Boards]]:
     loaded, mesh = None, devices.make_mesh(config)
     if config.model not in policy.PRESETS:
         loaded = policy.load(config.model, dtype=config.dtype, mesh=mesh, remat=config.remat)
         _check_template(config, loaded, config.model)
-        if config.lora.rank:
-            part = config.lora
-            loaded = loaded.with_lora(rank=part.rank, alpha=part.alpha, modules=part.modules, key=key)
+        loaded = _adapted(config, loaded, key) if config.phases else loaded
     vision = loaded.config.vision if loaded else policy.PRESETS[config.model].vision
     side = vision.patch * vision.merge
     games = [make(name, level, config.picture, side, config.photos) for name, level in _wanted(config)]

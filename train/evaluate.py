@@ -159,7 +159,9 @@ def _models(config: Config, key: jax.Array, records: Records) -> list[tuple[jaxg
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser("python -m train.evaluate", "Test a model on games by VLM-Gym's protocol.")
     who = parser.add_mutually_exclusive_group(required=True)
-    who.add_argument("--model", metavar="FOLDER", help="of a saved model: a run's, or one of Hugging Face")
+    who.add_argument(
+        "--model", metavar="FOLDER", help="of a saved model or of adapters: a run's, or one of Hugging Face"
+    )
     who.add_argument(
         "--player",
         metavar="MODULE:FUNCTION",

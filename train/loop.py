@@ -175,7 +175,7 @@ class Trainer:
                     self.save()
         yield from self.anchors()
         yield from self.evaluate(phases[-1] if phases else "base")
-        policy.save(self.final(), self.run / "model")
+        self._write("model")
         try:
             self.checkpoints.wait()
         except OSError as error:  # nothing is left to go on with: the model is there
@@ -187,7 +187,7 @@ class Trainer:
                 self.notes.append(f"{self.checkpoints.what_was_damaged()}: it may have been the best")
             if best is not None and best != self._number:
                 self._restore(best)
-                policy.save(self.final(), self.run / "model-best")
+                self._write("model-best")
 
     def _judge(self, reward: float) -> None:
         """Keep what the last updates earned, which says how good the model is; fewer than a pass would say how easy
@@ -204,8 +204,16 @@ class Trainer:
         return -(-each * len(self.courses) // (self.config.mix.games or len(self.courses)))
 
     def final(self) -> policy.VLM:
-        """The model as it is now."""
-        return replace(self.vlm, params=self.params)
+        """The model as it is now; adapters are float32 whatever it computes in, as they have learned."""
+        kept = jnp.dtype("float32") if self.config.lora.rank else self.frame.dtype
+        return replace(self.vlm, params=learner.whole(self.state.params, self.fixed, kept))
+
+    def _write(self, name: str) -> None:
+        """Write the model as it is now into the run's folder, and its adapters alone as well: merging rounds them."""
+        final = self.final()
+        policy.save(final, self.run / name)
+        if self.config.lora.rank:
+            policy.save_adapters(final, self.run / name.replace("model", "adapters"), self.config.model)
 
     def _supervise(self, phase: str) -> dict[str, float]:
         """One step of sight, base or cold start."""
@@ -328,7 +336,7 @@ class Trainer:
     def _give_up(self, skipped: int, row: int) -> None:
         """End a run whose updates are not finite, and keep what it had learned before."""
         self.save()
-        policy.save(self.final(), self.run / "model")
+        self._write("model")
         with contextlib.suppress(OSError):  # what is said below is worth more
             self.checkpoints.wait()
         mend = f"--{self.phase}-lr (it was {self._peak():g})" + (

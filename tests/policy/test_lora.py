@@ -1,15 +1,17 @@
 """Adapters: they begin as nothing, learn alone, and can be merged into what they stand beside."""
 
 import dataclasses
+import errno
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 import policy
-from policy import lora
+from policy import adapters, lora
 from policy.model import logits
 from policy.weights import named
 from tests.policy import qwen_folders as folders
@@ -21,11 +23,12 @@ def vlm(tmp_path_factory):
     return policy.load(folders.write(tmp_path_factory.mktemp("lora"), "qwen3_vl"))
 
 
-def learned(vlm):
+def learned(vlm, much=0.1):
     """The model after its adapters have learned something."""
     noise = jax.random.key(1)
     changed = jax.tree_util.tree_map_with_path(
-        lambda path, leaf: leaf + 0.1 * jax.random.normal(noise, leaf.shape) if lora.adapter(path) else leaf, vlm.params
+        lambda path, leaf: leaf + much * jax.random.normal(noise, leaf.shape) if lora.adapter(path) else leaf,
+        vlm.params,
     )
     return dataclasses.replace(vlm, params=changed)
 
@@ -66,6 +69,112 @@ def test_saving_merges(vlm, tmp_path, monkeypatch):
     case = given(CASES["text"])
     assert alike(np.asarray(policy.load(tmp_path).logits(*case)), np.asarray(after.logits(*case))) < 1e-5
     assert lora.has(after.params)  # it is not changed by being saved
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_adapters_alone_are_read_back_exactly(dtype, tmp_path):
+    """Merged into bfloat16, such small changes are lost. They go on from there, and beside a folder of our own too."""
+    base = folders.write(tmp_path / "base", "qwen2_5_vl")
+    plain = policy.load(base, dtype=dtype)
+    after = learned(plain.with_lora(rank=3, alpha=6.0, modules=("down", "q")), 1e-3)
+    policy.save_adapters(after, tmp_path / "apart", base)
+    again = policy.load(tmp_path / "apart", dtype=dtype)
+    assert again.adapted == after.adapted == (3, 6.0, ("q", "down")) and again.origin.kind == "qwen2_5_vl"
+    assert jax.tree.structure(again.params) == jax.tree.structure(after.params)
+    for path, leaf in named(again.params).items():
+        assert leaf.dtype == named(after.params)[path].dtype and np.array_equal(leaf, named(after.params)[path]), path
+    further = learned(again, 1e-3)
+    policy.save_adapters(further, tmp_path / "further", tmp_path / "apart")
+    merged = named(policy.load(tmp_path / "further", dtype=dtype).merged().params)
+    for path, leaf in named(further.merged().params).items():
+        assert np.array_equal(leaf, merged[path]), path
+    policy.save(again.merged(), tmp_path / "own")
+    assert policy.load(tmp_path / "own").adapted is None
+    small = learned(policy.load("tiny").with_lora(rank=2))
+    policy.save(policy.load("tiny"), tmp_path / "tiny")
+    policy.save_adapters(small, tmp_path / "small", tmp_path / "tiny")
+    for path, leaf in named(policy.load(tmp_path / "small").params).items():
+        assert np.array_equal(leaf, named(small.params)[path]), path
+
+
+def cut(tensors):
+    tensors.pop(next(iter(tensors)))
+
+
+def widen(tensors):
+    name = next(iter(tensors))
+    tensors[name] = np.ones((5, 5), np.float32)
+
+
+def spoil(tensors):
+    next(iter(tensors.values()))[0] = np.nan
+
+
+def add(tensors):
+    tensors["base_model.model.model.visual.blocks.0.attn.qkv.lora_A.weight"] = np.ones((2, 4), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("record", "change", "told"),
+    [
+        (
+            {"base_model_name_or_path": "Qwen/Qwen"},
+            None,
+            "of 'Qwen/Qwen', which is no folder of a model here: have base_",
+        ),
+        ({"base_model_name_or_path": None}, None, "of None, which is no folder of a model here"),
+        ({"base_model_name_or_path": "{apart}"}, None, "which is no folder of a model here"),
+        ({"peft_type": "LOHA"}, None, "has adapters with peft_type 'LOHA': this version reads plain LoRA"),
+        (
+            {"use_dora": True, "bias": "all"},
+            None,
+            "has adapters with use_dora True, bias 'all': this version reads plain",
+        ),
+        ({"r": "two"}, None, "is damaged: r is 'two', lora_alpha 32.0"),
+        ({"r": 0}, None, "cannot be read: lora rank=0 must be at least 1"),
+        ({"r": 5}, None, "tensors that are misshapen"),
+        ({}, dict.clear, "has none of a decoder like that of its model"),
+        ({}, cut, "has 1 tensors that are missing: model.language_model.layers.0"),
+        ({}, widen, "has 1 tensors that are misshapen: model.language_model.layers.0"),
+        ({}, spoil, "has 1 tensors that are not finite: model.language_model.layers.0"),
+        ({}, add, "has 1 tensors that are unexpected: base_model.model.model.visual.blocks.0"),
+        ({}, "cut", "adapter_model.safetensors is damaged"),
+        ({}, "gone", "adapter_model.safetensors is missing"),
+    ],
+)
+def test_adapters_that_cannot_be_read_are_told(record, change, told, tmp_path):
+    base, apart = folders.write(tmp_path / "base", "qwen3_vl"), tmp_path / "apart"
+    policy.save_adapters(policy.load(base).with_lora(rank=2), apart, base)
+    file = apart / "adapter_model.safetensors"
+    given = {k: v.format(apart=apart) if isinstance(v, str) else v for k, v in record.items()}
+    folders.edit(apart / "adapter_config.json", **given)
+    if change == "gone":
+        file.unlink()
+    elif change == "cut":
+        file.write_bytes(file.read_bytes()[:-10])
+    elif change:
+        tensors = load_file(file)
+        change(tensors)
+        save_file(tensors, file)
+    with pytest.raises(ValueError, match=re.escape(told)) as raised:
+        policy.load(apart)
+    assert str(apart) in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_a_disk_that_is_full_leaves_adapters_as_they_were(vlm, tmp_path, monkeypatch):
+    after = vlm.with_lora(rank=2)
+    policy.save_adapters(after, tmp_path, ".")
+    before = {file: file.read_bytes() for file in tmp_path.iterdir()}
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(adapters, "save_file", full)
+    with pytest.raises(OSError, match=re.escape(str(tmp_path))):
+        policy.save_adapters(learned(after), tmp_path, ".")
+    assert {file: file.read_bytes() for file in tmp_path.iterdir()} == before
+    with pytest.raises(ValueError, match="the model has no adapters"):
+        policy.save_adapters(vlm, tmp_path, ".")
 
 
 def test_gradients_reach_the_adapters_of_a_half_precision_model(tmp_path):

@@ -13,6 +13,7 @@ from policy.positions import token_positions
 from tests.policy import qwen_folders as folders
 from tests.policy import reference
 from tests.policy.qwen_folders import CASES, KINDS
+from tests.policy.test_lora import learned
 from tests.policy.test_qwen import alike, given
 
 
@@ -61,3 +62,33 @@ def test_a_saved_model_loads_in_transformers_and_says_the_same(kind, tied, tmp_p
     said = np.setdiff1d(np.arange(folders.VOCAB), [folders.IMAGE, folders.VIDEO])
     for row, length in enumerate(case.lengths):
         assert alike(found[row, :length][:, said], wanted[row, :length][:, said]) < 1e-4
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_adapters_load_in_peft_and_those_of_peft_load(kind, tmp_path):
+    """Those of PEFT stand beside other layers, have a name, and are scaled by the root of their rank."""
+    peft = pytest.importorskip("peft")
+    base, case = folders.write(tmp_path / "base", kind, files=1), CASES["several pictures"]
+    said = np.setdiff1d(np.arange(folders.VOCAB), [folders.IMAGE, folders.VIDEO])
+
+    def of(model):
+        """What one of their models or of ours says of every token."""
+        if isinstance(model, policy.VLM):
+            spoken = np.asarray(model.logits(*given(case)))
+        else:
+            spoken = reference.logits(model, reference.inputs(base, case))
+        return np.concatenate([row[:length, said] for row, length in zip(spoken, case.lengths, strict=True)])
+
+    plain = of(policy.load(base))
+    ours = learned(policy.load(base).with_lora(rank=3, alpha=8.0, modules=("q", "out", "up", "down")))
+    policy.save_adapters(ours, tmp_path / "ours", base)
+    read = peft.PeftModel.from_pretrained(reference.open_model(base)[0], tmp_path / "ours")
+    assert alike(of(read), of(ours)) < 1e-4 < 1e-2 < alike(of(ours), plain)
+
+    part = peft.LoraConfig(r=4, lora_alpha=6, use_rslora=True, target_modules=r".*language_model.*(k_proj|gate_proj)")
+    theirs = peft.get_peft_model(reference.open_model(base)[0], part, adapter_name="mine")
+    for name, parameter in theirs.named_parameters():
+        if "lora_" in name:
+            parameter.data.normal_(0, 0.1)
+    theirs.save_pretrained(tmp_path / "theirs")
+    assert alike(of(policy.load(tmp_path / "theirs" / "mine")), of(theirs)) < 1e-4 < 1e-2 < alike(of(theirs), plain)

@@ -1,6 +1,7 @@
 """Training what people have: Hugging Face folders of Qwen2.5-VL and Qwen3-VL, by their own tokenizers."""
 
 import json
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,7 @@ from policy.tokenizer import spelling
 from policy.weights import named
 from tests.policy import qwen_folders as folders
 from tests.policy.test_qwen import CASES, given
-from train import learner
+from train import course, learner
 from train import main as program
 from train.config import Config
 from train.language import build_tokenizer, speak
@@ -64,8 +65,47 @@ def test_a_folder_trains_from_start_to_end_and_becomes_a_folder(folder, tmp_path
     if saving:
         adapted = {path.split(".")[-2] for path in inside}
         assert adapted == {"q", "v", "down"}
+        kept = policy.load(run / "adapters", dtype="bfloat16")
+        assert kept.adapted == (2, 32.0, ("q", "v", "down"))
+        merged = named(kept.merged().params)
+        assert all(np.array_equal(leaf, merged[path]) for path, leaf in named(after.params).items())
     else:
         assert {path.split(".")[0] for path in changed} == {"vision", "embedding", "decoder"} and len(inside) > 30
+
+
+def test_adapters_alone_are_tested_as_they_are_and_go_on_learning(one, tmp_path):
+    """Or are merged, where all of a model is to learn."""
+    changed = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: leaf + 1e-3 if lora.adapter(path) else leaf,
+        policy.load(one).with_lora(rank=2, alpha=6.0, modules=("q",)).params,
+    )
+    beside = replace(policy.load(one).with_lora(rank=2, alpha=6.0, modules=("q",)), params=changed)
+    policy.save_adapters(beside, tmp_path / "apart", one)
+    config = Config(games=("2048",), model=str(tmp_path / "apart"), coldstart=Coldstart(steps=1, boards=2, lr=1e-3))
+
+    def prepared(config):
+        return course.prepare(config, jax.random.key(0))[0]
+
+    exact = prepared(replace(config, recipe="g0", grpo=Grpo(updates=0)))
+    assert exact.adapted == beside.adapted
+    assert prepared(config).adapted is None
+    assert np.array_equal(
+        *(named(vlm.merged().params)["decoder.blocks.0.attention.q.kernel"] for vlm in (exact, beside))
+    )
+    with pytest.raises(
+        ValueError, match=r"--lora-rank 2 --lora-alpha 6 --lora-modules q, or --lora-rank 0 to have them merged$"
+    ):
+        prepared(replace(config, lora=Lora(rank=2)))
+    trainer = Trainer(replace(config, lora=Lora(rank=2, alpha=6.0, modules=("q",))), tmp_path / "run")
+    before = {path: np.asarray(leaf) for path, leaf in named(trainer.final().params).items()}
+    trainer._supervise("coldstart")
+    trainer._write("model-best")
+    trainer.checkpoints.close()
+    after = policy.load(tmp_path / "run" / "adapters-best")
+    assert after.adapted == beside.adapted
+    for path, leaf in named(after.params).items():
+        assert np.array_equal(leaf, before[path]) == ("lora" not in path), path
+        assert "lora" not in path or np.array_equal(before[path], named(changed)[path]), path
 
 
 def test_a_frozen_tower_stays_and_written_replies_are_learned(one, tmp_path):
