@@ -1,13 +1,13 @@
 """Boards that were answered, and what the answers earned."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from train import advantages, coldstart, rewards, rollout
+from train import advantages, coldstart, devices, rewards, rollout
 from train.advantages import Rewards
 from train.config import Config
 from train.course import Course
@@ -67,6 +67,12 @@ def worth(config: Config, course: Course, state: Any, key: jax.Array, share: int
     return (rewards.outcome if wanted == "outcome" else rewards.score)(legal, score).reshape(count, -1)
 
 
+def _own(function: Callable[..., Any], where: str, tried: Replies, game: Any) -> np.ndarray:
+    """What a user's function gives, asked by the first process alone: it may answer otherwise each time."""
+    given = devices.first(lambda: rewards.ask_own(function, where, tried, game).tolist())
+    return np.asarray(given, np.float32)
+
+
 def earn(
     config: Config,
     course: Course,
@@ -88,7 +94,7 @@ def earn(
         played = rewards.earned_by(of_all, r.actions)
     else:
         played = good if wanted.game == "outcome" else rewards.score(tried.legal, tried.score)
-    own = rewards.ask_own(course.own, wanted.own, tried, language.game) if course.own else None
+    own = _own(course.own, wanted.own, tried, language.game) if course.own else None
     earned = rewards.parts(
         played if own is None else played + own,
         r,

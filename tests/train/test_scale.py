@@ -45,8 +45,9 @@ SEED = ["--seed", "2"]  # of two processes: with 1 a token of the last update is
 
 
 def own(replies, game):
-    """A reward that a model which has learned nothing yet earns now and then."""
-    return np.asarray([len(text) % 7 for text in replies.texts], np.float32)
+    """A reward that a model which has learned nothing yet earns now and then; another in each process."""
+    other = 3 * int(os.environ.get("JAX_PROCESS_ID", "0"))
+    return np.asarray([(len(text) + other) % 7 for text in replies.texts], np.float32)
 
 
 def config(**changes) -> Config:
