@@ -37,7 +37,7 @@ class Adapted(nnx.Module):
 
 
 def _joined(kernel: jax.Array, a: jax.Array, b: jax.Array, scale: float) -> jax.Array:
-    return (kernel.astype(jnp.float32) + jnp.matmul(a, b) * scale).astype(kernel.dtype)
+    return (kernel.astype(jnp.float32) + jnp.matmul(a, b, precision="highest") * scale).astype(kernel.dtype)
 
 
 def add(

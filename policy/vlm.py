@@ -225,14 +225,18 @@ def save_adapters(vlm: VLM, folder: str | Path, base: str | Path) -> None:
     """Write the adapters of a model into a folder (made if need be), from which `load` reads the model back exactly.
 
     They are in PEFT's format: `PeftModel.from_pretrained(model, folder)`. base: the folder that the model was loaded
-    from. Raises ValueError for a model without adapters, and OSError, which names the folder, when the disk is full.
-    Where several processes share the model, all of them call this, and the first writes.
+    from. Raises ValueError for a model without adapters or with such as are not finite, and OSError, which names the
+    folder, when the disk is full. Where several processes share the model, all of them call this, and the first writes.
     """
     scale = lora.scale_of(vlm.graphdef, vlm.params)
     if scale is None:
         raise ValueError("the model has no adapters: see `VLM.with_lora`")
-    where = Path(base)
-    kept = adapters.base(where) if adapters.are_in(where) else where
+    if not str(folder):
+        raise ValueError('folder="": give the name of one; "." is the current one')
+    kept = Path(base)
+    if not kept.is_dir():
+        raise ValueError(f"base={str(base)!r} is no folder: give that which the model was loaded from")
+    kept = adapters.base(kept) if adapters.are_in(kept) else kept
     adapters.write(Path(folder), vlm.params, scale, vlm.origin.kind, kept)
 
 

@@ -81,6 +81,7 @@ def read(
 def _within(folder: Path) -> str:
     """Where in a folder that holds none a model is: in a cache's snapshot, or in a run's folder."""
     inner = sorted((*folder.glob("snapshots/*/config.json"), *folder.glob("*/config.json")))
+    inner = inner or sorted(folder.glob("*/adapter_config.json"))
     return f"; give {inner[0].parent}" if inner else ""
 
 
@@ -95,7 +96,7 @@ def write(
     limit: int = _SHARD,
 ) -> None:
     """Write a model into a folder, every file aside first; see `policy.save`. scale: of its adapters, if it has any."""
-    _check_finite(lora.plain(params, scale))
+    check_finite(lora.plain(params, scale))
     laid_out = _laid_out(lora.plain(params, scale), origin.kind, config)
     if jax.process_index():  # it only gives its parts of the tensors to the first process, which writes
         for _ in laid_out:
@@ -316,7 +317,7 @@ def _finite(leaf: jax.Array) -> jax.Array:
     return jnp.isfinite(leaf).all()
 
 
-def _check_finite(params: _Leaves) -> None:
+def check_finite(params: _Leaves) -> None:
     """Each device looks at what it has: only what it found is sent between them."""
     found = {name: _finite(leaf) for name, leaf in params}
     if broken := [name for name, sound in jax.device_get(found).items() if not sound]:

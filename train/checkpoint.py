@@ -90,7 +90,11 @@ class Checkpoints:
         nothing did. score: by which the best is known.
         """
         failed = self._settle()
-        if number != self.latest():
+        if number == self.latest():
+            return failed
+        if impossible := devices.first(lambda: self._look(number)):  # within Orbax others would wait for the first
+            self._writing = self._thread.submit(lambda: impossible)
+        else:
             record = json.loads(files.to_json(progress | {"score": score}))  # a copy: the run goes on
             items = ocp.args.Composite(tree=ocp.args.StandardSave(tree), progress=ocp.args.JsonSave(record))
             self._stages.begin()
@@ -159,6 +163,8 @@ class Checkpoints:
             place.rename(self._folder / str(number))
         except (OSError, ValueError) as error:  # Orbax has a ValueError for a full disk
             return self._fail(number, error)
+        except jax.errors.JaxRuntimeError:  # it has waited for a process that has failed, or is gone
+            return self._fail(number, OSError(_ANOTHER))
         self._scores[number] = score
         kept = {*sorted(self._scores)[-self._keep :]} | ({self.best()} if self._keep_best else set())
         for old in self._scores.keys() - kept:
@@ -166,6 +172,16 @@ class Checkpoints:
             with contextlib.suppress(OSError):  # then there is one too many
                 (self._folder / str(old)).rename(self._folder / f"{old}{_PART}")  # from here on it is none
         self._tidy()
+        return ""
+
+    def _look(self, number: int) -> str:
+        """Why no checkpoint can be begun, "" if it can."""
+        place = self._folder / f"{number}{_PART}-begun"
+        try:
+            place.mkdir(parents=True, exist_ok=True)
+            place.rmdir()
+        except OSError as error:
+            return _failure(number, error)
         return ""
 
     def _fail(self, number: int, error: Exception) -> str:

@@ -88,7 +88,7 @@ def _adapted(config: Config, vlm: policy.VLM, key: jax.Array) -> policy.VLM:
     if not (there := vlm.adapted):
         return vlm.with_lora(rank=part.rank, alpha=part.alpha, modules=part.modules, key=key)
     rank, alpha, modules = there
-    if (rank, set(modules)) != (part.rank, set(part.modules)) or not math.isclose(alpha, part.alpha):
+    if (rank, set(modules)) != (part.rank, set(part.modules)) or not math.isclose(alpha, part.alpha, rel_tol=1e-5):
         raise ValueError(
             f"the adapters of {config.model} would go on learning: give them as they are, --lora-rank {rank} "
             f"--lora-alpha {alpha:g} --lora-modules {','.join(modules)}, or --lora-rank 0 to have them merged"

@@ -53,6 +53,15 @@ def whole(learned: Params, fixed: Params, dtype: jnp.dtype) -> Params:
     return nnx.merge_state(cast(learned, dtype), fixed)
 
 
+def kept(learned: Params, fixed: Params, dtype: jnp.dtype) -> Params:
+    """All parameters of a model, as they are saved: adapters in float32, as they are told of a model that is loaded."""
+
+    def as_saved(path: Any, leaf: jax.Array) -> jax.Array:
+        return leaf if lora.adapter(path) or leaf.dtype == dtype else leaf.astype(dtype)
+
+    return jax.tree_util.tree_map_with_path(as_saved, nnx.merge_state(learned, fixed))
+
+
 def fingerprint(params: Params) -> int:
     """A number of all bits of parameters, on whatever devices they lie: others have the same by chance alone, or where
     numbers of one matrix stand in another order.

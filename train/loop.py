@@ -205,14 +205,13 @@ class Trainer:
 
     def final(self) -> policy.VLM:
         """The model as it is now; adapters are float32 whatever it computes in, as they have learned."""
-        kept = jnp.dtype("float32") if self.config.lora.rank else self.frame.dtype
-        return replace(self.vlm, params=learner.whole(self.state.params, self.fixed, kept))
+        return replace(self.vlm, params=learner.kept(self.state.params, self.fixed, self.frame.dtype))
 
     def _write(self, name: str) -> None:
         """Write the model as it is now into the run's folder, and its adapters alone as well: merging rounds them."""
         final = self.final()
         policy.save(final, self.run / name)
-        if self.config.lora.rank:
+        if final.adapted:
             policy.save_adapters(final, self.run / name.replace("model", "adapters"), self.config.model)
 
     def _supervise(self, phase: str) -> dict[str, float]:

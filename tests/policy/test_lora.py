@@ -2,7 +2,9 @@
 
 import dataclasses
 import errno
+import math
 import re
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -110,6 +112,16 @@ def spoil(tensors):
     next(iter(tensors.values()))[0] = np.nan
 
 
+def whole(tensors):
+    for name in tensors:
+        tensors[name] = tensors[name].astype(np.int8)
+
+
+def twice(tensors):
+    name = next(iter(tensors))
+    tensors[name.replace(".weight", ".other.weight")] = tensors[name]
+
+
 def add(tensors):
     tensors["base_model.model.model.visual.blocks.0.attn.qkv.lora_A.weight"] = np.ones((2, 4), np.float32)
 
@@ -128,8 +140,11 @@ def add(tensors):
         (
             {"use_dora": True, "bias": "all"},
             None,
-            "has adapters with use_dora True, bias 'all': this version reads plain",
+            "has adapters with bias 'all', use_dora True: this version reads plain",
         ),
+        ({"init_lora_weights": "pissa"}, None, "has adapters with init_lora_weights 'pissa': this version reads plain"),
+        ({"alora_invocation_tokens": [5]}, None, "has adapters with alora_invocation_tokens [5]: this version reads"),
+        ({"lora_alpha": math.inf}, None, "is damaged: r is 2, lora_alpha inf"),
         ({"r": "two"}, None, "is damaged: r is 'two', lora_alpha 32.0"),
         ({"r": 0}, None, "cannot be read: lora rank=0 must be at least 1"),
         ({"r": 5}, None, "tensors that are misshapen"),
@@ -139,7 +154,11 @@ def add(tensors):
         ({}, spoil, "has 1 tensors that are not finite: model.language_model.layers.0"),
         ({}, add, "has 1 tensors that are unexpected: base_model.model.model.visual.blocks.0"),
         ({}, "cut", "adapter_model.safetensors is damaged"),
+        ({}, whole, "tensors that are integer or 8-bit: "),
+        ({}, twice, "adapter_model.safetensors has several adapters for a layer: "),
         ({}, "gone", "adapter_model.safetensors is missing"),
+        ({}, "bin", "holds PyTorch's .bin files: save the adapters as safetensors first"),
+        ({}, "pointer", "has only pointers to 1 of its files, run git lfs pull in it: adapter_model.safetensors"),
     ],
 )
 def test_adapters_that_cannot_be_read_are_told(record, change, told, tmp_path):
@@ -150,6 +169,10 @@ def test_adapters_that_cannot_be_read_are_told(record, change, told, tmp_path):
     folders.edit(apart / "adapter_config.json", **given)
     if change == "gone":
         file.unlink()
+    elif change == "bin":
+        file.rename(apart / "adapter_model.bin")
+    elif change == "pointer":
+        file.write_text("version https://git-lfs.github.com/spec/v1\n")
     elif change == "cut":
         file.write_bytes(file.read_bytes()[:-10])
     elif change:
@@ -159,6 +182,40 @@ def test_adapters_that_cannot_be_read_are_told(record, change, told, tmp_path):
     with pytest.raises(ValueError, match=re.escape(told)) as raised:
         policy.load(apart)
     assert str(apart) in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_what_says_nothing_of_adapters_is_passed_over(vlm, tmp_path):
+    """As other versions and programs write it; the root of the rank may be what divides."""
+    folders.write(tmp_path / "base", "qwen3_vl")
+    before = learned(vlm.with_lora(rank=4, alpha=8.0))
+    policy.save_adapters(before, tmp_path / "apart", tmp_path / "base")
+    others = {
+        "modules_to_save": [],
+        "rank_pattern": {},
+        "use_dora": False,
+        "init_lora_weights": "gaussian",
+        "bias": None,
+    }
+    folders.edit(tmp_path / "apart" / "adapter_config.json", use_rslora=True, lora_alpha=4, peft_version="1", **others)
+    after = policy.load(tmp_path / "apart")
+    assert after.adapted == before.adapted
+    with pytest.raises(ValueError, match=re.escape(f"not a model; give {tmp_path / 'apart'}")):
+        shutil.rmtree(tmp_path / "base")
+        policy.load(tmp_path)
+
+
+def test_adapters_that_cannot_be_written_are_told(vlm, tmp_path):
+    after = vlm.with_lora(rank=2)
+    broken = dataclasses.replace(after, params=jax.tree.map(lambda leaf: leaf * np.nan, after.params))
+    for model, folder, base, told in (
+        (vlm, tmp_path, ".", "the model has no adapters"),
+        (after, "", ".", 'folder="": give the name of one'),
+        (after, tmp_path, "Qwen/Qwen", "base='Qwen/Qwen' is no folder: give that which the model was loaded from"),
+        (broken, tmp_path, ".", "tensors that are not finite"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(told)):
+            policy.save_adapters(model, folder, base)
+    assert not [*tmp_path.iterdir()]
 
 
 def test_a_disk_that_is_full_leaves_adapters_as_they_were(vlm, tmp_path, monkeypatch):
@@ -173,8 +230,6 @@ def test_a_disk_that_is_full_leaves_adapters_as_they_were(vlm, tmp_path, monkeyp
     with pytest.raises(OSError, match=re.escape(str(tmp_path))):
         policy.save_adapters(learned(after), tmp_path, ".")
     assert {file: file.read_bytes() for file in tmp_path.iterdir()} == before
-    with pytest.raises(ValueError, match="the model has no adapters"):
-        policy.save_adapters(vlm, tmp_path, ".")
 
 
 def test_gradients_reach_the_adapters_of_a_half_precision_model(tmp_path):

@@ -84,6 +84,9 @@ def test_adapters_load_in_peft_and_those_of_peft_load(kind, tmp_path):
     policy.save_adapters(ours, tmp_path / "ours", base)
     read = peft.PeftModel.from_pretrained(reference.open_model(base)[0], tmp_path / "ours")
     assert alike(of(read), of(ours)) < 1e-4 < 1e-2 < alike(of(ours), plain)
+    whole = peft.AutoPeftModel.from_pretrained(tmp_path / "ours")
+    whole.base_model.model.set_attn_implementation("eager")
+    assert alike(of(whole), of(ours)) < 1e-4
 
     part = peft.LoraConfig(r=4, lora_alpha=6, use_rslora=True, target_modules=r".*language_model.*(k_proj|gate_proj)")
     theirs = peft.get_peft_model(reference.open_model(base)[0], part, adapter_name="mine")

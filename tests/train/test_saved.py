@@ -89,6 +89,17 @@ def test_adapters_alone_are_tested_as_they_are_and_go_on_learning(one, tmp_path)
     exact = prepared(replace(config, recipe="g0", grpo=Grpo(updates=0)))
     assert exact.adapted == beside.adapted
     assert prepared(config).adapted is None
+    asked = replace(config, recipe="g0", grpo=Grpo(updates=0), lora=Lora(rank=2), dtype="bfloat16")
+    idle = Trainer(asked, tmp_path / "idle")  # nothing is to learn
+    idle._write("model")
+    idle.checkpoints.close()
+    merged = named(policy.load(tmp_path / "apart", dtype="bfloat16").merged().params)
+    for path, leaf in named(policy.load(tmp_path / "idle" / "model", dtype="bfloat16").params).items():
+        assert np.array_equal(leaf, merged[path]), path
+    bare = Trainer(replace(asked, model=str(one)), tmp_path / "bare")
+    bare._write("model")
+    bare.checkpoints.close()
+    assert not (tmp_path / "bare" / "adapters").exists()
     assert np.array_equal(
         *(named(vlm.merged().params)["decoder.blocks.0.attention.q.kernel"] for vlm in (exact, beside))
     )

@@ -338,7 +338,7 @@ def test_a_folder_that_not_all_processes_see_is_told(tmp_path, monkeypatch):
 
 
 WRITE = """
-import resource, sys
+import os, resource, sys
 from pathlib import Path
 import jax, numpy as np
 from train import devices
@@ -349,9 +349,18 @@ kept, mesh = Checkpoints(Path(sys.argv[1])), jax.make_mesh((2,), ("fsdp",))
 over = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("fsdp"))
 value = np.random.default_rng(0).normal(size=(2, 50_000)).astype(np.float32)
 tree = {"a": jax.make_array_from_callback(value.shape, over, lambda where: value[where])}
-most = (40_960, -1) if jax.process_index() == int(sys.argv[2]) else (-1, -1)
+unable, what = jax.process_index() == int(sys.argv[2]), sys.argv[3]
+real = os.mkdir
+
+def mkdir(place, *given, **named):
+    if ".part" in str(place):
+        raise OSError(28, "No space left on device", str(place))
+    real(place, *given, **named)
+
 for number in range(1, 5):
-    resource.setrlimit(resource.RLIMIT_FSIZE, most if number < 3 else (-1, -1))
+    fails = unable and number < 3
+    resource.setrlimit(resource.RLIMIT_FSIZE, (40_960, -1) if fails and what == "file" else (-1, -1))
+    os.mkdir = mkdir if fails and what == "folder" else real
     kept.save(number, {}, tree)
     print(number, kept._settle() or "written", kept.latest())
 again = kept.restore(tree)["a"]
@@ -362,12 +371,15 @@ devices.leave(0)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("unable", [0, 1])
-def test_a_part_of_a_checkpoint_that_one_process_cannot_write_holds_up_no_other(unable, tmp_path):
+@pytest.mark.parametrize(
+    ("unable", "what", "why"),
+    [(0, "file", "file too large"), (1, "file", "file too large"), (0, "folder", "no space left on the device")],
+)
+def test_a_part_of_a_checkpoint_that_one_process_cannot_write_holds_up_no_other(unable, what, why, tmp_path):
     """All know why, and the next one is whole."""
     port, began = free_port(), time.monotonic()
-    both = finish([start(i, 2, port, program=["-c", WRITE, str(tmp_path), str(unable)]) for i in range(2)])
-    failed = [f"{n} checkpoint {n} could not be written: file too large None" for n in (1, 2)]
+    both = finish([start(i, 2, port, program=("-c", WRITE, str(tmp_path), str(unable), what)) for i in range(2)])
+    failed = [f"{n} checkpoint {n} could not be written: {why} None" for n in (1, 2)]
     for status, said, wrong in both:
         lines = [line for line in said.splitlines() if "Gloo" not in line]
         assert status == 0 and lines == [*failed, "3 written 3", "4 written 4"], (said, wrong)
