@@ -42,6 +42,7 @@ def advantages(
     scale: Scale = "group",
     solved: jax.Array | None = None,
     rarest: jax.Array | float = RAREST,
+    useful: np.ndarray | bool = True,
 ) -> jax.Array:
     """r - mean within each group, over a measure of it: rewards float32 [S, G] -> float32 [S, G].
 
@@ -53,7 +54,8 @@ def advantages(
     it is taken to lie `rarest` above it at least, float32 [S] or one number. solved float32 [S, G]: that part of the
     rewards (None: all of them). cost: the same, where groups are compared; see `choices`.
     A group whose rewards are all equal, but for rounding, teaches nothing: its advantages are exactly 0.
-    weights float32 [S, G]: how much each counts in its group's mean, in all 1; None: all alike.
+    weights float32 [S, G]: how much each counts in its group's mean, in all 1; None: all alike. useful bool [S]: which
+    groups count in the deviation of the game.
     """
 
     def mean(x: jax.Array) -> jax.Array:
@@ -69,7 +71,10 @@ def advantages(
         above = (middle if solved is None else mean(solved)) - NOTHING
         return centred / jnp.maximum(above, jnp.asarray(rarest, jnp.float32).reshape(-1, 1))
     squares = mean(jnp.square(centred))
-    return centred / (jnp.sqrt(squares if scale == "group" else jnp.mean(squares)) + jnp.float32(_LEAST))
+    if scale == "game":
+        count = jnp.broadcast_to(jnp.reshape(useful, (-1, 1)), squares.shape)
+        squares = jnp.sum(squares * count) / jnp.maximum(jnp.sum(count), 1)
+    return centred / (jnp.sqrt(squares) + jnp.float32(_LEAST))
 
 
 def farthest(rewards: jax.Array, keep: int, counts: np.ndarray | bool = True) -> jax.Array:
@@ -148,6 +153,7 @@ def credited(
     scale: Scale,
     kept: np.ndarray | None = None,
     counts: np.ndarray | None = None,
+    useful: np.ndarray | bool = True,
 ) -> Credit:
     """What the tokens of replies that are compared with each other are credited with.
 
@@ -156,12 +162,12 @@ def credited(
     unit; else the tokens that read sixty cells would drown the two that decide, and be praised for what those did.
 
     kept int [S, K]: which replies of each group the blocks, int32 [S * K, R], are of; None: all. counts bool [S, G]: of
-    which something is learned; None: all.
+    which something is learned; None: all. useful bool [S]: of which groups, and not what fills up the batch.
     """
 
     def compared(earned: jax.Array) -> jax.Array:
         """float32 [S, G] -> float32 [S * K, 1]."""
-        each = np.asarray(advantages(earned, scale=scale, solved=rewards.game))
+        each = np.asarray(advantages(earned, scale=scale, solved=rewards.game, useful=useful))
         each = each if counts is None else np.where(counts, each, 0)
         return jnp.asarray(carried(each, kept, counts)).reshape(-1, 1)
 
@@ -193,6 +199,8 @@ def among(
     group has nothing to be compared with: 0. turns float32 [N]: of how many turns, as they are discounted, a value is
     the sum: no legal move in any of them earns -1 so often.
     """
+    if not len(values):
+        return np.zeros(0, np.float32)
     _, index, count = np.unique(groups, return_inverse=True, return_counts=True)
     index = index.reshape(-1)
 

@@ -151,18 +151,18 @@ def learned_from(config: Config, *rounds: list[Turn]) -> list[Tried]:
         alive &= np.repeat(useful, group)
     rows = (chosen[:, None] * group + np.arange(group)).reshape(-1)
     alive, board, game, format, perception = (x[:, rows] for x in (alive, board, game, format, perception))
-    seen, acted = _credited(config, alive, board, (game, format, perception))
+    seen, acted, whole = _credited(config, alive, board, (game, format, perception))
     best = np.tile(np.arange(group), (len(chosen), 1))
     if 0 < part.keep < group:
         counts = counts[:, chosen]
         best = np.asarray(advantages.farthest(totals[chosen], part.keep, np.any(counts, axis=0)))
         each, counts = np.broadcast_to(best, (len(alive), *best.shape)), counts & alive.reshape(counts.shape)
-        seen, acted = (
-            advantages.carried(np.where(counts, x.reshape(counts.shape), 0), each, counts).reshape(len(x), -1)
-            for x in (seen, acted)
-        )
+        seen, acted = (_carried(x, each, counts) for x in (seen, acted))
+        whole = _carried(whole, best[None], counts.any(axis=0)[None])  # once, however many of them are left at a turn
     own = (np.arange(len(chosen))[:, None] * group + best).reshape(-1)
     kept, alive = rows[own], alive[:, own]
+    acted = acted + whole * alive
+    seen = acted if part.credit == "reply" else seen
     out = []
     for t, each in enumerate(at_turn):
         blocks = np.where(alive[t][:, None], np.concatenate([turn.round.blocks for turn in each])[kept], -1)
@@ -182,8 +182,18 @@ def learned_from(config: Config, *rounds: list[Turn]) -> list[Tried]:
     return out
 
 
-def _credited(config: Config, alive: np.ndarray, board: np.ndarray, earned: Earned) -> tuple[np.ndarray, np.ndarray]:
-    """The advantages of what was read and of what was done, of episodes side by side by group: float32 [T, B] each."""
+def _carried(x: np.ndarray, kept: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Advantages float32 [T, S * G] for those of each group that are kept, int [T, S, K]: float32 [T, S * K]. counts
+    bool [T, S, G]: of which something is learned.
+    """
+    each = np.where(counts, x.reshape(counts.shape), 0)
+    return advantages.carried(each, kept, counts).reshape(len(x), -1)
+
+
+def _credited(config: Config, alive: np.ndarray, board: np.ndarray, earned: Earned) -> Earned:
+    """The advantages of what was read and of what was done, of episodes side by side by group: float32 [T, B] each; and
+    of episodes as a whole, whatever the turn: float32 [1, B], a part of what was done.
+    """
     part, given = config.grpo, config.episodes
     game, format, perception = earned
     length, rows = alive.shape
@@ -200,17 +210,13 @@ def _credited(config: Config, alive: np.ndarray, board: np.ndarray, earned: Earn
         out[of] = advantages.among(values[of], groups[of], scale=part.scale, solved=solved[of], turns=turns)
         return out
 
-    def done(extra: np.ndarray) -> np.ndarray:
-        if not given.same_board:
-            return compare(worth + extra, by_turn, worth, left)
-        begun = alive & (np.arange(length) == 0)[:, None]  # every episode once, however many answers it has
-        episode = compare(whole + extra.sum(axis=0), start, whole, float(given.turns), begun)[0] * alive
-        return episode + np.float32(given.same_board) * compare(worth + extra, board, worth, left)
-
-    if part.credit == "reply":
-        both = done(format + perception)
-        return both, both
-    return compare(perception + format, by_turn, game), done(format)
+    extra = format + perception if part.credit == "reply" else format
+    seen = compare(perception + format, by_turn, game)
+    if not given.same_board:
+        return seen, compare(worth + extra, by_turn, worth, left), np.zeros((1, rows), np.float32)
+    begun = alive & (np.arange(length) == 0)[:, None]  # every episode once, however many answers it has
+    episode = compare(whole + extra.sum(axis=0), start, whole, float(given.turns), begun)[:1]
+    return seen, np.float32(given.same_board) * compare(worth + extra, board, worth, left), episode
 
 
 def _prompts(parts: list[Prompts], rows: np.ndarray) -> Prompts:

@@ -152,6 +152,7 @@ def learned_from(rounds: list[Round], part: Grpo) -> Tried:
             scale=part.scale,
             kept=kept,
             counts=counts,
+            useful=differ[chosen] if part.refill else True,
         ),
     )
 

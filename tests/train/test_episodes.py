@@ -91,14 +91,15 @@ def test_without_history_nothing_is_remembered(one):
 
 
 def turn(game, alive, board, perception=None, first=0, length=3, shown=1):
-    """Two boards, two episodes each; one token a reply, of the answer, unless it reads. Replies begin with a number of
-    their own, from the first on, which is in each of the pictures shown as well.
+    """Episodes of two boards, or of one; one token a reply, of the answer, unless it reads. Replies begin with a number
+    of their own, from the first on, which is in each of the pictures shown as well.
     """
-    earned = [np.asarray(x, np.float32).reshape(4, 1) for x in (game, [0] * 4, perception or [0] * 4)]
-    number = first + jnp.arange(4, dtype=jnp.int32)[:, None]
-    pictures = jnp.broadcast_to(jnp.repeat(number, shown, 0)[..., None, None], (4 * shown, 1, 1, 3)).astype(jnp.uint8)
-    prompts = Prompts(jnp.broadcast_to(number, (4, length)), jnp.full(4, length), pictures)
-    sampled = SimpleNamespace(ids=jnp.broadcast_to(number, (4, 2)), logprobs=jnp.broadcast_to(-1.0 * number, (4, 2)))
+    n = len(game)
+    earned = [np.asarray(x, np.float32).reshape(n, 1) for x in (game, [0] * n, perception or [0] * n)]
+    number = first + jnp.arange(n, dtype=jnp.int32)[:, None]
+    pictures = jnp.broadcast_to(jnp.repeat(number, shown, 0)[..., None, None], (n * shown, 1, 1, 3)).astype(jnp.uint8)
+    prompts = Prompts(jnp.broadcast_to(number, (n, length)), jnp.full(n, length), pictures)
+    sampled = SimpleNamespace(ids=jnp.broadcast_to(number, (n, 2)), logprobs=jnp.broadcast_to(-1.0 * number, (n, 2)))
     replies = SimpleNamespace(prompts=prompts, sampled=sampled)
     alive = np.asarray(alive, bool)
     blocks = np.where(alive[:, None], np.asarray([[0, 2]]), -1)
@@ -193,6 +194,24 @@ def test_gigpo_compares_each_episode_once(one):
     (first, second), _ = advantages_of(one, turns, same_board=1.0)
     np.testing.assert_allclose(first[:, 1], [0.5, -0.5, 0, 0])
     np.testing.assert_allclose(second[:, 1], [0, -0.5, 0, 0])
+
+
+def test_gigpo_keeps_what_an_episode_is_worth_when_others_have_ended(one):
+    """Of six the two that lost ended first: what the two that are kept of the others did last is worth what it was."""
+    turns = [
+        turn([0] * 6, [1] * 6, [0] * 6),
+        turn([-1, -1, 0, 0, 0, 0], [1] * 6, [1, 2, 3, 4, 5, 6]),
+        turn([0, 0, 1, 2, 3, 4], [0, 0, 1, 1, 1, 1], [7, 8, 9, 10, 11, 12]),
+    ]
+    part = replace(one[0].grpo, group=6, keep=4, states=1, scale="none", credit="block")
+    config = replace(one[0], episodes=Episodes(turns=3, same_board=1.0, discount=1.0), grpo=part)
+    _, second, third = episodes.learned_from(config, turns)
+    order = np.argsort(second.ids[:, 0])
+    assert second.ids[order, 0].tolist() == [0, 1, 4, 5]
+    up = 4 / 6 * (2 / 3 + 5 / 3 + 8 / 3) / (5 / 3 + 8 / 3)
+    wanted = [-7 / 3 * 4 / 6 * (7 / 3 * 2 + 1 / 3) / (7 / 3 * 2)] * 2 + [5 / 3 * up, 8 / 3 * up]
+    np.testing.assert_allclose(second.credit.advantage[order, 1], wanted, rtol=1e-5)
+    np.testing.assert_allclose(third.credit.advantage[order, 1], [0, 0, *wanted[2:]], rtol=1e-5)
 
 
 def test_a_token_counts_the_same_whatever_else_is_played(one):
@@ -296,6 +315,26 @@ def test_one_turn_is_the_bandit(one):
             single = reinforce.learned_from([bandit], config.grpo)
             np.testing.assert_allclose(many.credit.advantage, single.credit.advantage, atol=1e-5)
             np.testing.assert_array_equal(many.credit.units, single.credit.units)
+
+
+@pytest.mark.parametrize("scale", ["none", "group", "game", "success", "cost"])
+def test_one_turn_is_the_bandit_where_boards_are_refilled(one, scale):
+    """Of two boards one teaches nothing: it only fills up, and is no measure of the other. Nor if neither does."""
+    part = replace(one[0].grpo, group=2, keep=0, states=2, scale=scale, refill=1, credit="reply")
+    config = replace(one[0], episodes=Episodes(turns=1), grpo=part)
+    for rewards in ([1, -1, 1, 1], [1, 1, 0, 0]):
+        played = turn(rewards, [1] * 4, [0, 0, 1, 1])
+        (many,) = episodes.learned_from(config, [played])
+        earned = Rewards(*(jnp.reshape(each, (2, 2)) for each in played.round.earned))
+        prompts = Prompts(*(leaf[::2] for leaf in played.round.replies.prompts))
+        bandit = played.round._replace(earned=earned)
+        bandit.replies.prompts = prompts
+        single = reinforce.learned_from([bandit], part)
+        taught = np.asarray(many.credit.units) >= 0
+        assert np.array_equal(single.credit.units >= 0, taught) and taught.any() == (rewards[1] < 0)
+        np.testing.assert_allclose(
+            np.where(taught, many.credit.advantage, 0), np.where(taught, single.credit.advantage, 0)
+        )
 
 
 @pytest.fixture(scope="module")
