@@ -216,16 +216,19 @@ class _Stages:
     would wait for it for 20 minutes; here it lets them pass, and they find that it has failed.
     """
 
+    _made = 0
+
     def __init__(self) -> None:
         self._meet = ocp.multihost.get_barrier_sync_fn()
         self._written = self._stage = 0
+        _Stages._made = self._run = _Stages._made + 1  # all processes have as many, one after another
 
     def __call__(self, *, key: str, timeout_ms: int) -> None:  # noqa: ARG002
         """What Orbax calls; the `key` of a checkpoint that is written a second time would not be new."""
         self._pass(timeout_ms)
         if self._stage == 1:
             try:  # those that have not failed come here at the same time
-                self._meet(key=f"checkpoint {self._written} sound", timeout_ms=30_000)
+                self._meet(key=f"{self._name()} sound", timeout_ms=30_000)
             except jax.errors.JaxRuntimeError:
                 raise OSError(_ANOTHER) from None
 
@@ -241,7 +244,11 @@ class _Stages:
 
     def _pass(self, timeout_ms: int) -> None:
         self._stage += 1
-        self._meet(key=f"checkpoint {self._written} stage {self._stage}", timeout_ms=timeout_ms)
+        self._meet(key=f"{self._name()} stage {self._stage}", timeout_ms=timeout_ms)
+
+    def _name(self) -> str:
+        """Of no other checkpoint before."""
+        return f"checkpoint {self._written} of run {self._run}"
 
 
 def _unpinned(leaf: Any) -> jax.Array:

@@ -296,6 +296,7 @@ def cleared(game, player, boards, steps, seed):
     return np.asarray(jax.jit(jax.vmap(play))(jax.random.split(jax.random.key(seed), boards)))
 
 
+@pytest.mark.slow
 def test_players_are_as_strong_as_published():
     game = jaxgym.make("shisen_sho")
     guesses = cleared(game, engine.random_answer(game), 1024, 36, 3).mean()

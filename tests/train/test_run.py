@@ -446,6 +446,7 @@ def test_rewards_that_are_no_numbers_are_told(tmp_path, small, monkeypatch):
         judge(language, state, None, show(course.language.game, state)[1], None, last, jax.random.key(0))
 
 
+@pytest.mark.slow
 def test_a_game_of_single_cells_is_learned(tmp_path, small, monkeypatch):
     """What may be done is taught cell by cell, as it is pair by pair: the tower soon names a lit lamp."""
     (tmp_path / "lamps.py").write_text(LIT)

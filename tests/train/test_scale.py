@@ -349,6 +349,9 @@ kept, mesh = Checkpoints(Path(sys.argv[1])), jax.make_mesh((2,), ("fsdp",))
 over = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("fsdp"))
 value = np.random.default_rng(0).normal(size=(2, 50_000)).astype(np.float32)
 tree = {"a": jax.make_array_from_callback(value.shape, over, lambda where: value[where])}
+before = Checkpoints(Path(sys.argv[1]) / "before")  # another run of the same processes
+before.save(1, {}, tree)
+before.close()
 unable, what = jax.process_index() == int(sys.argv[2]), sys.argv[3]
 real = os.mkdir
 
