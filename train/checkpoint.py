@@ -163,8 +163,9 @@ class Checkpoints:
             place.rename(self._folder / str(number))
         except (OSError, ValueError) as error:  # Orbax has a ValueError for a full disk
             return self._fail(number, error)
-        except jax.errors.JaxRuntimeError:  # it has waited for a process that has failed, or is gone
-            return self._fail(number, OSError(_ANOTHER))
+        except jax.errors.JaxRuntimeError as error:
+            waited = "DEADLINE_EXCEEDED" in str(error)  # for a process that has failed before any of the stages
+            return self._fail(number, OSError(_ANOTHER) if waited else error)
         self._scores[number] = score
         kept = {*sorted(self._scores)[-self._keep :]} | ({self.best()} if self._keep_best else set())
         for old in self._scores.keys() - kept:

@@ -118,6 +118,30 @@ def test_a_full_disk_costs_one_checkpoint(tmp_path, monkeypatch, where, what, ho
     assert numbers(tmp_path) == [3]
 
 
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        ("RESOURCE_EXHAUSTED: Out of memory", "RESOURCE_EXHAUSTED: Out of memory"),
+        ("DEADLINE_EXCEEDED", checkpoint._ANOTHER),
+    ],
+)
+def test_what_jax_finds_wrong_is_told_as_it_is(tmp_path, monkeypatch, error, told):
+    """In another process only where this one has waited for it."""
+    kept = Checkpoints(tmp_path, 1)
+
+    def fail(self):
+        _wait(self)
+        if threading.current_thread() is not threading.main_thread():
+            raise jax.errors.JaxRuntimeError(error)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(checkpoint.ocp.AsyncCheckpointer, "wait_until_finished", fail)
+        kept.save(1, {}, tree(1))
+        assert kept._settle() == f"checkpoint 1 could not be written: {told}"
+    assert kept.save(2, {}, tree(2)) == "" and kept._settle() == "" and kept.latest() == 2
+    kept.close()
+
+
 def meet(parties, *, key, timeout_ms):
     """A barrier between threads, as Orbax has it between processes, that waits for a tenth of a second at most."""
     try:
