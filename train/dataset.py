@@ -27,6 +27,7 @@ from train.language import Language
 from train.memory import Prompts
 
 NAME = "replies.jsonl"  # what `train.export` calls its file
+_UNREADABLE = (ValueError, OSError, SyntaxError, RuntimeError, Image.DecompressionBombError)  # of Pillow's readers
 
 
 class Record(NamedTuple):
@@ -90,7 +91,7 @@ def _record(file: Path, number: int, line: bytes) -> Record:
         registry.find(given["game"])
         with Image.open(picture) as opened:
             width, height = _size(opened)
-    except (ValueError, OSError, Image.DecompressionBombError) as error:
+    except _UNREADABLE as error:
         missing = isinstance(error, FileNotFoundError)
         raise ValueError(f"{where}: " + (f"there is no picture {picture}" if missing else str(error))) from None
     prompt = given.get("prompt") or _prompt(given["game"])
@@ -99,7 +100,7 @@ def _record(file: Path, number: int, line: bytes) -> Record:
 
 def _turned(opened: Image.Image) -> int:
     """How a picture is to be turned before it is looked at, as cameras say it: 1, not at all, to 8."""
-    if opened.format == "PNG":  # to ask would read all of it
+    if opened.format == "PNG" and "exif" not in opened.info:  # to ask would read all of it
         return 1
     try:
         turn = opened.getexif().get(ExifTags.Base.Orientation, 1)
@@ -114,7 +115,10 @@ def _size(opened: Image.Image) -> tuple[int, int]:
         raise ValueError("its picture has more than 8 bits a channel: save it with 8")
     if getattr(opened, "is_animated", False) and opened.format != "MPO":  # a camera's, with a preview behind it
         raise ValueError("its picture moves: save the frame that is meant")
-    return opened.size[::-1] if _turned(opened) >= 5 else opened.size
+    if _turned(opened) < 5:
+        return opened.size
+    # Pillow says of a TIFF how it is looked at, of all others how they lie, and newer versions may say otherwise
+    return ImageOps.exif_transpose(opened).size if opened.format == "TIFF" else opened.size[::-1]
 
 
 def _flat(opened: Image.Image) -> Image.Image:
@@ -200,6 +204,11 @@ def _open(record: Record) -> np.ndarray:
     """A picture, uint8 [H, W, 3]."""
     try:
         with Image.open(record.picture) as opened:
-            return np.asarray(_flat(opened))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # a SyntaxError: a broken PNG
+            picture = np.asarray(_flat(opened))
+    except _UNREADABLE as error:
         raise Mendable(f"{record.where}: {record.picture} cannot be read: {error}") from None
+    height, width, _ = picture.shape
+    if (height, width) != (record.height, record.width):
+        said = f"{record.height}x{record.width} pixels"
+        raise Mendable(f"{record.where}: {record.picture} cannot be read: it has {height}x{width} pixels, not {said}")
+    return picture

@@ -110,7 +110,7 @@ def k3(logprobs: jax.Array, reference: jax.Array, mask: jax.Array | bool = True)
     (Schulman, "Approximating KL Divergence", 2020; DeepSeekMath eq. 4.) float32 [B, R], 0 where the mask does not hold.
     """
     d = apart(reference, logprobs, jnp.asarray(mask))
-    return jnp.exp(d) - d - 1
+    return jnp.expm1(d) - d  # exact to d^2, where exp(d) - 1 is rounded to a step of 1
 
 
 def masked_mean(x: jax.Array, mask: jax.Array) -> jax.Array:

@@ -237,6 +237,54 @@ def test_pictures_are_read_as_they_are_looked_at(folder, tmp_path):
     assert shown.shape == (32, 16, 3) and (shown[:12, :, 0] > 180).all() and (shown[20:] < 20).all()
 
 
+@pytest.mark.parametrize("kind", ["jpg", "webp", "tif", "png"])
+def test_a_picture_is_turned_as_its_camera_says_in_every_format(folder, tmp_path, kind):
+    lies = np.zeros((16, 32), np.uint8)
+    lies[:8, :8] = 255
+    rows = [json.loads(lines(folder)[0]) | {"picture": f"{turn}.{kind}"} for turn in range(1, 9)]
+    for turn, row in enumerate(rows, 1):
+        exif = Image.Exif()
+        exif[274] = turn
+        Image.fromarray(lies).convert("RGB").save(tmp_path / row["picture"], exif=exif, quality=100)
+    (tmp_path / "set.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    mirrored, over = np.fliplr(lies), np.flipud(lies)
+    right = (
+        lies,
+        mirrored,
+        np.flipud(mirrored),
+        over,
+        lies.T,
+        np.rot90(lies, -1),
+        np.rot90(mirrored, -1),
+        np.rot90(lies),
+    )
+    for record, looks in zip(dataset.read(tmp_path / "set.jsonl"), right, strict=True):
+        shown = dataset._open(record)
+        assert shown.shape == (record.height, record.width, 3)
+        np.testing.assert_allclose(shown[..., 0], looks, atol=40)
+
+
+def test_a_picture_that_became_another_since_is_told(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "set")
+    first = dataset.read(tmp_path / "set")[0]
+    Image.new("RGB", (first.width, 2 * first.height)).save(first.picture)
+    with pytest.raises(ValueError, match=rf"replies.jsonl:1: .* it has {2 * first.height}x{first.width} pixels, not "):
+        dataset._open(first)
+
+
+@pytest.mark.parametrize("when", ["open", "load"])
+def test_whatever_a_reader_of_pictures_raises_is_told(folder, monkeypatch, when):
+    """That of AVIF raises RuntimeError for a file that is damaged."""
+
+    def fail(*_, **__):
+        raise RuntimeError("Failed to decode image")
+
+    first = dataset.read(folder)[0]
+    monkeypatch.setattr(*(dataset.Image, "open", fail) if when == "open" else (dataset, "_flat", fail))
+    with pytest.raises(ValueError, match=r"replies.jsonl:1: .*Failed to decode"):
+        dataset.read(folder) if when == "open" else dataset._open(first)
+
+
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")
 @pytest.mark.parametrize("exif", [b"Exif\0\0rubbish", b"Exif\0\0II*\0\x08\0\0\0\xff\xff", "far"])
 def test_what_a_camera_says_wrongly_turns_nothing(folder, tmp_path, exif):

@@ -106,6 +106,16 @@ def test_k3_estimates_the_kl_divergence():
     np.testing.assert_allclose((p * estimate).sum(), (p * jnp.log(p / q)).sum(), rtol=1e-5)
 
 
+@pytest.mark.parametrize("apart", [1e-5, 1e-4, 1e-2])
+def test_k3_is_exact_for_policies_that_hardly_differ(apart):
+    said = np.full(10_000, -1.0, np.float32)
+    other = (said + apart * np.random.default_rng(0).standard_normal(10_000)).astype(np.float32)
+    d = other.astype(np.float64) - said
+    np.testing.assert_allclose(
+        grpo.k3(jnp.asarray(said), jnp.asarray(other)).mean(), (np.expm1(d) - d).mean(), rtol=0.01
+    )
+
+
 def test_the_masked_mean_sees_only_what_it_may():
     x, mask = jnp.asarray([1.0, jnp.nan, 3.0]), jnp.asarray([True, False, True])
     assert grpo.masked_mean(x, mask) == 2 and grpo.masked_mean(x, ~mask & mask) == 0
