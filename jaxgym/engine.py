@@ -56,13 +56,18 @@ def readable(action: jax.Array | np.ndarray | int, n: int) -> jax.Array:
 
 
 def play(
-    game: Game, state: Any, over: jax.Array, action: jax.Array | int, key: jax.Array, mask: jax.Array | None = None
+    game: Game,
+    state: Any,
+    over: jax.Array | bool,
+    action: jax.Array | int,
+    key: jax.Array,
+    mask: jax.Array | None = None,
 ) -> Played:
     """Try one answer: action any integer [], anything outside [0, n) being unreadable.
 
     mask: the legal actions of the state, bool [A], where they are known already.
     """
-    action = readable(action, game.actions.n)
+    action, over = readable(action, game.actions.n), jnp.asarray(over, jnp.bool_)
     if action.shape != ():
         raise ValueError(f"action is one integer, not an array of shape {list(action.shape)}: vmap over a batch")
     allowed = game.legal(state) if mask is None else mask
@@ -167,8 +172,9 @@ def _counted(mask: jax.Array) -> tuple[jax.Array, jax.Array]:
     """
     wide = _LANES if mask.size > _SHORT else mask.size
     side = (math.isqrt(mask.size - 1) // wide + 1) * wide
+    narrow = jnp.uint8 if side // wide <= np.iinfo(np.uint8).max else jnp.uint16
     rows = jnp.pad(mask, (0, -mask.size % side)).reshape(-1, side)
-    lanes = rows.reshape(len(rows), -1, wide).sum(1, dtype=jnp.uint8)
+    lanes = rows.reshape(len(rows), -1, wide).sum(1, dtype=narrow)
     return rows, _add(lanes.astype(jnp.float32), np.ones(wide, np.float32))
 
 

@@ -91,6 +91,8 @@ def make(name: str, *, level: str = "paper", looks: Any = None, **options: Any) 
 
 def given(game: Game[Any] | str, **options: Any) -> Game[Any]:
     """A game as it is, or made by its name; raises ValueError, as `make` does, and for options of one that is made."""
+    if "max_episode_steps" in options:  # Gymnasium's word, which its `make` takes but its `make_vec` hands on
+        raise ValueError("max_episode_steps is called max_steps here")
     if isinstance(game, str):
         return make(game, **options)
     if options:

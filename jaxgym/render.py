@@ -19,20 +19,21 @@ def render(sheet: Sheet, tiles: jax.Array | np.ndarray, look: jax.Array | int = 
     of integers.
     """
     ids = sprite_ids(sheet, tiles)
-    if not jnp.issubdtype(jnp.result_type(look), jnp.integer):
+    chosen = look if isinstance(look, jax.Array) else np.asarray(look)
+    if chosen.ndim or not jnp.issubdtype(chosen.dtype, jnp.integer):
         raise ValueError(f"look={look!r}: give an integer")
     (rows, columns), size = ids.shape, sheet.tile
     height, width = sheet.canvas(rows, columns)
     top, left = sheet.origin(rows, columns)
     margins = (top, height - top - rows * size), (left, width - left - columns * size)
-    return _put_together(sheet.lines, ids, look, len(sheet.names), size, margins, sheet.looks)
+    return _put_together(sheet.lines, ids, _inside(chosen, sheet.looks), len(sheet.names), size, margins, sheet.looks)
 
 
 @partial(jax.jit, static_argnums=(3, 4, 5, 6), inline=True)  # called by itself it is one program, not twenty
 def _put_together(
     lines: jax.Array,
     ids: jax.Array,
-    look: jax.Array | int,
+    look: jax.Array,
     names: int,
     size: int,
     margins: tuple[tuple[int, int], tuple[int, int]],
@@ -47,7 +48,7 @@ def _put_together(
     page, count = names * size * each, len(pieces) // looks  # a look's last pieces are of the page
     piece = jnp.pad(piece, (across, (along[0] // wide, along[1] // wide)), constant_values=page).reshape(-1)
     if looks > 1:
-        piece = piece + jnp.clip(jnp.asarray(look, jnp.int32), 0, looks - 1) * count
+        piece = piece + look * count
     shape = sum(across) + rows * size, sum(along) + columns * size, 3
     if wide % 4:
         return _in_halves(pieces, piece).reshape(shape)
@@ -89,9 +90,14 @@ def describe(sheet: Sheet, tiles: jax.Array | np.ndarray) -> str:
 
 
 def sprite_ids(sheet: Sheet, tiles: Any) -> Any:
-    """Sprite ids of any integer type as int32 [R, C] inside the sheet, clamped before a narrower type can wrap them."""
+    """Sprite ids of any integer type as int32 [R, C] inside the sheet."""
     ids = tiles if isinstance(tiles, jax.Array) else np.asarray(tiles)
     if ids.ndim != 2 or not jnp.issubdtype(ids.dtype, jnp.integer):
         raise ValueError(f"tiles are integers [R, C], not {ids.dtype}{list(ids.shape)}; vmap over a batch")
-    ids = ids.astype(np.int32) if ids.dtype.itemsize < 4 else ids
-    return ids.clip(0, len(sheet.names) - 1).astype(np.int32)
+    return _inside(ids, len(sheet.names))
+
+
+def _inside(numbers: Any, count: int) -> Any:
+    """Integers of any type as int32 in [0, count), clamped before a narrower type can wrap them."""
+    numbers = numbers.astype(np.int32) if numbers.dtype.itemsize < 4 else numbers
+    return numbers.clip(0, count - 1).astype(np.int32)

@@ -215,6 +215,26 @@ def test_a_legal_action_is_drawn_uniformly(size):
     assert engine.draw_legal(np.zeros(size, bool), keys[0]) == 0
 
 
+@pytest.mark.parametrize("side", [4080, 4081, 4096])
+def test_draws_and_stand_ins_among_the_most_actions_there_can_be(side):
+    """Pairs of as many cells, of which all are legal, or those from one place on."""
+    mask = np.ones(side**2, bool)
+    drawn = jax.jit(jax.vmap(engine.draw_legal, (None, 0)))(mask, jax.random.split(jax.random.key(0), 64))
+    assert len(set(drawn.tolist())) == 64 and (drawn > side**2 // 2).sum() in range(16, 49)
+    mask[: side * (side // 2)] = False
+    assert engine._first(jnp.asarray(mask)) == side * (side // 2)
+
+
+@pytest.mark.parametrize("over", [False, True])
+def test_whether_a_board_is_over_may_be_a_bool_of_python(over):
+    game = jaxgym.make("2048")
+    state = game.reset(jax.random.key(0))
+    said, told = (jaxgym.play(game, state, each, game.legal(state).argmax(), jax.random.key(1)) for each in
+                  (over, jnp.asarray(over)))  # fmt: skip
+    assert said.over.dtype == said.legal.dtype == jnp.bool_ and ~said.legal == over
+    jax.tree.map(np.testing.assert_array_equal, said, told)
+
+
 def test_what_is_known_to_be_legal_is_what_the_game_says(game, walk):
     np.testing.assert_array_equal(walk.played.mask, jax.jit(jax.vmap(jax.vmap(game.legal)))(walk.played.state))
 

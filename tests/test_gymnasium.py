@@ -178,6 +178,7 @@ def test_a_number_that_is_no_action_costs_a_step(three, given):
         (lambda: VectorEnv("2048", 0), "num_envs=0"),
         (lambda: VectorEnv("2048", arrays="torch"), 'give "numpy" or "jax"'),
         (lambda: VectorEnv(jaxgym.make("2048"), level="easy"), "give them to jaxgym.make"),
+        (lambda: VectorEnv("2048", max_episode_steps=4), "max_episode_steps is called max_steps here"),
         (lambda: VectorEnv("2048", render_mode="human"), 'give None or "rgb_array"'),
         (lambda: VectorEnv("2048", 2).step(np.asarray([0, 0])), "call reset() first"),
         (lambda: begun().step(np.asarray([0.5, 1.0])), "actions are float64 [2]: give integers [2]"),

@@ -133,6 +133,8 @@ def test_a_sheet_of_many_looks_shows_each_as_it_is_alone(game):
         alone = jaxgym.make(game.name, **parts)
         np.testing.assert_array_equal(shown[i], render(alone.sheet, alone.tiles(state)))
     np.testing.assert_array_equal(render(many.sheet, many.tiles(state)), shown[1])
+    for look in (2**32, np.uint32(2**32 - 1), jnp.uint32(2**32 - 1), np.int64(2**32), np.int8(2)):  # of any type
+        np.testing.assert_array_equal(render(many.sheet, many.tiles(state), look), shown[3])
     assert many.sheet.looks == 3 and many.sheet.pixels.shape == jaxgym.make(game.name).sheet.pixels.shape
 
 
