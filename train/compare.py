@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from train import files
+from train import files, folder
 from train.command import Parser, finish
 from train.metrics import read_table
 from train.report import overlay
@@ -23,15 +23,17 @@ from train.terminal import amount, narrowest, number, say
 _SHARES = {"cells": "cells\nread", "legal": "legal", "sight": "first\nsight", "formatted": "format"}
 
 
-def open_run(folder: Path) -> Run:
+def open_run(place: Path) -> Run:
     """What a run's folder holds. Raises ValueError, one line, where that is no run or is damaged."""
-    if not (folder / "config.json").is_file():
-        raise ValueError(f"{folder} is not the folder of a run: it has no config.json")
-    if not isinstance(files.read_json(file := folder / "config.json"), dict):
+    if not (place / "config.json").is_file():
+        raise ValueError(f"{place} is not the folder of a run: it has no config.json")
+    if folder.is_model(place / "config.json"):
+        raise ValueError(f"{place} is the folder of a model, not of a run: give its run")
+    if not isinstance(files.read_json(file := place / "config.json"), dict):
         raise ValueError(f"{file} is damaged: it holds no record")
-    if damaged := read_table(folder / "table.json")[1]:
+    if damaged := read_table(place / "table.json")[1]:
         raise ValueError(damaged)
-    return read(folder)
+    return read(place)
 
 
 def scores(runs: Sequence[Run]) -> Table:

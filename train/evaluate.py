@@ -47,8 +47,8 @@ class PlayerWriter:
         self.game, self._player, self._name, self._file = game, player, name, file
         files.end_line(file)
         rows = files.read_lines(file) if file.exists() else []
-        self._known: dict[tuple[Any, Any], str] = {
-            (row.get("board"), row.get("step")): row["reply"]
+        self._known: dict[tuple[Any, Any], dict[str, Any]] = {
+            (row.get("board"), row.get("step")): row
             for row in rows
             if row.get("game") == game.name
             and isinstance(row.get("reply"), str)
@@ -62,29 +62,31 @@ class PlayerWriter:
         """The boards that follow are fresh ones."""
         self._first, self._step = self._played, 0
 
-    def answer(self, state: Any, playing: np.ndarray, key: jax.Array) -> Answers:
+    def answer(self, state: Any, playing: np.ndarray, key: jax.Array, luck: jax.Array) -> Answers:
         """Have the player reply to the boards in play."""
+        del key
         seen, tiles = map(np.asarray, show(self.game, state))
         self._played = self._first + len(playing)
-        texts = [self._known.get((self._first + i, self._step), "") for i in range(len(playing))]
-        asked = [i for i in np.flatnonzero(playing).tolist() if (self._first + i, self._step) not in self._known]
+        known = [self._known.get((self._first + i, self._step), {}) for i in range(len(playing))]
+        texts = [row.get("reply", "") for row in known]
+        asked = [i for i in np.flatnonzero(playing).tolist() if not known[i]]
         if asked and not self._step:  # have it compiled before anything is said that a signal could lose
-            play_groups(self.game, state, np.full(len(playing), -1, np.int32), key)
+            play_groups(self.game, state, np.full(len(playing), -1, np.int32), luck)
         for i, text in zip(asked, self._ask([seen[i] for i in asked]) if asked else [], strict=True):
             texts[i] = text
         said: Answers | None = None
         try:
-            said = self._judged(state, seen, tiles, texts, key)
-        finally:
-            for i in asked:
-                row = {"game": self.game.name, "board": self._first + i, "step": self._step, "reply": texts[i]}
-                files.append(self._file, row | (self._outcome(said, i) if said else {}))
+            said = self._judged(state, seen, tiles, texts, luck)
+        finally:  # what broke off before it was judged is told again, with its outcome
+            new = [i for i in np.flatnonzero(playing).tolist() if "legal" not in known[i]] if said else asked
+            if new:
+                files.append(self._file, *(self._row(texts[i], said, i) for i in new))
         return said
 
-    def _judged(self, state: Any, seen: np.ndarray, tiles: np.ndarray, texts: list[str], key: jax.Array) -> Answers:
+    def _judged(self, state: Any, seen: np.ndarray, tiles: np.ndarray, texts: list[str], luck: jax.Array) -> Answers:
         truths = [jaxgym.describe(self.game.sheet, grid) for grid in tiles]
         reading = rewards.read([jaxgym.read_reply(self.game, text) for text in texts], truths)
-        played = play_groups(self.game, state, reading.actions, key)
+        played = play_groups(self.game, state, reading.actions, luck)
         legal, score = map(np.asarray, (played.legal, played.reward))
         return Answers(seen, texts, truths, reading, legal, rewards.sound(self.game.name, score))
 
@@ -110,9 +112,12 @@ class PlayerWriter:
             raise ValueError(f"{wrong} gave {len(texts)} replies to {len(pictures)} pictures")
         return list(texts)
 
-    def _outcome(self, said: Answers, i: int) -> dict[str, Any]:
+    def _row(self, text: str, said: Answers | None, i: int) -> dict[str, Any]:
+        row = {"game": self.game.name, "board": self._first + i, "step": self._step, "reply": text}
+        if said is None:
+            return row
         action = int(said.reading.actions[i])
-        return {
+        return row | {
             "action": self.game.actions.format(action) if action >= 0 else None,
             "legal": bool(said.legal[i]),
             "score": float(said.score[i]),
@@ -216,7 +221,7 @@ def _configured(given: argparse.Namespace) -> Config:
 def _run(given: argparse.Namespace, console: Console) -> None:
     config, out = _configured(given), given.out
     wake()
-    begun = out.exists()
+    begun = out.exists() and not (out.is_dir() and not any(out.iterdir()))
     if begun and (not (out / "config.json").is_file() or folder.read_config(out / "config.json") != config):
         raise ValueError(
             f"{out} is there already, and of something else: give another --out, or the flags it was made by"
@@ -224,7 +229,7 @@ def _run(given: argparse.Namespace, console: Console) -> None:
     if begun:
         say(console, f"going on with {folder.quoted(out)}")
     else:
-        out.mkdir(parents=True)
+        out.mkdir(parents=True, exist_ok=True)
         folder.write_config(out, config)
     display = Display(console)
     try:

@@ -35,10 +35,11 @@ def portable(name: str) -> str:
     return name.replace(":", "-")
 
 
-def append(path: Path, record: dict[str, Any]) -> None:
-    """Add a line to a jsonl file, and make it if there is none; raises OSError, which names the file."""
+def append(path: Path, *records: dict[str, Any]) -> None:
+    """Add a line each to a jsonl file, and make it if there is none; raises OSError, which names the file."""
+    lines = "".join(to_json(record) + "\n" for record in records)
     with _named(path), path.open("a", encoding="utf-8") as out:
-        out.write(to_json(record) + "\n")
+        out.write(lines)
 
 
 def end_line(file: Path) -> None:

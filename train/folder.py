@@ -82,7 +82,7 @@ def old(run: Path) -> tuple[Config, list[str]]:
                 raise ValueError(f"{run} is not the folder of a run: it has no config.json") from None
             return None, f"{file} is missing"
         except ValueError as error:
-            if _is_model(file):
+            if is_model(file):
                 raise ValueError(f"{run} is the folder of a model, not of a run: give its run, or --model") from None
             return None, str(error)
 
@@ -114,7 +114,7 @@ def held(run: Path) -> Iterator[None]:
     handles: list[int] = []
 
     def hold() -> str:
-        if _is_model(run / "config.json") or (not (run / "config.json").exists() and not has_checkpoint(run)):
+        if is_model(run / "config.json") or (not (run / "config.json").exists() and not has_checkpoint(run)):
             return ""
         try:
             import fcntl
@@ -136,7 +136,7 @@ def held(run: Path) -> Iterator[None]:
             os.close(handle)
 
 
-def _is_model(file: Path) -> bool:
+def is_model(file: Path) -> bool:
     """Whether a configuration is that of a model."""
     try:
         return bool(files.read_json(file).keys() & {"format", "model_type"})

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy.special import stdtrit
 
 from jaxgym import engine, registry
 from jaxgym.engine import Player
@@ -17,7 +18,7 @@ from train import rewards
 from train.language import Language
 from train.memory import Memory
 from train.rewards import Reading
-from train.rollout import BATCH, Boards, act, advance, fresh, try_replies
+from train.rollout import BATCH, Boards, act, advance, fresh, luck_of, try_replies
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +28,7 @@ class Rules:
     steps: int = 100
     score: str = "reward"  # "reward": the game's own score summed; "moves": successful moves counted
     redeal: bool = False  # a board that ends is dealt anew; else it stays as it ended
+    cleared: float = 0.0  # the score of a board that is cleared; 0: none ever is
     unit: str = "score over 100 steps"
     published: tuple[tuple[str, float], ...] = ()  # G1, arXiv 2505.13426
 
@@ -38,8 +40,8 @@ def _published(g1: float, g0: float, claude: float, random: float) -> tuple[tupl
 _PAIRS = "pairs of 18 in 36 steps"
 PROTOCOLS: dict[str, Rules] = {
     "2048": Rules(redeal=True, unit="merge score in 100 steps", published=_published(1070, 759, 892, 701)),
-    "shisen_sho": Rules(steps=36, unit=_PAIRS, published=_published(17.5, 12.8, 15.3, 0.4)),
-    "shisen_sho_photo": Rules(steps=36, unit=_PAIRS, published=_published(14.1, 8.0, 8.7, 0.4)),
+    "shisen_sho": Rules(steps=36, cleared=18.0, unit=_PAIRS, published=_published(17.5, 12.8, 15.3, 0.4)),
+    "shisen_sho_photo": Rules(steps=36, cleared=18.0, unit=_PAIRS, published=_published(14.1, 8.0, 8.7, 0.4)),
     "swap": Rules(score="moves", unit="swaps in 100 steps", published=_published(78, 5, 43, 1)),
 }
 
@@ -50,7 +52,7 @@ def protocol(game: Game[Any]) -> Rules:
 
 
 class Score(NamedTuple):
-    """A mean over boards with its 95 % interval (normal)."""
+    """A mean over boards with its 95 % interval (Student's, for the few boards that there may be)."""
 
     mean: float
     low: float
@@ -59,9 +61,9 @@ class Score(NamedTuple):
 
 
 def interval(scores: np.ndarray) -> Score:
-    """Summarise one score a board, float [n]."""
+    """Summarise one score a board, float [n], n at least 2."""
     n, mean = len(scores), float(np.mean(scores))
-    half = 1.96 * float(np.std(scores, ddof=1)) / math.sqrt(n)
+    half = float(stdtrit(n - 1, 0.975)) * float(np.std(scores, ddof=1)) / math.sqrt(n)
     return Score(mean, mean - half, mean + half, n)
 
 
@@ -146,8 +148,11 @@ class Writer(Protocol):
     def begin(self) -> None:
         """The boards that follow are fresh ones."""
 
-    def answer(self, state: Any, playing: np.ndarray, key: jax.Array) -> Answers:
-        """Reply to n boards; what is said of those that are not in play, bool [n], does not count."""
+    def answer(self, state: Any, playing: np.ndarray, key: jax.Array, luck: jax.Array) -> Answers:
+        """Reply to n boards; what is said of those that are not in play, bool [n], does not count.
+
+        luck: the key that the boards then move on with, so that a reply earns what is told of it.
+        """
 
     def remember(self, said: Answers, dealt: np.ndarray) -> None:
         """What was said is past; some boards, bool [n], were dealt anew."""
@@ -166,10 +171,10 @@ class ModelWriter:
         """The boards that follow are fresh ones."""
         self._memory = Memory(self._model[-1], *self._history)
 
-    def answer(self, state: Any, playing: np.ndarray, key: jax.Array) -> Answers:
+    def answer(self, state: Any, playing: np.ndarray, key: jax.Array, luck: jax.Array) -> Answers:
         """Reply to n boards, also to those that are over: a batch has one size."""
         del playing
-        tried = try_replies(*self._model, state, key, 1, self._temperature, self._memory)
+        tried = try_replies(*self._model, state, key, 1, self._temperature, self._memory, luck=luck)
         return Answers(tried.pictures, tried.texts, tried.truths, tried.reading, tried.legal, tried.score)
 
     def remember(self, said: Answers, dealt: np.ndarray) -> None:
@@ -188,7 +193,7 @@ class Result(NamedTuple):
     formatted: float
     sight: float  # share of good moves at first sight: on boards that this reply is the first to answer
     temperature: float | None  # of sampling, where it is known
-    cleared: float | None  # mean steps that a clear took, where a board can be finished; None when none was
+    cleared: float | None  # mean steps that a clear took, where a board can be cleared; None when none was
     first: Answers  # those to the fresh boards
 
 
@@ -211,7 +216,7 @@ def evaluate(
         for step in range(rules.steps):
             reply_key, luck_key = jax.random.split(jax.random.fold_in(play_key, step))
             playing = ~np.asarray(now.over)
-            said = writer.answer(now.boards.state, playing, reply_key)
+            said = writer.answer(now.boards.state, playing, reply_key, luck_of(luck_key))
             first = first or said
             good = rewards.outcome(said.legal, said.score) > 0
             r = said.reading
@@ -224,7 +229,7 @@ def evaluate(
             if bool(jnp.all(now.over)):
                 break
         totals.append(rewards.sound(game.name, np.asarray(now.total)))
-        lasted.append(ended[np.asarray(now.over)])
+        lasted.append(ended[(totals[-1] >= rules.cleared) & (rules.cleared > 0)])
     assert first is not None
     yield _summary(np.concatenate(totals), np.concatenate(lasted), seen, first, temperature)
 

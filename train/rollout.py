@@ -109,6 +109,11 @@ def fresh(game: Game[Any], key: jax.Array, n: int) -> Boards:
     return Boards(deal(game, jax.random.split(key, n)), jnp.zeros(n, jnp.int32))
 
 
+def luck_of(key: jax.Array) -> jax.Array:
+    """The luck that `advance` has with a key, for `play_groups` to try the same moves before."""
+    return jax.random.split(key)[0]
+
+
 def advance(
     game: Game[Any], boards: Boards, actions: jax.Array, key: jax.Array, limit: int | None
 ) -> tuple[Boards, engine.Played]:
@@ -189,16 +194,18 @@ def try_replies(
     temperature: float,
     memory: Memory | None = None,
     share: int = 1,
+    luck: jax.Array | None = None,
 ) -> Replies:
     """Let the model answer S boards `group` times each, and try every answer from that very board, with shared luck.
 
-    memory: what is put before the prompts. share: so many boards side by side have the same luck as well.
+    memory: what is put before the prompts. share: so many boards side by side have the same luck as well. luck: its
+    key, where that is known.
     """
     sample_key, luck_key = jax.random.split(key)
     seen, tiles = show(language.game, state)
     prompts = (memory or Memory(language)).prompts(seen)
     sampled = write_replies(graphdef, params, prompts, sample_key, group, temperature, language.room)
-    return judge(language, state, seen, tiles, prompts, sampled, luck_key, share)
+    return judge(language, state, seen, tiles, prompts, sampled, luck_key if luck is None else luck, share)
 
 
 def judge(

@@ -176,6 +176,7 @@ def test_a_run_under_way_has_no_scores_yet(runs, tmp_path, capsys):
         (lambda run: (run / "config.json").unlink(), "is not the folder of a run: it has no config.json"),
         (lambda run: (run / "config.json").write_text("{"), "config.json is damaged"),
         (lambda run: (run / "config.json").write_text("[]"), "config.json is damaged"),
+        (lambda run: (run / "config.json").write_text('{"model_type": "qwen3_vl"}'), "is the folder of a model"),
         (lambda run: (run / "table.json").write_text('{"games": '), "table.json is damaged"),
         (lambda run: (run / "table.json").write_text('{"games": {"2048": 7}, "order": []}'), "table.json is damaged"),
     ],

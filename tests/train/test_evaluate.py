@@ -108,6 +108,29 @@ def test_what_was_said_is_kept_whatever_happens_then(player, tmp_path, monkeypat
     player.asked.clear()
     assert run(tmp_path / "out", "--player", "mine:answer") == 0
     assert player.asked == [3] * 11
+    rows = [json.loads(line) for line in (tmp_path / "out" / evaluate.REPLIES).read_text().splitlines()]
+    assert ["legal" in row for row in rows] == [False] * 3 + [True] * 36  # told again, with its outcome
+
+
+def test_a_players_reply_earns_what_its_board_earns(tmp_path):
+    """In swap that hangs on the tiles which fall in."""
+    game = jaxgym.make("swap", kinds=5, patch=28)
+    boards = rollout.fresh(game, jax.random.key(0), 64)
+    actions = np.asarray(rollout.permitted(game, boards.state)).argmax(1)
+    said = [jaxgym.write_reply("", "", game.actions.format(action)) for action in actions.tolist()]
+    writer = evaluate.PlayerWriter(game, lambda *_: said, "", tmp_path / "replies.jsonl")
+    writer.begin()
+    told = writer.answer(boards.state, np.ones(64, bool), jax.random.key(1), rollout.luck_of(jax.random.key(2)))
+    played, otherwise = (
+        rollout.advance(game, boards, told.reading.actions, jax.random.key(each), None)[1] for each in (2, 3)
+    )
+    np.testing.assert_array_equal(told.score, played.reward)
+    assert (told.score != otherwise.reward).any() and told.legal.all()
+
+
+def test_an_empty_folder_may_be_the_one_of_the_results(player, tmp_path):
+    (tmp_path / "out").mkdir()
+    assert run(tmp_path / "out", "--player", "mine:answer") == 0 and results(tmp_path / "out")
 
 
 def test_a_model_that_was_replaced_does_not_go_on_with_the_evaluation_before(finished, tmp_path, capsys):
@@ -129,7 +152,7 @@ def test_boards_that_are_over_are_not_asked_about(player, tmp_path):
     writer = evaluate.PlayerWriter(game, player.answer, "mine:answer", tmp_path / "replies.jsonl")
     writer.begin()
     state = rollout.deal(game, jax.random.split(jax.random.key(0), 4))
-    said = writer.answer(state, np.asarray([True, False, True, False]), jax.random.key(1))
+    said = writer.answer(state, np.asarray([True, False, True, False]), jax.random.key(1), jax.random.key(2))
     assert player.asked == [2] and [text != "" for text in said.texts] == [True, False, True, False]
     assert said.reading.actions.tolist()[1::2] == [-1, -1] and not said.legal[1::2].any()
 

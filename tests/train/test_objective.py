@@ -604,10 +604,11 @@ def test_preferences_grade_the_legal_actions():
     np.testing.assert_allclose(liked.sum(axis=1), 1, rtol=1e-6)
 
 
-def test_the_interval_holds_the_mean_of_a_known_distribution():
+@pytest.mark.parametrize("boards", [2, 4, 100])
+def test_the_interval_holds_the_mean_of_a_known_distribution(boards):
     rng = np.random.default_rng(0)
-    hits = sum((lambda s: s.low <= 3 <= s.high)(interval(rng.normal(3, 2, 100))) for _ in range(400))
-    assert 0.91 < hits / 400 < 0.98
+    hits = sum((lambda s: s.low <= 3 <= s.high)(interval(rng.normal(3, 2, boards))) for _ in range(2000))
+    assert 0.94 < hits / 2000 < 0.96
 
 
 LAYOUTS = [

@@ -16,10 +16,11 @@ import pytest
 
 import jaxgym
 import policy
+from jaxgym import engine
 from jaxgym.engine import random_legal, teacher
 from policy.sample import generate
 from tests.train.guises import problems
-from train import folder, learner, optimizer, protocol, rounds, states, supervise
+from train import folder, learner, optimizer, protocol, rollout, rounds, states, supervise
 from train import main as program
 from train.config import Config
 from train.course import prepare
@@ -282,7 +283,7 @@ def test_a_good_move_at_first_sight_is_one_on_a_board_not_answered_before(finish
     trainer = Trainer(Config(games=("2048",), model=str(finished / "model"), recipe="g0"), finished.parent / "none")
     language, step = trainer.courses["2048"].language, iter(range(1000))
 
-    def scripted(graphdef, params, language, state, key, group, temperature, memory):
+    def scripted(graphdef, params, language, state, key, group, temperature, memory, luck):
         right = np.full(2, next(step) % 2 == 0)
         ones = np.ones(2, np.float32)
         reading = Reading(np.full(2, -1, np.int32), ones, ones, ones)
@@ -295,6 +296,48 @@ def test_a_good_move_at_first_sight_is_one_on_a_board_not_answered_before(finish
     assert result.legal == 0.5 and result.temperature == 0.5
     moves = protocol.protocol(language.game).steps // 2
     np.testing.assert_allclose(result.sight, 1 / (1 + moves))  # the first step, and those after a move
+
+
+class LegalWriter:
+    """Plays at random among the legal moves, and judges them with the luck that it is given."""
+
+    def __init__(self, game):
+        self.game, self.earned = game, 0
+
+    def begin(self):
+        pass
+
+    def answer(self, state, playing, key, luck):
+        actions = rollout.act(self.game, engine.random_legal, state, key)
+        played = rollout.play_groups(self.game, state, actions, luck)
+        self.earned += np.where(playing, played.reward, 0)
+        ones, legal = np.ones(len(playing), np.float32), np.asarray(played.legal)
+        return protocol.Answers(None, [], [], Reading(actions, ones, ones, ones), legal, np.asarray(played.reward))
+
+    def remember(self, said, dealt):
+        pass
+
+
+def played_by(writer, monkeypatch, boards, **rules):
+    name = writer.game.name
+    monkeypatch.setitem(protocol.PROTOCOLS, name, replace(protocol.PROTOCOLS[name], **rules))
+    *_, result = protocol.evaluate(writer.game, writer, jax.random.key(0), boards)
+    return result
+
+
+def test_a_reply_earns_what_is_told_of_it(monkeypatch):
+    """Tiles that fall into swap are drawn: what they earn hangs on luck, which a judge of replies has to share."""
+    writer = LegalWriter(jaxgym.make("swap"))
+    result = played_by(writer, monkeypatch, 64, steps=4, score="reward")
+    np.testing.assert_allclose(result.score.mean, writer.earned.mean(), rtol=1e-6)
+
+
+def test_only_boards_that_are_cleared_count_as_cleared(monkeypatch):
+    """A clear of 18 pairs takes 18 legal moves; boards on which no pair can go any more end sooner."""
+    writer = LegalWriter(jaxgym.make("shisen_sho"))
+    result = played_by(writer, monkeypatch, 128, steps=18)
+    assert (writer.earned < 18).any() and result.cleared == 18
+    assert played_by(LegalWriter(writer.game), monkeypatch, 128, steps=9).cleared is None
 
 
 def test_help_lists_every_flag():
