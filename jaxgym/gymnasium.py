@@ -44,8 +44,8 @@ class Env(gymnasium.Env[np.ndarray, np.int64]):
 
     game: from `jaxgym.make`, or a name and, as options, what `make` takes. max_steps, observe: as for `jaxgym.Env`.
     The action is its number; one that is not legal changes nothing and costs a step. info has `action_mask` bool [A],
-    the legal actions, `score` and `steps` of the episode, and after a step `legal`. Raises ValueError, in one line, for
-    what cannot be.
+    the legal actions, `score` and `steps` of the episode, and after a step `legal`. The max_episode_steps of
+    `gymnasium.make` can only be fewer than max_steps. Raises ValueError, in one line, for what cannot be.
     """
 
     metadata = _METADATA
