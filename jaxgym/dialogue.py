@@ -47,7 +47,7 @@ def write_reply(perception: str, think: str, answer: str) -> str:
 
 
 def read_reply(game: Game, text: str) -> Reply:
-    """Take a reply apart and read its action. Never raises; an answer nested, repeated or missing is -1."""
+    """Take a reply apart and read its action. Never raises; an answer in another, repeated or missing is -1."""
     if not isinstance(text, str) or len(text) > _LONGEST or "<" not in text:
         return _NOTHING
     whole = _whole(text)

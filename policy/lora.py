@@ -1,5 +1,6 @@
 """LoRA: a low-rank change beside dense layers of the decoder, learned instead of them (Hu et al., arXiv 2106.09685)."""
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -48,8 +49,8 @@ def add(
 
     Raises ValueError for a rank below 1, for modules that there are not and for a model that has adapters.
     """
-    if rank < 1 or not alpha > 0:
-        raise ValueError(f"lora rank={rank} must be at least 1 and alpha={alpha} above 0")
+    if not isinstance(rank, int) or rank < 1 or not 0 < alpha < math.inf:
+        raise ValueError(f"lora rank={rank!r} must be at least 1, a whole number, and alpha={alpha} above 0 and finite")
     if unknown := sorted(set(modules) - set(MODULES)):
         raise ValueError(f"lora modules {', '.join(unknown)}: there are only {', '.join(MODULES)}")
     if not modules or has(params):

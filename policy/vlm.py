@@ -89,8 +89,9 @@ class VLM:
             raise ValueError(
                 f"key is one of jax.random.key, or one for each of {len(ids)} prompts, not of shape {shape}"
             )
-        given, heat = self._given(ids, lengths, pictures), jnp.float32(temperature)
-        share = None if top_p == 1 else jnp.float32(top_p)
+        given = self._given(ids, lengths, pictures)
+        heat = jnp.float32(min(temperature, 1e30))  # of which float32 has the inverse; all are as likely long before
+        share = None if top_p == 1 else jnp.float32(max(top_p, np.finfo(np.float32).tiny))
         return sample.generate(self.graphdef, self.params, *given, key, heat, longest, count, top_k=few, top_p=share)
 
     def with_lora(

@@ -31,7 +31,7 @@ class Entry(NamedTuple):
 
     phase: str
     step: int  # of the phase
-    number: int  # of the entry's step among those of all phases, the evaluation after a phase counted as one
+    number: int  # of the entry's step among those of all phases, the evaluation of a game after one counted as a step
     time: float  # seconds since 1970
     scalars: dict[str, float]  # by tag
     lasting: bool = False  # scalars are results, not one of many measurements
@@ -143,7 +143,10 @@ class Trackers:
         self._began = time.time()
         self._clock: dict[str, float] = {}  # when each phase was last measured
         self._scored: set[tuple[str, str]] = set()  # games and columns whose scores have been told
-        self._lengths = {phase: config.length(phase) for phase in config.phases}
+        self._games = config.names()
+        trained = config.phases
+        order = dict.fromkeys((*trained[: "sight" in trained], "base", *trained))  # RL may begin with a model as it is
+        self._lengths = {phase: config.length(phase) if phase in trained else 0 for phase in order}
         for name in dict.fromkeys(config.track):
             try:
                 self._open[name] = KINDS[name](config, records.run)
@@ -205,25 +208,24 @@ class Trackers:
                     score = results["columns"][column]
                     named = {"score": score["mean"], "score_low": score["low"], "score_high": score["high"], **extra}
                     values = {f"{column}/{game}/evaluation/{k}": float(v) for k, v in named.items() if finite(v)}
-                    entries.append(self._result(column, values, lasting=True))
+                    entries.append(self._result(column, game, values, lasting=True))
         return entries
 
     def _sample(self, row: dict[str, Any], picture: np.ndarray) -> Entry:
-        phase, name = str(row.get("phase")), Path(str(row.get("picture"))).stem
-        return self._result(
-            phase, {}, picture=picture, tag=f"{phase}/{row.get('game')}/{name}", reply=str(row.get("reply"))
-        )
+        phase, game, name = str(row.get("phase")), str(row.get("game")), Path(str(row.get("picture"))).stem
+        return self._result(phase, game, {}, picture=picture, tag=f"{phase}/{game}/{name}", reply=str(row.get("reply")))
 
-    def _result(self, column: str, scalars: dict[str, float], **more: Any) -> Entry:
-        """What an evaluation found: it stands at the end of its phase."""
+    def _result(self, column: str, game: str, scalars: dict[str, float], **more: Any) -> Entry:
+        """What the evaluation of a game found: it stands at the end of its phase."""
         step = self._lengths.get(column, 0)
-        number = self._before(column) + step + (column in self._lengths)
+        place = self._games.index(game) + 1 if game in self._games else 0
+        number = self._before(column) + step + place
         return Entry(column, step, number, self._clock.get(column, self._began), scalars, **more)
 
     def _before(self, phase: str) -> int:
-        """How many steps come before a phase; each phase ends with one more, its evaluation."""
-        names = list(self._lengths)
-        return sum(self._lengths[name] + 1 for name in names[: names.index(phase)]) if phase in names else 0
+        """How many steps come before a phase; each phase ends with one more for each game, its evaluation."""
+        names, more = list(self._lengths), len(self._games)
+        return sum(self._lengths[name] + more for name in names[: names.index(phase)]) if phase in names else 0
 
     def _write(self, entry: Entry) -> None:
         for name, tracker in [*self._open.items()]:

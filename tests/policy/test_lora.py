@@ -249,6 +249,8 @@ def test_gradients_reach_the_adapters_of_a_half_precision_model(tmp_path):
     ("wrong", "message"),
     [
         ({"rank": 0}, "rank=0 must be at least 1"),
+        ({"rank": 2.0}, "rank=2.0 must be at least 1, a whole number"),
+        ({"rank": 2, "alpha": float("inf")}, "alpha=inf above 0 and finite"),
         ({"rank": 2, "alpha": 0.0}, "alpha=0.0 above 0"),
         ({"rank": 2, "modules": ("q", "qq")}, "modules qq: there are only q, k, v"),
         ({"rank": 2, "modules": ()}, "no modules"),

@@ -428,6 +428,11 @@ def test_top_k_of_one_is_greedy(vlm):
     a = vlm.generate(ids, lengths, pictures, key=jax.random.key(1), max_new_tokens=6, temperature=2.0, top_k=1)
     b = vlm.generate(ids, lengths, pictures, key=jax.random.key(2), max_new_tokens=6, temperature=0.0)
     np.testing.assert_array_equal(a.ids, b.ids)
+    c = vlm.generate(ids, lengths, pictures, key=jax.random.key(1), max_new_tokens=6, top_p=1e-46)  # 0 as float32
+    np.testing.assert_array_equal(c.ids, b.ids)
+    hot = vlm.generate(ids, lengths, pictures, key=jax.random.key(1), max_new_tokens=2, temperature=1e38)
+    said = vlm.config.vocab - 1 - len(vlm.config.unsaid)  # of which all are as likely
+    np.testing.assert_allclose(hot.logprobs, -np.log(said), rtol=1e-5)
     for wrong in ({"top_k": -1}, {"top_p": 0.0}, {"top_p": 1.5}, {"top_p": float("nan")}):
         with pytest.raises(ValueError, match="top_p"):
             vlm.generate(ids, lengths, pictures, key=jax.random.key(1), **wrong)

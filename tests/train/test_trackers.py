@@ -19,6 +19,7 @@ from train import main as program
 from train.loop import Event as Shown
 from train.loop import Trainer
 from train.metrics import Records
+from train.parts import Base
 from train.trackers import Trackers
 
 
@@ -169,6 +170,28 @@ def test_scores_and_samples_are_told_as_they_come(tmp_path, small, wandb):
     values = {"score": 5.0, "score_low": 4.0, "score_high": 6.0, "cells": 0.5}
     assert wandb.summary == {f"grpo/2048/evaluation/{name}": value for name, value in values.items()}
     assert wandb.rows == {22: {"grpo/2048/2048-grpo-0": ("picture", (224, 224, 3), "up"), "grpo/step": 4}}
+
+
+@pytest.mark.parametrize("phase", ["base", "coldstart"])
+def test_an_evaluation_that_was_stopped_between_two_games_is_told_whole(tmp_path, small, wandb, phase):
+    """The number of the last step sent is all that W&B says of what it has."""
+    more = {"recipe": "g0", "base": Base(steps=0)} if phase == "base" else {}
+    config, run, picture = (
+        small(games=("2048", "swap"), track=("wandb",), **more),
+        tmp_path / "run",
+        np.zeros((8, 8, 3), np.uint8),
+    )
+    for game in config.names():
+        records = Records(run)
+        following = Trackers(config, records, pytest.fail)
+        records.sample(f"{game}-{phase}-0", picture, {"game": game, "phase": phase, "reply": "up"})
+        following.close()
+    records = Records(run)
+    following = Trackers(config, records, pytest.fail)
+    records.log("grpo", 1, 9, None, {"lr": 0.5})
+    following.close()
+    told = [name for number in sorted(wandb.rows) for name in wandb.rows[number] if not name.endswith("/step")]
+    assert told == [f"{phase}/2048/2048-{phase}-0", f"{phase}/swap/swap-{phase}-0", "grpo/run/lr"]
 
 
 def test_a_tracker_that_fails_is_switched_off_and_the_others_go_on(tmp_path, small, wandb):
