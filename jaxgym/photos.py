@@ -1,7 +1,7 @@
 """Photos to play with: scanned digits that come with scikit-learn, or a local copy of CIFAR-10.
 
 Nothing is downloaded, and nothing that a file says is executed: a batch of CIFAR-10 is a pickle, so it is read by an
-unpickler that knows arrays, bytes, lists and numbers, and nothing else.
+unpickler of bytes, lists, numbers and what is said of arrays, and of nothing else.
 """
 
 import functools
@@ -9,6 +9,7 @@ import importlib.util
 import io
 import os
 import pickle
+import pickletools
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -118,28 +119,60 @@ def _archive(path: Path) -> Iterator[tuple[str, bytes]]:
             pass
 
 
+class _Kind:
+    """Whether what a pickle calls a dtype is that of bytes."""
+
+    def __init__(self, name: Any, *_: Any) -> None:
+        self.of_bytes = name in ("u1", b"u1")
+
+    def __setstate__(self, state: Any) -> None:
+        """The order of bytes in a number, of which here there is one."""
+
+
+class _Array:
+    """What a pickle says of an array, of which NumPy is not asked to make one: it follows pointers that it is given."""
+
+    def __init__(self, data: Any = b"", kind: Any = None, shape: Any = (), order: Any = "C") -> None:
+        self.data, self.kind, self.shape, self.order = data, kind, shape, order
+
+    def __setstate__(self, state: Any) -> None:
+        _, self.shape, self.kind, turned, self.data = state
+        self.order = "F" if turned else "C"
+
+    def pixels(self) -> np.ndarray | None:
+        """It, if it is one of bytes."""
+        if not (isinstance(self.kind, _Kind) and self.kind.of_bytes and isinstance(self.data, bytes | bytearray)):
+            return None
+        try:
+            return np.frombuffer(self.data, np.uint8).reshape(self.shape, order=self.order)
+        except (TypeError, ValueError):  # of another shape
+            return None
+
+
 class _Unpickler(pickle.Unpickler):
-    """Reads arrays, strings, lists and numbers; refuses every other thing that a pickle can name."""
+    """Reads what is said of arrays, strings, lists and numbers; refuses every other thing that a pickle can name."""
 
     def find_class(self, module: str, name: str) -> Any:
-        rebuild = np.zeros(0).__reduce__()[0]  # NumPy keeps them in modules whose names have changed over the years
-        view = np.zeros(0).__reduce_ex__(5)[0]
         known = {
-            ("numpy", "ndarray"): np.ndarray,
-            ("numpy", "dtype"): np.dtype,
-            ("numpy.core.multiarray", "_reconstruct"): rebuild,
-            ("numpy._core.multiarray", "_reconstruct"): rebuild,
-            ("numpy.core.numeric", "_frombuffer"): view,
-            ("numpy._core.numeric", "_frombuffer"): view,
+            ("numpy", "ndarray"): None,  # only named
+            ("numpy", "dtype"): _Kind,
+            ("multiarray", "_reconstruct"): lambda *_: _Array(),
+            ("numeric", "_frombuffer"): _Array,
             ("_codecs", "encode"): lambda text, codec: text.encode("latin1"),  # how Python 3 writes bytes for Python 2
         }
-        if (module, name) not in known:
+        place = module
+        for package in ("numpy.core.", "numpy._core."):  # which has had two names over the years
+            place = place.removeprefix(package)
+        if (place, name) not in known:
             raise pickle.UnpicklingError(f"it names {module}.{name}")
-        return known[module, name]
+        return known[place, name]
 
 
 def _unpickle(data: bytes, name: str, path: Path) -> dict[Any, Any]:
     try:
+        for step, place, _ in pickletools.genops(data):  # of which none may ask for more room than the file has
+            if step.name in ("PUT", "LONG_BINPUT") and place is not None and place > len(data):
+                raise pickle.UnpicklingError(f"it keeps more than {len(data)} things")
         content = _Unpickler(io.BytesIO(data), encoding="bytes").load()
     except Exception as error:  # a damaged pickle may raise anything
         why = " ".join(str(error).split())[:100]  # a hostile one may say anything
@@ -158,11 +191,12 @@ def _class_names(data: bytes, path: Path) -> tuple[str, ...]:
     return tuple(name.decode("ascii") for name in names)
 
 
-def _batch(data: bytes, name: str, path: Path) -> tuple[np.ndarray, np.ndarray]:
+def _batch(stored: bytes, name: str, path: Path) -> tuple[np.ndarray, np.ndarray]:
     """The pictures and labels of one batch file."""
-    content = _unpickle(data, name, path)
-    pixels, labels = content.get(b"data"), content.get(b"labels")
-    if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.shape[1:] != (3 * _SIDE**2,):
+    content = _unpickle(stored, name, path)
+    data, labels = content.get(b"data"), content.get(b"labels")
+    pixels = data.pixels() if isinstance(data, _Array) else None
+    if pixels is None or pixels.shape[1:] != (3 * _SIDE**2,):
         raise _unsound(path, name, f"data is not uint8 [N, {3 * _SIDE**2}]")
     if not isinstance(labels, list) or len(labels) != len(pixels) or not len(labels):
         raise _unsound(path, name, f"labels is not a list of {len(pixels)} numbers")

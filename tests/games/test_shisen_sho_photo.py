@@ -228,6 +228,20 @@ class Shell:
         return (print, ("a pickle ran this",))
 
 
+class Call:
+    """What a pickle that is no array may ask of NumPy."""
+
+    def __init__(self, *asked):
+        self.asked = asked
+
+    def __reduce__(self):
+        return self.asked
+
+
+POINTERS = Call(np.ndarray, ((1,), np.dtype("O"), b"A" * 8))  # an array of objects that lie at an address of its own
+FAR = Call(np.dtype, ("V8", False, True), (3, "|", None, ("a",), {"a": (np.dtype("O"), 1 << 30)}, 8, 1, 63))
+
+
 def batch(**content):
     return pickle.dumps({key.encode(): value for key, value in content.items()}, protocol=2)
 
@@ -241,6 +255,10 @@ PIXELS = np.zeros((2, 3072), np.uint8)
         ("data_batch_3", None, "lacks data_batch_3"),
         ("batches.meta", None, "lacks batches.meta"),
         ("data_batch_2", pickle.dumps({b"data": Shell()}, protocol=2), "data_batch_2: it is not a pickle of arrays"),
+        ("data_batch_1", batch(data=Call(np.ndarray, (POINTERS,))), "data_batch_1: it is not a pickle of arrays"),
+        ("data_batch_1", batch(data=Call(np.ndarray, ((4,), FAR))), "data_batch_1: it is not a pickle of arrays"),
+        ("data_batch_1", batch(data=np.empty(3, object)), "data is not uint8 [N, 3072]"),
+        ("data_batch_1", b"\x80\x02]r\xff\xff\xff\x7f.", "it keeps more than"),  # a table of 16 gigabytes
         ("data_batch_1", b"<html>not found</html>", "data_batch_1: it is not a pickle of arrays"),
         ("data_batch_1", b"", "data_batch_1: it is not a pickle of arrays"),
         ("data_batch_4", pickle.dumps([1, 2], protocol=2), "data_batch_4: it holds no dictionary"),
