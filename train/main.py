@@ -24,6 +24,8 @@ from typing import Any, Literal, get_args, get_origin
 
 from rich.console import Console
 
+from policy.config import PRESETS
+
 try:
     from train import devices, files, folder, trackers
     from train.command import Parser, any_encoding, one_line, out_of_memory, wake
@@ -38,7 +40,10 @@ def parser() -> argparse.ArgumentParser:
     """Every field of Config as a flag; those of its parts with the part's name in front."""
     out = Parser("python -m train.main", "Train a vision-language model on visual games.")
     out.add_argument(
-        "--resume", metavar="RUN", help="go on with a run that was stopped; takes no other flag but --mesh-..."
+        "--resume",
+        metavar="RUN",
+        help="go on with a run that was stopped; takes no other flag but --mesh-..., and --model, --photos and "
+        "--coldstart-data where these have moved",
     )
     out.add_argument(
         "--config",
@@ -171,10 +176,10 @@ def start(flags: dict[str, Any], console: Console, stop: Stop) -> int:
         _wake(console)
         with folder.new(config) as run, folder.held(run):
             return _train(config, run, console, stop, resume=False)
-    where = devices.in_all(lambda: _elsewhere(flags, resumed))
+    devices.in_all(lambda: _check_elsewhere(flags, resumed))
     _wake(console)
     with folder.held(Path(resumed)):
-        return _go_on(Path(resumed), where, console, stop)
+        return _go_on(Path(resumed), flags, console, stop)
 
 
 def _new(flags: dict[str, Any]) -> Config:
@@ -186,24 +191,35 @@ def _new(flags: dict[str, Any]) -> Config:
     return config
 
 
-def _elsewhere(flags: dict[str, Any], run: str) -> dict[str, int]:
-    """The mesh that a run is to go on with, as far as it is another."""
-    where = {name.removeprefix("mesh_"): flags.pop(name) for name in [*flags] if name.startswith("mesh_")}
-    if flags:
+_MOVED = ("model", "photos", "coldstart_data")  # what a run needs beside its folder
+
+
+def _check_elsewhere(flags: dict[str, Any], run: str) -> None:
+    """Raise ValueError for what may not change when a run goes on."""
+    if any(name not in _MOVED and not name.startswith("mesh_") for name in flags):
         raise ValueError(
-            "--resume takes no other flag but --mesh-...: a run goes on with the configuration it began with"
+            "--resume takes no other flag but --mesh-..., and --model, --photos and --coldstart-data where these have "
+            "moved: a run goes on with the configuration it began with"
         )
     if not run:
         raise ValueError("--resume: give the folder of a run")
-    return where
 
 
-def _go_on(run: Path, where: dict[str, int], console: Console, stop: Stop) -> int:
-    """Go on with a run; where: as `_elsewhere` says."""
-    config, mended = folder.old(run)
-    config = dataclasses.replace(config, mesh=dataclasses.replace(config.mesh, **where))
+def _go_on(run: Path, where: dict[str, Any], console: Console, stop: Stop) -> int:
+    """Go on with a run; where: flags that say what is elsewhere now."""
+    began, mended = folder.old(run)
+    config = read_config(dict(where), began)
     for note in mended:
         say(console, note)
+    for name, before, now, kept in (
+        ("model", began.model, config.model, PRESETS),
+        ("photos", began.photos, config.photos, ("digits",)),
+        ("coldstart-data", began.coldstart.data, config.coldstart.data, ("",)),
+    ):
+        if before != now and (before in kept or now in kept):
+            raise ValueError(f"--{name} {now}: the run began with {before or 'none'}, and only files can have moved")
+        if now not in kept and not Path(now).exists():
+            raise ValueError(f"{name} {now!r} is not there: if it has moved, add --{name} PATH")
     config.check()
     trackers.check(config.track)
     return _train(config, run, console, stop, resume=True)

@@ -30,7 +30,7 @@ from train.checkpoint import Checkpoints
 from train.config import Config
 from train.loop import Trainer
 from train.metrics import Records
-from train.parts import Evaluation, Grpo, Reward
+from train.parts import Coldstart, Evaluation, Grpo, Reward
 
 # Stopping
 
@@ -394,6 +394,29 @@ def test_mistakes_are_told_in_one_line(flags, message, capsys, tmp_path, monkeyp
     told = capsys.readouterr().err
     assert message in told and told.count("\n") == 1
     assert not list(tmp_path.iterdir())  # nor the folder `runs` around the run
+
+
+@pytest.mark.parametrize(
+    ("flag", "part"), [("model", {}), ("photos", {}), ("coldstart-data", {"coldstart": Coldstart(data="gone")})]
+)
+def test_what_a_run_needs_may_have_moved(tmp_path, monkeypatch, capsys, flag, part):
+    """A folder that is not where it was is told with the flag that says where it is; no other may take its place."""
+    run, there = tmp_path / "run", tmp_path / "there"
+    run.mkdir()
+    there.mkdir()
+    config = Config(run=str(run), **(part or {flag: "gone"}))
+    folder.write_config(run, config)
+    went_on = []
+    monkeypatch.setattr(program, "_train", lambda config, *_, **__: went_on.append(config) or 0)
+    monkeypatch.setattr(Config, "check", lambda self: None)
+    assert program.main(["--resume", str(run)]) == 2
+    assert f"error: {flag} 'gone' is not there: if it has moved, add --{flag} PATH" in capsys.readouterr().err
+    assert program.main(["--resume", str(run), f"--{flag}", str(there)]) == 0
+    assert str(there) in (went_on[0].model, went_on[0].photos, went_on[0].coldstart.data)
+    assert not went_on[0].differing(config)
+    for other in {"model": ["tiny"], "photos": ["digits"]}.get(flag, [""]):
+        assert program.main(["--resume", str(run), f"--{flag}", other]) == 2
+        assert "and only files can have moved" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
