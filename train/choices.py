@@ -130,7 +130,7 @@ def gain(logprobs: jax.Array, worth: jax.Array, scale: Scale, usual: Usual) -> t
     cost = stay(jnp.sum(odds * chances(worth), axis=1), usual.steps)
     if scale == "cost":
         return -cost / usual.cost, expected, cost
-    weights = jax.lax.stop_gradient(odds)
+    weights = jax.lax.stop_gradient(jnp.maximum(odds, 0))  # of one who is sure, rounding makes the last less than 0
     advantage = advantages.advantages(gained, weights, scale=scale, rarest=usual.rarest)
     return jnp.sum(odds * advantage, axis=1), jnp.sum(weights * gained, axis=1), cost
 

@@ -4,9 +4,12 @@ import argparse
 import contextlib
 import difflib
 import os
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Any, NoReturn
 
 import jax
@@ -39,16 +42,40 @@ def any_encoding() -> None:
 
 
 def finish(command: Callable[[], Any]) -> int:
-    """Do what a command does; its exit status. What is wrong is told in one line, Ctrl-C in none."""
+    """Do what a command does; its exit status. What is wrong is told in one line, Ctrl-C and its like in none."""
     any_encoding()
+    heard = [signal.SIGINT]
+
+    def stop(number: int, _: FrameType | None) -> None:
+        heard.append(signal.Signals(number))
+        raise KeyboardInterrupt
+
     try:
-        command()
+        with _heard(stop):
+            command()
     except (ValueError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
     except KeyboardInterrupt:
-        return 130
+        return 128 + heard[-1]
     return 0
+
+
+@contextlib.contextmanager
+def _heard(stop: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Signals to end, but for those that are ignored, are given to a function meanwhile."""
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    if threading.current_thread() is not threading.main_thread():  # others hear nothing
+        numbers = []
+    before = {number: signal.getsignal(number) for number in numbers}
+    asked = [number for number, old in before.items() if old is not signal.SIG_IGN]
+    for number in asked:
+        signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number in asked:
+            signal.signal(number, before[number])
 
 
 def wake() -> None:

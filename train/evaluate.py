@@ -98,7 +98,7 @@ class PlayerWriter:
     def _ask(self, pictures: list[np.ndarray]) -> list[str]:
         wrong = f"--player {self._name}"
         try:
-            texts = self._player(pictures, [self.prompt] * len(pictures))
+            texts = self._player([*pictures], [self.prompt] * len(pictures))
         except (Exception, SystemExit) as error:  # whatever a user's function does
             raise ValueError(f"{wrong} failed: {type(error).__name__}: {one_line(error)}") from error
         if not isinstance(texts, list | tuple):

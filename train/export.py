@@ -5,6 +5,7 @@ python -m train.main --games all --model Qwen2.5-VL-3B-Instruct --picture 224 --
 """
 
 import argparse
+import contextlib
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -115,8 +116,10 @@ def _write(given: argparse.Namespace) -> None:
         raise ValueError(f"--picture {given.picture}: must be a multiple of --block, {given.block}")
     if not set(given.play) <= PLAYERS.keys():
         raise ValueError(f"--play {','.join(given.play)}: must be some of {','.join(PLAYERS)}")
+    console = Console(width=200)
     for done in export(config, given.play, given.boards, given.block, given.out):
-        say(Console(width=200), f"{done}: {given.boards} boards")
+        with contextlib.suppress(OSError, SystemExit):  # where nobody reads any more, it is written all the same
+            say(console, f"{done}: {given.boards} boards")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

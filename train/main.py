@@ -291,9 +291,14 @@ def _follow(config: Config, run: Path, console: Console, stop: Stop, *, resume: 
         less = config.less_memory(trainer.phase)
         raise ValueError(f"out of memory in {trainer.phase or 'the evaluation'}: in a new run {less}") from None
     finally:
-        trainer.checkpoints.close()
-        if devices.is_first():
-            report.write(run)
+        failed = sys.exc_info()[0]
+        try:
+            trainer.checkpoints.close()
+            if devices.is_first():
+                report.write(run)
+        except OSError:
+            if not failed:  # else that is what a user should know
+                raise
         stop.deaf = False
         following.close()
     show_results(console, trainer.records.table)

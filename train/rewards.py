@@ -108,15 +108,19 @@ def ask_own(function: Callable[..., Any], where: str, replies: Any, game: Any) -
     """What a user's function gives to B replies: float32 [B]; raises ValueError when that is not one number each."""
     count = len(replies.texts)
     try:
-        given = np.asarray(function(replies, game), np.float32)
+        given = np.asarray(function(replies, game))
+        given = given if np.iscomplexobj(given) else given.astype(np.float64)
     except (Exception, SystemExit) as error:  # of a user's code
         raise Mendable(f"reward own={where!r} failed: {type(error).__name__}: {error}") from error
-    if given.shape != (count,) or not np.isfinite(given).all():
-        found = given.shape if given.shape != (count,) else given[~np.isfinite(given)][0]
+    if given.shape != (count,) or np.iscomplexobj(given) or not np.isfinite(given).all():
+        if given.shape != (count,):
+            found: Any = given.shape
+        else:
+            found = given.dtype if np.iscomplexobj(given) else given[~np.isfinite(given)][0]
         raise Mendable(f"reward own={where!r}: must give {count} finite numbers, one a reply, not {found}")
     if np.abs(given).max(initial=0) > _MOST:
         raise Mendable(f"reward own={where!r}: gives {np.abs(given).max():g}; must be at most {_MOST:g} in size")
-    return given
+    return given.astype(np.float32)
 
 
 def parts(game: np.ndarray, reading: Reading, group: int, *, format: float, perception: float, exact: bool) -> Rewards:

@@ -1,8 +1,12 @@
 """Replies on disk: what is written is what is read, and what cannot be read is told with its line."""
 
 import json
+import os
 import re
 import shutil
+import signal
+import subprocess
+import sys
 import zlib
 from dataclasses import replace
 
@@ -355,6 +359,40 @@ def test_mistakes_of_export_are_told_in_one_line(flags, message, tmp_path, monke
     assert export.main(["--out", "set", *flags]) == 2
     told = capsys.readouterr().err
     assert message in told and told.count("\n") == 1 and not list(tmp_path.iterdir())
+
+
+class Stopped:
+    """A picture that, saved for the third time, has the program asked to end."""
+
+    def __init__(self, monkeypatch, number):
+        self.saved, self.number = 0, number
+        monkeypatch.setattr(export.Image, "fromarray", lambda _: self)
+
+    def save(self, path):
+        path.touch()
+        self.saved += 1
+        if self.saved == 3:
+            os.kill(os.getpid(), self.number)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_export_that_is_stopped_leaves_nothing(tmp_path, monkeypatch, number):
+    before = signal.getsignal(number)
+    Stopped(monkeypatch, number)
+    assert export.main(["--out", str(tmp_path / "set"), "--games", "2048", "--boards", "8"]) == 128 + number
+    assert not list(tmp_path.iterdir()) and signal.getsignal(number) is before
+
+
+def test_an_export_that_nobody_reads_of_is_written_all_the_same(tmp_path):
+    """As in `... | true`; rich ends a program there."""
+    read, write = os.pipe()
+    os.close(read)
+    flags = ["--out", str(tmp_path / "set"), "--games", "2048,swap", "--boards", "2"]
+    done = subprocess.run(
+        [sys.executable, "-m", "train.export", *flags], check=True, stdout=write, stderr=subprocess.PIPE
+    )
+    os.close(write)
+    assert not done.stderr and len(dataset.read(tmp_path / "set")) == 4
 
 
 def test_boards_come_from_whose_play_is_asked_for():

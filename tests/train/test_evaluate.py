@@ -147,6 +147,17 @@ def test_a_model_that_was_replaced_does_not_go_on_with_the_evaluation_before(fin
     assert results(out) == before
 
 
+def test_a_player_may_empty_the_lists_that_it_is_given(player, tmp_path):
+    def one_by_one(pictures, prompts):
+        said = []
+        while pictures:
+            said += player.answer([pictures.pop(0)], [prompts.pop(0)])
+        return said
+
+    player.one_by_one = one_by_one
+    assert run(tmp_path / "out", "--player", "mine:one_by_one") == 0
+
+
 def test_boards_that_are_over_are_not_asked_about(player, tmp_path):
     game = jaxgym.make("2048", picture=448, patch=28)
     writer = evaluate.PlayerWriter(game, player.answer, "mine:answer", tmp_path / "replies.jsonl")

@@ -516,6 +516,19 @@ def test_out_of_memory_names_the_knobs_of_its_phase(phase, step, fail, more, tol
     assert not run.exists()
 
 
+def test_what_ends_a_run_is_told_though_its_page_cannot_be_written(tmp_path, monkeypatch, capsys):
+    def fail(*_):
+        raise OSError("no page")
+
+    monkeypatch.setattr(report, "write", fail)
+    monkeypatch.setattr(Trainer, "_supervise", of_the_device)
+    assert program.main(["--games", "2048", "--model", "tiny", "--run", str(tmp_path / "run")]) == 2
+    assert "error: out of memory in sight" in capsys.readouterr().err
+    monkeypatch.setattr(Trainer, "events", lambda self: iter(()))
+    assert program.main(["--games", "2048", "--model", "tiny", "--run", str(tmp_path / "run")]) == 2
+    assert "no page" in capsys.readouterr().err  # where nothing else was wrong
+
+
 def test_out_of_memory_before_the_first_step_names_the_model(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("train.loop.prepare", of_the_device)
     assert program.main(["--games", "2048", "--run", str(tmp_path / "run")]) == 2

@@ -2,6 +2,7 @@
 
 import itertools
 from types import SimpleNamespace
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ import jaxgym
 from policy import Reply
 from policy.model import entropy
 from train import advantages, choices, coldstart, dense, grpo, reinforce, rewards, rounds
-from train.advantages import shares
+from train.advantages import Scale, shares
 from train.choices import Usual
 from train.memory import Prompts
 from train.parts import Grpo
@@ -439,6 +440,17 @@ def by_hand(x, worth):
 
 def judged(x, worth, scale, cost=1.0):
     return choices.gain(jax.nn.log_softmax(x, axis=1)[:, :4], worth, scale, Usual(0.01, 10.0, cost))
+
+
+@pytest.mark.parametrize("scale", get_args(Scale))
+def test_judging_one_who_is_sure_has_a_gradient(scale):
+    """The chances of all actions may add up to a little more than 1."""
+    apart = np.random.default_rng(0).normal(0, 1, (4000, 8)).astype(np.float32)
+    apart[:, 0] = apart[:, 1:].max(1) + np.linspace(15, 19, 4000, dtype=np.float32)
+    worth = jnp.asarray([[1.0, 0.5, 0.3, -1.0]])
+    for rows in np.split(apart, 40):
+        slope = jax.grad(lambda x: judged(x, jnp.broadcast_to(worth, (len(x), 4)), scale)[0].sum())(jnp.asarray(rows))
+        assert jnp.isfinite(slope).all()
 
 
 def test_judging_every_action_has_the_gradient_of_what_is_expected():

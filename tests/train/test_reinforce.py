@@ -320,6 +320,8 @@ def test_a_users_own_reward_is_added(one):
     ("gives", "told"),
     [
         (lambda replies, game: [1.0], ": must give 3 finite numbers, one a reply, not (1,)"),
+        (lambda replies, game: np.asarray([1.0, 1j, 0.0]), ": must give 3 finite numbers, one a reply, not complex128"),
+        (lambda replies, game: [1.0, 1e300, 0.0], ": gives 1e+300; must be at most"),
         (lambda replies, game: [1.0, math.nan, 0.0], ": must give 3 finite numbers, one a reply, not nan"),
         (lambda replies, game: [1.0, -3e38, 0.0], ": gives 3e+38; must be at most 1e+15 in size"),
         (lambda replies, game: sys.exit("gone"), " failed: SystemExit: gone"),
