@@ -388,6 +388,7 @@ def test_episodes_that_cannot_be_are_told(changes, told):
         Episodes(**changes)
 
 
+@pytest.mark.slow
 def test_an_update_of_whole_episodes(one, tmp_path):
     """From the command's own configuration to a changed model."""
     config = replace(

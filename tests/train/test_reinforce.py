@@ -497,7 +497,7 @@ def odds_of_actions(vlm, course, written, prompts, heat):
     return jax.jit(judge)(vlm.params)
 
 
-@pytest.mark.parametrize("name", ["2048", "shisen_sho"])
+@pytest.mark.parametrize("name", ["2048", pytest.param("shisen_sho", marks=pytest.mark.slow)])
 def test_the_cold_start_counts_what_all_that_could_be_named_gives_away(finished, name):
     vlm, course, lesson, written, prompts = lesson_of(finished, name)
     width = vlm.config.decoder.width

@@ -121,7 +121,9 @@ def test_what_learns_and_its_moments_are_cut(tmp_path):
     assert set(cut(trainer.reference)) == {8}
 
 
-@pytest.mark.parametrize(("before", "after"), [(Mesh(fsdp=8), Mesh()), (Mesh(), Mesh(fsdp=8))])
+@pytest.mark.parametrize(
+    ("before", "after"), [pytest.param(Mesh(fsdp=8), Mesh(), marks=pytest.mark.slow), (Mesh(), Mesh(fsdp=8))]
+)
 def test_a_run_goes_on_on_other_devices(tmp_path, before, after):
     """What was saved comes back to the bit, to where it lives now, and is learned on from."""
     trainer = Trainer(config(mesh=before), tmp_path / "run")
