@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from policy.layers import Keys
@@ -49,7 +50,7 @@ def add(
 
     Raises ValueError for a rank below 1, for modules that there are not and for a model that has adapters.
     """
-    if not isinstance(rank, int) or rank < 1 or not 0 < alpha < math.inf:
+    if not isinstance(rank, int | np.integer) or rank < 1 or not 0 < alpha < math.inf:
         raise ValueError(f"lora rank={rank!r} must be at least 1, a whole number, and alpha={alpha} above 0 and finite")
     if unknown := sorted(set(modules) - set(MODULES)):
         raise ValueError(f"lora modules {', '.join(unknown)}: there are only {', '.join(MODULES)}")

@@ -68,7 +68,7 @@ def _heard(stop: Callable[[int, FrameType | None], None]) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():  # others hear nothing
         numbers = []
     before = {number: signal.getsignal(number) for number in numbers}
-    asked = [number for number, old in before.items() if old is not signal.SIG_IGN]
+    asked = [number for number, old in before.items() if old not in (signal.SIG_IGN, None)]  # None: not Python's
     for number in asked:
         signal.signal(number, stop)
     try:
