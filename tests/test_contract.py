@@ -76,7 +76,7 @@ def test_lists_and_tuples_are_told_apart(corridor):
         check(wrong)
 
 
-@pytest.mark.parametrize("kind", [jnp.uint8, jnp.int8])
+@pytest.mark.parametrize("kind", [jnp.uint8, pytest.param(jnp.int8, marks=pytest.mark.slow)])
 def test_numbers_of_any_kind_are_those_that_are_promised(corridor, kind):
     """Alone and in a mixture, under auto-reset: rewards float32, sprites int32, whatever a game gives."""
     other = replace(

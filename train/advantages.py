@@ -35,6 +35,7 @@ def counted(blocks: np.ndarray, group: int) -> np.ndarray:
     return (blocks >= 0).any(axis=1).reshape(-1, group)
 
 
+@functools.partial(jax.jit, static_argnames="scale")
 def advantages(
     rewards: jax.Array,
     weights: jax.Array | None = None,
@@ -77,6 +78,7 @@ def advantages(
     return centred / (jnp.sqrt(squares) + jnp.float32(_LEAST))
 
 
+@functools.partial(jax.jit, static_argnums=1)
 def farthest(rewards: jax.Array, keep: int, counts: np.ndarray | bool = True) -> jax.Array:
     """Which replies of each group tell most: rewards float32 [S, G] -> int32 [S, keep], those of the largest variance.
 

@@ -180,8 +180,8 @@ def test_guessing_two_cells_hardly_ever_swaps(game, deals):
     "options",
     [
         {"size": 4, "kinds": 29},
-        {"size": 12, "kinds": 3},
-        {"size": 4, "kinds": 7, "run": 4},
+        pytest.param({"size": 12, "kinds": 3}, marks=pytest.mark.slow),
+        pytest.param({"size": 4, "kinds": 7, "run": 4}, marks=pytest.mark.slow),
         {"size": 6, "kinds": 3, "run": 4},
     ],
 )

@@ -52,7 +52,9 @@ def test_the_host_never_holds_twice_the_largest_tensor(tmp_path):
     assert int(out.stdout) < 2 * max(leaf.nbytes for leaf in jax.tree.leaves(params))
 
 
-@pytest.mark.parametrize("room", ["policy", "train.main", "train.evaluate"])
+@pytest.mark.parametrize(
+    "room", ["train.main", *(pytest.param(each, marks=pytest.mark.slow) for each in ("policy", "train.evaluate"))]
+)
 def test_a_room_is_opened_in_silence(room):
     bare = {name: value for name, value in os.environ.items() if "TRANSFORMERS" not in name}  # as a user has it
     out = subprocess.run([sys.executable, "-c", f"import {room}"], capture_output=True, text=True, check=True, env=bare)

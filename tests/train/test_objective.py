@@ -1,5 +1,6 @@
 """Laws of rewards, of GRPO's objective and of the cold start's targets."""
 
+import functools
 import itertools
 from types import SimpleNamespace
 from typing import get_args
@@ -18,6 +19,15 @@ from train.choices import Usual
 from train.memory import Prompts
 from train.parts import Grpo
 from train.protocol import interval
+
+
+def grad(f):
+    """One program, where JAX would compile every operation by itself."""
+    return jax.jit(jax.grad(f))
+
+
+def value_and_grad(f):
+    return jax.jit(jax.value_and_grad(f))
 
 
 def test_a_constant_added_to_a_group_changes_nothing():
@@ -42,7 +52,7 @@ def test_the_gain_is_clipped_on_the_far_side_only():
 
 def test_at_the_sampling_policy_the_gradient_is_the_policy_gradient():
     old = jnp.log(jnp.asarray([[0.3, 0.6]]))
-    slope = jax.grad(lambda x: grpo.clipped_gain(x, old, jnp.asarray([[1.7]]), grpo.Clip(0.2, 0.2)).sum())(old)
+    slope = grad(lambda x: grpo.clipped_gain(x, old, jnp.asarray([[1.7]]), grpo.Clip(0.2, 0.2)).sum())(old)
     np.testing.assert_allclose(slope, 1.7, rtol=1e-6)
 
 
@@ -57,7 +67,7 @@ def test_every_objective_begins_as_the_policy_gradient(name):
     """At the policy that wrote the replies: slope = advantage, token by token; nothing of what is masked."""
     old = jnp.log(jnp.asarray([[0.3, 0.6, 0.2], [0.5, 0.1, 0.9]]))
     advantage, mask = jnp.asarray([[1.7] * 3, [-0.4] * 3]), jnp.asarray([[True, True, False], [True] * 3])
-    slope = jax.grad(lambda x: jnp.sum(grpo.GAINS[name](x, old, advantage, grpo.Clip(0.2, 0.2), mask) * mask))(old)
+    slope = grad(lambda x: jnp.sum(grpo.GAINS[name](x, old, advantage, grpo.Clip(0.2, 0.2), mask) * mask))(old)
     # a ratio of the whole reply has each of its tokens' slopes once: as many tokens as carry it, a share of each
     np.testing.assert_allclose(slope, jnp.where(mask, advantage, 0), rtol=1e-5)
 
@@ -65,9 +75,9 @@ def test_every_objective_begins_as_the_policy_gradient(name):
 def test_cispo_keeps_the_gradient_of_tokens_that_ppo_lets_go():
     old, new, advantage = jnp.zeros((1, 1)), jnp.log(jnp.asarray([[3.0]])), jnp.asarray([[2.0]])
     clip = grpo.Clip(0.2, 0.28)
-    slope = jax.grad(lambda x: grpo.cispo_gain(x, old, advantage, clip).sum())(new)
+    slope = grad(lambda x: grpo.cispo_gain(x, old, advantage, clip).sum())(new)
     np.testing.assert_allclose(slope, 1.28 * 2.0, rtol=1e-6)
-    assert jax.grad(lambda x: grpo.clipped_gain(x, old, advantage, clip).sum())(new) == 0
+    assert grad(lambda x: grpo.clipped_gain(x, old, advantage, clip).sum())(new) == 0
 
 
 def test_gspo_has_one_ratio_a_reply_and_its_own_gradient():
@@ -86,13 +96,13 @@ def test_gspo_has_one_ratio_a_reply_and_its_own_gradient():
         return jnp.sum(shares(jnp.where(mask, 0, -1), "sequence") * gain)
 
     np.testing.assert_allclose(by_token(new), whole(new), rtol=1e-5)
-    np.testing.assert_allclose(jax.grad(by_token)(new), jax.grad(whole)(new), rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(grad(by_token)(new), grad(whole)(new), rtol=1e-4, atol=1e-7)
 
 
 def test_the_correction_weighs_by_how_much_likelier_the_trainer_finds_a_token():
     trainer, sampler = jnp.log(jnp.asarray([[0.2, 0.9, 0.5]])), jnp.log(jnp.asarray([[0.4, 0.1, 0.5]]))
     np.testing.assert_allclose(grpo.correction(trainer, sampler, 2.0), [[0.5, 2.0, 1.0]], rtol=1e-6)
-    assert (jax.grad(lambda x: grpo.correction(x, sampler, 2.0).sum())(trainer) == 0).all()
+    assert (grad(lambda x: grpo.correction(x, sampler, 2.0).sum())(trainer) == 0).all()
 
 
 def test_k1_is_unbiased():
@@ -433,11 +443,13 @@ def judged_board():
     return logits, jnp.asarray([[1.0, -1.0, 0.5, -1.0], [-1.0, 0.2, 4.0, 1.0], [0.3, 0.9, -1.0, 0.7]])
 
 
+@jax.jit
 def by_hand(x, worth):
     odds = jax.nn.softmax(x, axis=1)[:, :4]
     return jnp.sum(odds * worth, axis=1) - (1 - jnp.sum(odds, axis=1))
 
 
+@functools.partial(jax.jit, static_argnums=2)
 def judged(x, worth, scale, cost=1.0):
     return choices.gain(jax.nn.log_softmax(x, axis=1)[:, :4], worth, scale, Usual(0.01, 10.0, cost))
 
@@ -448,9 +460,9 @@ def test_judging_one_who_is_sure_has_a_gradient(scale):
     apart = np.random.default_rng(0).normal(0, 1, (4000, 8)).astype(np.float32)
     apart[:, 0] = apart[:, 1:].max(1) + np.linspace(15, 19, 4000, dtype=np.float32)
     worth = jnp.asarray([[1.0, 0.5, 0.3, -1.0]])
+    slope = grad(lambda x: judged(x, jnp.broadcast_to(worth, (len(x), 4)), scale)[0].sum())
     for rows in np.split(apart, 40):
-        slope = jax.grad(lambda x: judged(x, jnp.broadcast_to(worth, (len(x), 4)), scale)[0].sum())(jnp.asarray(rows))
-        assert jnp.isfinite(slope).all()
+        assert np.isfinite(slope(jnp.asarray(rows))).all()
 
 
 def test_judging_every_action_has_the_gradient_of_what_is_expected():
@@ -459,8 +471,8 @@ def test_judging_every_action_has_the_gradient_of_what_is_expected():
     np.testing.assert_allclose(judged(logits, worth, "none")[1], by_hand(logits, worth), rtol=1e-5)
     assert (by_hand(logits, worth) > -0.99).all()  # so that nothing is limited
     for scale, whole in (("none", by_hand), ("success", lambda *given: jnp.log(by_hand(*given) + 1))):
-        slope = jax.grad(lambda x, scale=scale: judged(x, worth, scale)[0].sum())(logits)
-        wanted = jax.grad(lambda x, whole=whole: whole(x, worth).sum())(logits)
+        slope = grad(lambda x, scale=scale: judged(x, worth, scale)[0].sum())(logits)
+        wanted = grad(lambda x, whole=whole: whole(x, worth).sum())(logits)
         np.testing.assert_allclose(slope, wanted, rtol=1e-4, atol=1e-6)
 
 
@@ -474,8 +486,8 @@ def test_by_cost_what_boards_cost_together_is_lowered_by_its_logarithm():
 
     usual = jnp.mean(cost(logits))
     np.testing.assert_allclose(judged(logits, worth, "cost")[2], cost(logits), rtol=1e-3)
-    slope = jax.grad(lambda x: jnp.mean(judged(x, worth, "cost", usual)[0]))(logits)
-    wanted = jax.grad(lambda x: -jnp.log(jnp.mean(cost(x))))(logits)
+    slope = grad(lambda x: jnp.mean(judged(x, worth, "cost", usual)[0]))(logits)
+    wanted = grad(lambda x: -jnp.log(jnp.mean(cost(x))))(logits)
     np.testing.assert_allclose(slope, wanted, rtol=1e-3, atol=1e-5)
 
 
@@ -487,7 +499,7 @@ def test_what_is_worse_than_nothing_passes_no_board(worth):
         choices.chances(row), [[*np.maximum(0, np.add(worth, 1)) / max(1, max(worth) + 1), 0]]
     )
     cost = judged(logits, row, "cost")[2]
-    slope = jax.grad(lambda x: judged(x, row, "cost", 10.0)[0].sum())(logits)
+    slope = grad(lambda x: judged(x, row, "cost", 10.0)[0].sum())(logits)
     said = jax.nn.log_softmax(logits, axis=1)[:, :4]
     assert 1 <= cost <= 10 and jnp.abs(slope).max() < 1 and 0 <= choices.dropped(said, said, row) < np.log(5)
 
@@ -497,7 +509,7 @@ def test_a_board_costs_the_replies_that_it_is_expected_to_take(steps):
     chance = jnp.asarray([0.0, 1e-4, 0.02, 0.5, 1.0])
     exact = [sum((1 - float(p)) ** k for k in range(steps)) for p in chance]
     np.testing.assert_allclose(choices.stay(chance, steps), exact, rtol=1e-3)
-    slope = jax.vmap(jax.grad(lambda p: choices.stay(p, float(steps))))(chance)
+    slope = jax.vmap(grad(lambda p: choices.stay(p, float(steps))))(chance)
     exact = [-sum(k * (1 - float(p)) ** (k - 1) for k in range(1, steps)) for p in chance]
     np.testing.assert_allclose(slope, exact, rtol=2e-2, atol=1e-2)  # 0 and 1 among them: as large as it can be
 
@@ -505,9 +517,7 @@ def test_a_board_costs_the_replies_that_it_is_expected_to_take(steps):
 def test_a_board_without_a_good_action_teaches_nothing():
     logits = judged_board()[0]
     for scale in ("none", "success", "cost"):
-        found, slope = jax.value_and_grad(lambda x, scale=scale: judged(x, jnp.full((3, 4), -1.0), scale)[0].sum())(
-            logits
-        )
+        found, slope = value_and_grad(lambda x, scale=scale: judged(x, jnp.full((3, 4), -1.0), scale)[0].sum())(logits)
         assert np.isfinite(found)
         np.testing.assert_allclose(slope, jnp.zeros_like(slope), atol=1e-4)
 
@@ -518,7 +528,7 @@ def test_boards_rarer_solved_than_is_usual_in_their_game_count_no_more_for_that(
     worth = jnp.asarray([[1.0, -1.0], [1.0, -1.0]])
 
     def slope(rarest):
-        return jax.grad(lambda x: choices.gain(x, worth, "success", Usual(rarest, 10.0, 1.0))[0].sum())(logprobs)[:, 0]
+        return grad(lambda x: choices.gain(x, worth, "success", Usual(rarest, 10.0, 1.0))[0].sum())(logprobs)[:, 0]
 
     for limit, above in ((0.01, 0.1), (0.1, 0.1), (0.4, 0.4)):  # the second board lies 0.1 above failure
         found = slope(jnp.asarray([0.01, limit]))
@@ -565,7 +575,7 @@ def test_what_is_given_away_is_counted_over_all_actions_and_naming_none():
     ):
         likely = jnp.log(jnp.maximum(jnp.asarray([odds]), 1e-30))
         np.testing.assert_allclose(coldstart.regret(likely, worth), expected * 2 / 3, rtol=1e-5, atol=1e-7)
-        assert jnp.isfinite(jax.grad(lambda x: coldstart.regret(x, worth))(likely)).all()
+        assert jnp.isfinite(grad(lambda x: coldstart.regret(x, worth))(likely)).all()
 
 
 def test_what_is_given_away_counts_by_the_share_of_legal_actions():
@@ -586,7 +596,7 @@ def test_who_cannot_tell_boards_apart_learns_what_gives_away_least_on_both():
             likely = jnp.tile(jax.nn.log_softmax(x)[None], (2, 1))
             return dense.divergence(wanted, likely) + weight * coldstart.regret(likely, worth)
 
-        slope = jax.grad(lost)
+        slope = grad(lost)
         return jax.nn.softmax(jax.lax.fori_loop(0, 500, lambda _, x: x - 0.3 * slope(x), jnp.zeros(3)))
 
     imitated, chosen = learned(0.0), learned(10.0)
@@ -655,9 +665,9 @@ def test_a_masked_token_has_no_gradient_however_far_it_is():
         lambda x: grpo.masked_mean(grpo.clipped_gain(-x, far, jnp.asarray([[-1.0]]), grpo.Clip(0.2, 0.2)), mask),
         lambda x: grpo.masked_mean(grpo.ratio(-x * 1e6, far, mask), mask),
     ):
-        value, slope = jax.value_and_grad(loss)(said)
+        value, slope = value_and_grad(loss)(said)
         assert jnp.isfinite(value) and jnp.isfinite(slope).all() and slope[0, 1] == 0
-    slope = jax.grad(lambda x: grpo.masked_mean(grpo.k3(x, far, mask), mask))(said)
+    slope = grad(lambda x: grpo.masked_mean(grpo.k3(x, far, mask), mask))(said)
     np.testing.assert_allclose(slope[0, 0], 1 - np.exp(0.5), rtol=1e-6)
 
 
@@ -673,13 +683,13 @@ def test_tokens_that_count_are_bounded(distance, advantage):
                 for gain in grpo.GAINS.values()
             ),
         ):
-            value, slope = jax.value_and_grad(loss)(said)
+            value, slope = value_and_grad(loss)(said)
             assert jnp.isfinite(value) and jnp.isfinite(slope).all()
 
 
 def test_the_entropy_has_a_gradient_where_a_token_can_never_be_said():
     logits = jnp.asarray([0.0, 1.0, -jnp.inf])
-    value, slope = jax.value_and_grad(lambda x: entropy(jax.nn.log_softmax(x)))(logits)
+    value, slope = value_and_grad(lambda x: entropy(jax.nn.log_softmax(x)))(logits)
     p = 1 / (1 + np.e)
     np.testing.assert_allclose(value, -p * np.log(p) - (1 - p) * np.log(1 - p), rtol=1e-6)
     assert jnp.isfinite(slope).all() and slope[2] == 0
@@ -692,7 +702,7 @@ def test_the_spread_of_what_is_done_counts_naming_no_action_as_one_thing():
     said = jnp.log(odds[:, :4])
     np.testing.assert_allclose(choices.spread(said), -(done * jnp.log(done)).sum(axis=1), rtol=1e-4)
     for sure in ([0.0, -50.0, -50.0, -50.0], [-50.0] * 4):  # an action; and none of them
-        value, slope = jax.value_and_grad(lambda x: choices.spread(x).sum())(jnp.asarray([sure]))
+        value, slope = value_and_grad(lambda x: choices.spread(x).sum())(jnp.asarray([sure]))
         np.testing.assert_allclose(value, 0.0, atol=1e-5)
         assert jnp.isfinite(slope).all()
 
@@ -722,15 +732,15 @@ def test_at_first_what_was_done_well_is_raised_as_the_logarithm_of_the_chance_to
     def passes(x):
         return jnp.log(jnp.sum(choices.odds_of(said(x)) * choices.chances(worth), axis=1))
 
-    slope = jax.grad(lambda x: choices.dropped(said(x), said(logits), worth).sum())(logits)
-    np.testing.assert_allclose(slope, -jax.grad(lambda x: passes(x).sum())(logits), rtol=1e-4, atol=1e-6)
+    slope = grad(lambda x: choices.dropped(said(x), said(logits), worth).sum())(logits)
+    np.testing.assert_allclose(slope, -grad(lambda x: passes(x).sum())(logits), rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("worth", [[1.0, 0.5, -1.0], [-1.0, -1.0, -1.0]])
 @pytest.mark.parametrize("odds", [[0.5, 0.5, 1e-9], [1e-9, 1e-9, 1.0]])
 def test_the_slope_of_what_is_dropped_is_finite(worth, odds):
     before, earns = jnp.log(jnp.asarray([odds])), jnp.asarray([worth])
-    slope = jax.grad(lambda x: choices.dropped(x, before, earns).sum())(jnp.full((1, 3), -80.0))
+    slope = grad(lambda x: choices.dropped(x, before, earns).sum())(jnp.full((1, 3), -80.0))
     assert jnp.isfinite(slope).all()
 
 
