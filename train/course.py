@@ -2,6 +2,7 @@
 
 import functools
 import math
+import zlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -9,7 +10,7 @@ import jax
 
 import jaxgym
 import policy
-from jaxgym import own
+from jaxgym import own, photos
 from policy.tokenizer import Turn, prompt_ids
 from train import choices, coldstart, dense, devices
 from train.config import Config
@@ -55,13 +56,22 @@ def prepare(config: Config, key: jax.Array) -> tuple[policy.VLM, dict[str, Cours
 
 
 @functools.cache
-def make(name: str, level: str, picture: int, side: int, photos: str) -> jaxgym.Game[Any]:
+def make(name: str, level: str, picture: int, side: int, album: str) -> jaxgym.Game[Any]:
     """A game whose pictures are made of blocks of `side` pixels, what a model sees as one image token.
 
     The same one for the same arguments: what was compiled for it serves the next run of a process as well.
     """
-    options = {"photos": photos} if name == PHOTOS else {}
+    options = {"photos": album} if name == PHOTOS else {}
     return jaxgym.make(name, level=level, picture=picture, patch=side, **options)
+
+
+def photos_fingerprint(config: Config) -> int:
+    """A number of the photos that a run is shown, others have another; 0 where none are of a user's own."""
+    if PHOTOS not in config.names() or config.photos == Config().photos:
+        return 0
+    album = photos.load(config.photos)
+    parts = ("\n".join(album.names).encode(), album.labels.tobytes(), album.pictures.tobytes())
+    return functools.reduce(lambda sum, part: zlib.crc32(part, sum), parts, 0)
 
 
 def _wanted(config: Config) -> list[tuple[str, str]]:

@@ -35,7 +35,7 @@ from train import (
 from train.checkpoint import Checkpoints
 from train.config import Config
 from train.cores import side_by_side
-from train.course import course_name, prepare
+from train.course import course_name, photos_fingerprint, prepare
 from train.curriculum import Standing
 from train.idle import idle_flags
 from train.language import enlarged, strange
@@ -78,7 +78,7 @@ class Trainer:
         self.key = jax.random.key(config.seed)
         vlm, self.ladders, self.boards = prepare(config, self.key)
         learned, self.fixed = learner.divide(vlm.params, adapters=config.lora.rank > 0, tower=config.freeze != "vision")
-        self._fixed = learner.fingerprint(self.fixed)
+        self._beside = resuming.Beside(learner.fingerprint(self.fixed), photos_fingerprint(config))
         self.vlm = replace(vlm, params=None)  # what becomes of them is in `params`: a large model is there once
         self.courses = {name: self.ladders[name] for name in config.names()}  # of the paper's level
         width = self.vlm.config.decoder.width
@@ -400,7 +400,7 @@ class Trainer:
                 "seconds": time.monotonic() - self.began,
                 "tested": self.tested,
                 "config": self.config.to_dict(),
-                "fixed": self._fixed,
+                **self._beside._asdict(),
                 "table": self.records.table,
                 "standings": {name: list(standing) for name, standing in self.standings.items()},
                 "earned": self.earned,
@@ -416,7 +416,7 @@ class Trainer:
 
         Raises ValueError when no checkpoint is whole.
         """
-        progress, notes = resuming.look_back(self.config, self._fixed, self.checkpoints, self.records)
+        progress, notes = resuming.look_back(self.config, self._beside, self.checkpoints, self.records)
         self.notes += notes
         done: dict[str, int] = {}
         if progress:

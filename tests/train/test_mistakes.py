@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 
 import jax
@@ -24,7 +24,8 @@ from rich.console import Console
 import jaxgym
 import policy
 import train.loop
-from train import advantages, command, folder, learner, optimizer, report, rewards, terminal
+from tests.games.test_shisen_sho_photo import cifar_files, write_archive, write_folder
+from train import advantages, command, course, folder, learner, optimizer, report, rewards, terminal
 from train import main as program
 from train.checkpoint import Checkpoints
 from train.config import Config
@@ -417,6 +418,21 @@ def test_what_a_run_needs_may_have_moved(tmp_path, monkeypatch, capsys, flag, pa
     for other in {"model": ["tiny"], "photos": ["digits"]}.get(flag, [""]):
         assert program.main(["--resume", str(run), f"--{flag}", other]) == 2
         assert "and only files can have moved" in capsys.readouterr().err
+
+
+def test_a_run_does_not_go_on_with_other_photos(tmp_path):
+    """They are in no checkpoint; where they lie, and in what, is all the same."""
+    files, _ = cifar_files()
+    album = write_folder(tmp_path / "album", files)
+    config = Config(games=(course.PHOTOS,), model="tiny", photos=str(album))
+    trainer = Trainer(config, tmp_path / "run")
+    trainer.save()
+    trainer.checkpoints.close()
+    moved = replace(config, photos=str(write_archive(tmp_path / "moved.tar.gz", files)))
+    assert Trainer(moved, tmp_path / "run").resume()
+    (album / "data_batch_5").write_bytes(files["data_batch_4"])
+    with pytest.raises(ValueError, match=r"the photos in .*album are not those that .*run began with: put them back"):
+        Trainer(config, tmp_path / "run").resume()
 
 
 @pytest.mark.parametrize(
