@@ -4,7 +4,7 @@ Numbers of the host, a record for every game; they stand in a checkpoint, so tha
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -77,7 +77,8 @@ def odds(weights: Sequence[float], standings: Sequence[Standing], *, progress: b
     running means as in arXiv 2106.14876). Where it is not known yet a game is taken to progress as much as the best
     known; a share of the odds is by weights alone.
     """
-    fixed = np.asarray(weights, np.float64) / np.sum(weights)
+    fixed = np.asarray(weights, np.float64) / max(weights)
+    fixed /= np.sum(fixed)
     if not progress:
         return fixed
     known = np.asarray([each.here > _FAST for each in standings])
@@ -86,13 +87,20 @@ def odds(weights: Sequence[float], standings: Sequence[Standing], *, progress: b
     return (1 - _FLOOR) * led / np.sum(led) + _FLOOR * fixed if led.any() else fixed
 
 
+def drawable(mix: Mix, games: Iterable[str]) -> list[str]:
+    """Those that an update may take: all but games of weight 0, where some are drawn."""
+    return [game for game in games if not mix.games or mix.weight(game) > 0]
+
+
 def draw(mix: Mix, standings: Mapping[str, Standing], key: jax.Array) -> tuple[list[str], dict[str, float]]:
     """The games of an update, in the order of the standings, and the odds of each game; none where all are taken."""
     names = list(standings)
     if not mix.games:
         return names, {}
     chances = odds([*map(mix.weight, names)], [*standings.values()], progress=mix.progress)
-    drawn = jax.random.choice(key, len(names), (mix.games,), replace=False, p=jnp.asarray(chances, jnp.float32))
+    able = np.asarray([names.index(game) for game in drawable(mix, names)])
+    each = np.maximum(chances[able].astype(np.float32), np.finfo(np.float32).tiny)
+    drawn = jax.random.choice(key, able, (mix.games,), replace=False, p=jnp.asarray(each))
     return [names[i] for i in sorted(drawn.tolist())], dict(zip(names, chances.tolist(), strict=True))
 
 

@@ -194,14 +194,15 @@ class Trainer:
         their boards are.
         """
         top, mixed = len(self.config.states.levels) - 1, self.config.mix.games > 0
-        worth = curriculum.worth([*self.standings.values()], top, reward, mixed=mixed)
+        played = [self.standings[name] for name in curriculum.drawable(self.config.mix, self.standings)]
+        worth = curriculum.worth(played, top, reward, mixed=mixed)
         self.earned = [] if worth is None else [*self.earned, worth][-self._pass :]
 
     @property
     def _pass(self) -> int:
         """In how many updates all boards of a game are answered; where games are drawn, of a usual one."""
-        each = BATCH // self.config.grpo.states
-        return -(-each * len(self.courses) // (self.config.mix.games or len(self.courses)))
+        each, games = BATCH // self.config.grpo.states, len(curriculum.drawable(self.config.mix, self.courses))
+        return -(-each * games // (self.config.mix.games or games))
 
     def final(self) -> policy.VLM:
         """The model as it is now; adapters are float32 whatever it computes in, as they have learned."""

@@ -67,7 +67,11 @@ class Sight:
     steps: int = flag(0, "optimizer steps; 0 skips the phase")
     boards: int = flag(32, "boards of each game in a step")
     lr: float = flag(3e-3, "peak learning rate (AdamW; ten times that for Muon; warm-up and cosine)")
-    practice: float = flag(0.6, "share of the steps, from the first, on boards that a game deals to learn to see from")
+    practice: float = flag(
+        0.6,
+        "share of the steps, from the first, on boards that a game deals to learn to see from; up to whole lessons of "
+        "256 boards",
+    )
 
     def __post_init__(self) -> None:
         check_fields(self, steps=0, boards=1, lr=0.0, practice=0.0)

@@ -1,6 +1,7 @@
 """How hard RL's boards are, by how well it goes, and which games an update takes."""
 
 import json
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ from train import curriculum, reinforce
 from train.curriculum import WINDOW, Standing
 from train.loop import Trainer
 from train.parts import Base, Coldstart, Grpo, Mix, Sight, States
+from train.rollout import BATCH
 
 
 def after(successes, levels=3, promote=0.7, standing=None):
@@ -177,6 +179,11 @@ def test_an_update_takes_the_games_that_were_drawn(tmp_path, small):
     assert odds == 0.5
     assert trainer.boards[other] is before[other] and trainer.boards[taken] is not before[taken]
     assert [trainer.standings[name].updates for name in (taken, other)] == [1, 0]
+    trainer._judge(row["reward"])
+    assert not trainer.earned and trainer._pass == 2 * BATCH // trainer.config.grpo.states
+    trainer.config = replace(trainer.config, mix=Mix(games=1, weights=(f"{other}=0",)))
+    trainer._judge(row["reward"])  # a game that is never drawn is not waited for
+    assert len(trainer.earned) == 1 and trainer._pass == BATCH // trainer.config.grpo.states
 
 
 def test_what_a_model_is_worth_is_known_once_all_games_are():
@@ -191,6 +198,11 @@ def test_the_draw_follows_weights_and_progress():
     level = {"2048": Standing(), "shisen_sho": Standing()}
     assert 20 < drawn(Mix(games=1), level).count("shisen_sho") < 44
     assert set(drawn(Mix(games=1, weights=("shisen_sho=0",)), level)) == {"2048"}
+    three = level | {"swap": Standing()}
+    pair = Mix(games=2, weights=("2048=0", "swap=1e-50"))  # which float32 does not tell from 0
+    assert curriculum.draw(pair, three, jax.random.key(0))[0] == ["shisen_sho", "swap"]
+    heavy = drawn(Mix(games=1, weights=("shisen_sho=1e308", "swap=1e308")), three)
+    assert 20 < heavy.count("swap") < 44 and "2048" not in heavy
     standings = {"2048": earned(*[1.0] * 20), "shisen_sho": earned(*range(20))}
     assert drawn(Mix(games=1, progress=True), standings).count("shisen_sho") > 48
     assert curriculum.draw(Mix(), standings, jax.random.key(0)) == ([*standings], {})
