@@ -64,7 +64,7 @@ def repeatedly(
         """Batches of batches are one long batch."""
         args = _spread(size, batched, args)
         rows = args[0].shape[1]
-        out = many(*jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), args))
+        out = many(*jax.tree.map(lambda leaf: leaf.reshape(size * rows, *leaf.shape[2:]), args))
         out = jax.tree.map(lambda leaf: leaf.reshape(size, rows, *leaf.shape[1:]), out)
         return out, jax.tree.map(lambda _: True, out)
 

@@ -63,10 +63,15 @@ def opinion(game: Game[Any], state: Any, key: jax.Array, share: int = 1) -> jax.
 
 
 def teach(game: Game[Any], state: Any, scale: float, key: jax.Array, *, guess: bool) -> Lesson:
-    """A lesson on n boards: answers drawn from the teacher's preferences, or (a guess) from all actions alike."""
+    """A lesson on n boards: answers drawn from the teacher's preferences, or (a guess) from all actions alike.
+
+    Of a board on which nothing is legal, as it was dealt, there is nothing to say: another takes its place.
+    """
     value_key, draw_key = jax.random.split(key)
-    pictures, tiles = rollout.show(game, state)
     values = opinion(game, state, value_key)
+    if not (alive := np.isfinite(values).any(axis=1)).all():
+        state, values = jax.tree.map(lambda leaf: leaf[_in_place(alive)], (state, values))
+    pictures, tiles = rollout.show(game, state)
     legal, wanted = jnp.isfinite(values), preferences(values, scale)
     if game.actions.cells.shape[1]:
         wanted = first_come(wanted, legal, game.actions.cells)
@@ -77,6 +82,12 @@ def teach(game: Game[Any], state: Any, scale: float, key: jax.Array, *, guess: b
     return Lesson(state, tiles, words, pictures, legal, wanted, drawn, worth, action)
 
 
+def _in_place(alive: np.ndarray) -> np.ndarray:
+    """Which row stands for each, int [n]: itself where it is alive, bool [n], else one that is, if any."""
+    rows, there = np.arange(len(alive)), np.flatnonzero(alive)
+    return np.where(alive, rows, there[rows % len(there)]) if len(there) else rows
+
+
 def first_come(wanted: jax.Array, legal: jax.Array, cells: np.ndarray) -> jax.Array:
     """Prefer, among pairs of cells, those that come first in reading order: e times less with every legal pair before.
 
@@ -85,7 +96,8 @@ def first_come(wanted: jax.Array, legal: jax.Array, cells: np.ndarray) -> jax.Ar
     """
     order = np.lexsort(cells.T[::-1])
     rank = (jnp.cumsum(legal[:, order], axis=1) - 1)[:, np.argsort(order)].astype(jnp.float32)
-    return jax.nn.softmax(jnp.where(legal, jnp.log(jnp.where(legal, wanted, 1.0)) - rank, -jnp.inf), axis=1)
+    liking = jnp.where(legal, jnp.log(jnp.where(legal, wanted, 1.0)) - rank, -jnp.inf)
+    return jnp.where(jnp.any(legal, axis=1, keepdims=True), jax.nn.softmax(liking, axis=1), 0.0)
 
 
 def word_of_sprite(game: Game[Any]) -> np.ndarray:
@@ -95,7 +107,8 @@ def word_of_sprite(game: Game[Any]) -> np.ndarray:
 
 
 def measure_scale(game: Game[Any], state: Any, key: jax.Array) -> float:
-    """How far apart a teacher's values of legal actions usually lie: the mean, over boards, of highest minus lowest.
+    """How far apart a teacher's values of legal actions usually lie: the mean, over boards with any, of highest
+    minus lowest.
 
     Raises ValueError where a game of a user's own gives others than it should.
     """
@@ -116,16 +129,20 @@ def _mean_range(game: Game[Any], state: Any, key: jax.Array) -> tuple[jax.Array,
     values = opinion(game, state, key)
     wanted = jnp.where(jax.vmap(game.legal)(state), jnp.isfinite(values), values == -jnp.inf)
     tiles = jax.vmap(game.tiles)(state)
-    return jnp.mean(_ranges(values)), jnp.all(wanted), jnp.all((tiles >= 0) & (tiles < len(game.sheet.names)))
+    alive = jnp.any(jnp.isfinite(values), axis=1)
+    mean = jnp.sum(jnp.where(alive, _ranges(values), 0)) / jnp.maximum(jnp.sum(alive), 1)
+    return mean, jnp.all(wanted), jnp.all((tiles >= 0) & (tiles < len(game.sheet.names)))
 
 
 def preferences(values: jax.Array, scale: float) -> jax.Array:
     """Turn values float32 [n, A] into a distribution: the best action is e**12 times as likely as the worst.
 
-    Where a board's values lie together (against `scale`, the usual range), the legal actions are nearly alike.
+    Where a board's values lie together (against `scale`, the usual range), the legal actions are nearly alike. Where
+    nothing is legal there is none: zeros.
     """
-    reach = _ranges(values) + jnp.float32(0.1 * scale)
-    return jax.nn.softmax(_SURE * (values - jnp.max(values, axis=1, keepdims=True)) / reach[:, None], axis=1)
+    reach, best = _ranges(values) + jnp.float32(0.1 * scale), jnp.max(values, axis=1, keepdims=True)
+    likely = jax.nn.softmax(_SURE * (values - best) / reach[:, None], axis=1)
+    return jnp.where(jnp.isfinite(best), likely, 0.0)
 
 
 def _ranges(values: jax.Array) -> jax.Array:
@@ -137,8 +154,10 @@ def write(language: Language, lesson: Lesson, *, guess: bool) -> Written:
     """Write the replies of a lesson in tokens."""
     ids, lengths = language.encode_replies(compose(language.game, lesson, guess=guess))
     actions = jax.device_get(lesson.action)
-    decision = language.named.decision(ids, actions) if language.named else np.full(len(ids), -1, np.int32)
-    return Written(*map(jnp.asarray, (ids, lengths, language.blocks(ids, lengths), decision)))
+    blocks, decision = language.blocks(ids, lengths), np.full(len(ids), -1, np.int32)
+    if language.named:
+        decision = language.named.decision(ids, blocks, actions)
+    return Written(*map(jnp.asarray, (ids, lengths, blocks, decision)))
 
 
 def compose(game: Game[Any], lesson: Lesson, *, guess: bool) -> list[str]:

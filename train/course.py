@@ -14,7 +14,7 @@ from jaxgym import own, photos
 from policy.tokenizer import Turn, prompt_ids
 from train import choices, coldstart, dense, devices
 from train.config import Config
-from train.language import Language, build_tokenizer, speak, take
+from train.language import Language, build_tokenizer, playable, speak, take
 from train.protocol import protocol
 from train.rollout import BATCH, Boards, wander
 
@@ -48,7 +48,10 @@ def prepare(config: Config, key: jax.Array) -> tuple[policy.VLM, dict[str, Cours
     vlm, games, pools = _model_and_games(config, key)
     courses = {}
     for title, game, pool in zip(titles, games, pools, strict=True):
-        language = speak(vlm, game, take(jax.device_get(pool.state), 0), config.reply)
+        states = jax.device_get(pool.state)
+        boards = (take(states, i) for i in range(BATCH))
+        board = next((each for each in boards if playable(game, each)), take(states, 0))
+        language = speak(vlm, game, board, config.reply)
         scale = coldstart.measure_scale(game, pool.state, key)
         names = choices.names(language.named.answers) if language.named else None
         courses[title] = Course(language, coldstart.tables(language), names, protocol(game).steps, scale, reward)

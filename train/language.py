@@ -7,7 +7,7 @@ import functools
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -198,9 +198,13 @@ class Named:
     start: int  # rotary position of a reply's first token
     opening: np.ndarray  # int32 [L]: a reply's tokens up to where it first names its action
 
-    def decision(self, ids: np.ndarray, actions: np.ndarray) -> np.ndarray:
-        """Where each reply first names its action: int32 [B], -1 where it does not. From there on it is copied."""
-        found = [_find(row, self.answers[action]) for row, action in zip(ids, actions, strict=True)]
+    def decision(self, ids: np.ndarray, blocks: np.ndarray, actions: np.ndarray) -> np.ndarray:
+        """Where each reply first names its action: int32 [B], -1 where it does not. From there on it is copied.
+
+        ids, blocks int32 [B, R], actions int32 [B]. Not in what it reads: a cell may be called as a move is.
+        """
+        later = np.where(blocks == 0, -1, ids)
+        found = [_find(row, self.answers[action]) for row, action in zip(later, actions, strict=True)]
         return np.asarray(found, np.int32)
 
 
@@ -236,8 +240,8 @@ def speak(vlm: VLM, game: Game[Any], state: Any, room: int = 0) -> Language:
             )
         answers = np.asarray(encoded, np.int32)
         start = len(prompt) - rows * columns + _places(vlm.config.decoder, rows, columns)
-        named = Named(answers=answers, start=start, opening=example[: _find(example, answers[action])])
-    return Language(
+        named = Named(answers=answers, start=start, opening=example)
+    language = Language(
         game=game,
         tokenizer=tokenizer,
         prompt=np.asarray(prompt, np.int32),
@@ -250,6 +254,16 @@ def speak(vlm: VLM, game: Game[Any], state: Any, room: int = 0) -> Language:
         spelling=np.asarray(tokens.spelling(tokenizer, vlm.config.vocab), object),
         named=named,
     )
+    if named is None:
+        return language
+    blocks = language.blocks(example[None], np.asarray([len(example)]))
+    (first,) = named.decision(example[None], blocks, np.asarray([action]))
+    return replace(language, named=replace(named, opening=example[:first]))
+
+
+def playable(game: Game[Any], state: Any) -> bool:
+    """Whether any action is legal on a board: one may be over as it is dealt."""
+    return bool(_seen(game, state)[1].any())
 
 
 def _places(decoder: DecoderConfig, rows: int, columns: int) -> int:

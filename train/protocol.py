@@ -18,7 +18,7 @@ from train import rewards
 from train.language import Language
 from train.memory import Memory
 from train.rewards import Reading
-from train.rollout import BATCH, Boards, act, advance, fresh, luck_of, try_replies
+from train.rollout import BATCH, Boards, act, advance, fresh, luck_of, permitted, try_replies
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,8 +76,12 @@ class Standing(NamedTuple):
 
 
 def begin(game: Game[Any], key: jax.Array, n: int) -> Standing:
-    """Fresh boards."""
-    return Standing(fresh(game, key, n), jnp.zeros(n, jnp.bool_), jnp.zeros(n, jnp.float32))
+    """Fresh boards. Some of a game of one's own may be over as they are dealt; where all are, they are asked about."""
+    boards, over = fresh(game, key, n), jnp.zeros(n, jnp.bool_)
+    if game.name not in PROTOCOLS:
+        stuck = ~jnp.any(permitted(game, boards.state), axis=1)
+        over = stuck & ~jnp.all(stuck)
+    return Standing(boards, over, jnp.zeros(n, jnp.float32))
 
 
 def proceed(game: Game[Any], now: Standing, actions: jax.Array, key: jax.Array) -> Standing:

@@ -170,7 +170,7 @@ def judged_from(found: Round, course: Course, standing: Standing) -> Tried:
     replies = found.replies
     ids, actions = np.asarray(replies.sampled.ids), replies.reading.actions
     counts = (actions >= 0) & (found.blocks >= 0).any(axis=1)  # not of replies that are masked
-    place = np.where(counts, language.named.decision(ids, np.maximum(actions, 0)), -1)
+    place = np.where(counts, language.named.decision(ids, found.blocks, np.maximum(actions, 0)), -1)
     after = np.arange(ids.shape[1])[None] - place[:, None]
     naming = (place[:, None] >= 0) & (after >= 0) & (after < language.named.answers.shape[1])
     units = np.where(naming, -1, np.minimum(found.blocks, 0))

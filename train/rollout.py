@@ -66,7 +66,7 @@ def play_groups(
         return jax.vmap(lambda action: engine.play(game, state, over, action, key, mask))(actions)
 
     played = jax.vmap(board)(state, tried, keys)
-    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), played)
+    return jax.tree.map(lambda leaf: leaf.reshape(tried.size, *leaf.shape[2:]), played)
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -37,7 +37,7 @@ def renewed(config: Config, course: Course, old: Boards, key: jax.Array) -> Boar
 @functools.partial(jax.jit, static_argnums=2)
 def every(rows: Any, turn: int, turns: int) -> Any:
     """Every turns-th row: each slice holds boards at all stages of play, and neighbours in time are not alike."""
-    return jax.tree.map(lambda leaf: leaf.reshape(-1, turns, *leaf.shape[1:])[:, turn], rows)
+    return jax.tree.map(lambda leaf: leaf.reshape(len(leaf) // turns, turns, *leaf.shape[1:])[:, turn], rows)
 
 
 def planned(config: Config, old: Boards, answers: np.ndarray, turn: int) -> Boards:

@@ -653,6 +653,16 @@ def test_white_space_around_words_is_layout(layout):
     assert (reading.cells, reading.board) == (15 / 16, 0)
 
 
+def test_a_board_on_which_nothing_is_legal_teaches_nothing():
+    values = jnp.asarray([[-jnp.inf] * 3, [1.0, 0.0, -jnp.inf]])
+    wanted = coldstart.preferences(values, 1.0)
+    paired = coldstart.first_come(wanted, jnp.isfinite(values), np.asarray([[0, 1], [0, 2], [1, 2]]))
+    for target in (wanted, paired):
+        assert (target[0] == 0).all() and target[1].sum() == pytest.approx(1)
+        slope = grad(lambda x, target=target: dense.divergence(target, jax.nn.log_softmax(x)))(jnp.zeros((2, 3)))
+        assert (slope[0] == 0).all() and (slope[1, :2] != 0).all() and jnp.isfinite(slope).all()
+
+
 def test_a_masked_token_has_no_gradient_however_far_it_is():
     """A pad whose log-probabilities lie 100 apart: exp overflows, and 0 x inf would be NaN."""
     said, far = jnp.asarray([[-1.5, -101.0]]), jnp.asarray([[-1.0, -1.0]])

@@ -20,7 +20,7 @@ from jaxgym import engine
 from jaxgym.engine import random_legal, teacher
 from policy.sample import generate
 from tests.train.guises import problems
-from train import folder, learner, optimizer, protocol, rollout, rounds, states, supervise
+from train import coldstart, folder, learner, optimizer, protocol, rollout, rounds, states, supervise
 from train import main as program
 from train.config import Config
 from train.course import prepare
@@ -29,7 +29,7 @@ from train.metrics import Records
 from train.parts import Base, Coldstart, Evaluation, Grpo, Reward, Sight, States
 from train.report.record import PHASES
 from train.rewards import Reading
-from train.rollout import BATCH, act, judge, show
+from train.rollout import BATCH, act, judge, play_groups, show
 from train.scoreboard import Scoreboard
 
 
@@ -465,6 +465,55 @@ def test_a_teacher_of_ones_own_that_cannot_teach_is_told_before_a_run_begins(
     reason = told if told != "values" else "values(state, key) must be a finite number for every legal action, and"
     assert said.startswith(f"error: {name}:put_out: {reason}") and said.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_boards_that_are_over_as_they_are_dealt_are_no_lesson(tmp_path, small, monkeypatch):
+    """One in nine: another is taught in its place, and who is tested is not asked about it."""
+    text = LIT.replace("0.5, (6,)).at[0].set(True)", "0.3, (6,))").replace("it is lit", "{1 // int(state.lit[action])}")
+    (tmp_path / "dusk.py").write_text(
+        text.replace("where(state.lit, jnp.float32(1)", "where(state.lit, 1.0 * jnp.arange(6)")
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    name, key = "dusk:put_out", jax.random.key(0)
+    _, courses, pools = prepare(small(games=(name,)), key)
+    course, lit = courses[name], np.asarray(pools[name].state.lit)
+    ranges = [np.ptp(np.flatnonzero(row)) for row in lit if row.any()]
+    assert len(ranges) < BATCH and course.scale == pytest.approx(np.mean(ranges), rel=1e-5)
+    lesson = coldstart.teach(course.language.game, pools[name].state, course.scale, key, guess=False)
+    taught, alive = np.asarray(lesson.state.lit), lit.any(axis=1)
+    assert taught[np.arange(BATCH), lesson.action].all() and (taught[alive] == lit[alive]).all()
+    assert (np.asarray(coldstart.write(course.language, lesson, guess=False).decision) >= 0).all()
+    now = protocol.begin(course.language.game, key, BATCH)
+    assert 0 < now.over.sum() < BATCH
+    np.testing.assert_array_equal(now.over, ~np.asarray(now.boards.state.lit).any(axis=1))
+
+
+def test_a_cell_that_is_called_as_a_move_is_names_none(tmp_path, small, monkeypatch):
+    moves = 'cells = actions.moves(("dark", "lit", "up", "down", "left", "right"))'
+    (tmp_path / "homonyms.py").write_text(LIT.replace("cells = actions.cells(2, 3)", moves))
+    monkeypatch.syspath_prepend(tmp_path)
+    name, key = "homonyms:put_out", jax.random.key(0)
+    _, courses, pools = prepare(small(games=(name,)), key)
+    course = courses[name]
+    lesson = coldstart.teach(course.language.game, pools[name].state, course.scale, key, guess=False)
+    written = coldstart.write(course.language, lesson, guess=False)
+    assert {0, 1} <= {*np.asarray(lesson.action).tolist()}
+    assert (np.take_along_axis(np.asarray(written.blocks), np.asarray(written.decision)[:, None], axis=1) == 1).all()
+    begins = np.asarray(written.ids)[:, : len(course.language.named.opening)]
+    assert (begins == course.language.named.opening).all(axis=1).any()  # one of them is the board that it is of
+
+
+def test_a_state_may_have_parts_of_no_size(tmp_path, monkeypatch):
+    text = LIT.replace("    lit: jax.Array", "    lit: jax.Array\n    walls: jax.Array = jnp.zeros((0, 2), jnp.int32)")
+    (tmp_path / "bare.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    game = jaxgym.make("bare:put_out")
+    boards = jax.vmap(game.reset)(jax.random.split(jax.random.key(0), 8))
+    assert states.every(boards, 1, 4).walls.shape == (2, 0, 2)
+    assert play_groups(game, boards, jnp.zeros(16, jnp.int32), jax.random.key(0)).state.walls.shape == (16, 0, 2)
+    env = jaxgym.Env(game, autoreset="same_step")
+    keys = jax.random.split(jax.random.key(0), (2, 3))
+    assert jax.vmap(jax.vmap(env.reset))(keys)[1].board.walls.shape == (2, 3, 0, 2)
 
 
 def test_rewards_that_are_no_numbers_are_told(tmp_path, small, monkeypatch):
