@@ -39,7 +39,7 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-jax.config.update("jax_traceback_in_locations_limit", 0)  # of every operation: to note where it is from takes 5 %
+jax.config.update("jax_traceback_in_locations_limit", 0)  # to note where every operation is from takes time
 
 
 @pytest.fixture(scope="session")

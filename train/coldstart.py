@@ -69,7 +69,8 @@ def teach(game: Game[Any], state: Any, scale: float, key: jax.Array, *, guess: b
     """
     value_key, draw_key = jax.random.split(key)
     values = opinion(game, state, value_key)
-    if not (alive := np.isfinite(values).any(axis=1)).all():
+    alive = np.asarray(jnp.any(jnp.isfinite(values), axis=1))
+    if not alive.all():
         state, values = jax.tree.map(lambda leaf: leaf[_in_place(alive)], (state, values))
     pictures, tiles = rollout.show(game, state)
     legal, wanted = jnp.isfinite(values), preferences(values, scale)

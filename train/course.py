@@ -73,8 +73,7 @@ def photos_fingerprint(config: Config) -> int:
     if PHOTOS not in config.names() or config.photos == Config().photos:
         return 0
     album = photos.load(config.photos)
-    parts = ("\n".join(album.names).encode(), album.labels.tobytes(), album.pictures.tobytes())
-    return functools.reduce(lambda sum, part: zlib.crc32(part, sum), parts, 0)
+    return zlib.crc32("\n".join(album.names).encode() + album.labels.tobytes() + album.pictures.tobytes())
 
 
 def _wanted(config: Config) -> list[tuple[str, str]]:
